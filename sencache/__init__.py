@@ -1,0 +1,86 @@
+"""Step caching for video diffusion transformers.
+
+    with sencache.attach(pipe, sencache.SenCache(profile, tolerance=0.1, max_reuses=3)) as trace:
+        video = pipe(prompt, num_frames=81).frames[0]
+
+The names below are loaded when first used, so that importing the package, and `--help`, cost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sencache.calibration import calibrate
+    from sencache.comparison import compare
+    from sencache.engine.attach import attach
+    from sencache.engine.trace import Record, Trace
+    from sencache.errors import SencacheError
+    from sencache.models import load
+    from sencache.plan import parse_lanes
+    from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
+    from sencache.profile import Profile, load_profile, write_profile
+    from sencache.report import Report, load_report
+    from sencache.schema import Request
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Control": "policies",
+    "EasyCache": "policies",
+    "Fixed": "policies",
+    "Full": "policies",
+    "MagCache": "policies",
+    "Profile": "profile",
+    "Record": "engine.trace",
+    "Report": "report",
+    "Request": "schema",
+    "SenCache": "policies",
+    "SencacheError": "errors",
+    "TeaCache": "policies",
+    "Trace": "engine.trace",
+    "attach": "engine.attach",
+    "calibrate": "calibration",
+    "compare": "comparison",
+    "load": "models",
+    "load_profile": "profile",
+    "load_report": "report",
+    "parse_lanes": "plan",
+    "write_profile": "profile",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sencache' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sencache.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+__all__ = [
+    "Control",
+    "EasyCache",
+    "Fixed",
+    "Full",
+    "MagCache",
+    "Profile",
+    "Record",
+    "Report",
+    "Request",
+    "SenCache",
+    "SencacheError",
+    "TeaCache",
+    "Trace",
+    "attach",
+    "calibrate",
+    "compare",
+    "load",
+    "load_profile",
+    "load_report",
+    "parse_lanes",
+    "write_profile",
+]

@@ -1,0 +1,5 @@
+"""`python -m sencache`."""
+
+from sencache.cli import main
+
+main()

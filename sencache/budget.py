@@ -1,0 +1,83 @@
+"""Asking for a number of network evaluations instead of a threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+
+from sencache.policies.base import Policy
+from sencache.recording import Recording, simulate
+
+LOOSEST, TIGHTEST = 100.0, 1e-4
+COARSE, FINE = 19, 8
+
+
+def match_nfe(
+    policy: Policy, recordings: Sequence[Recording], nfe: int, given: Collection[str] = ()
+) -> Policy:
+    """`policy` with its knob set so that its mean NFE over `recordings` comes as near to `nfe` as its rule
+    allows.
+
+    Settings named in `given` were chosen by the user and stay. Where the cap on consecutive reuses stands in
+    the way, and was not given, it is raised as little as needed.
+    """
+    steps = len(recordings[0].timesteps)
+    spread = policy.spread(steps, nfe)
+    if spread is not None:
+        return policy if {"interval", "steps"} & set(given) else spread
+    if policy.knob is None or policy.knob in given:
+        return policy
+    cost = _cost(recordings)
+    best = policy
+    for candidate in _relaxed(policy, steps, given):
+        best = min(best, _search(candidate, nfe, cost), key=lambda p: abs(cost(p) - nfe))
+        if cost(best) <= nfe + 0.5 or cost(_set(candidate, LOOSEST)) <= nfe:
+            return best
+    return best
+
+
+def _cost(recordings: Sequence[Recording]) -> Callable[[Policy], float]:
+    known: dict[str, float] = {}
+
+    def mean_nfe(policy: Policy) -> float:
+        key = repr(policy.config())
+        if key not in known:
+            known[key] = sum(simulate(policy, recording).nfe for recording in recordings) / len(recordings)
+        return known[key]
+
+    return mean_nfe
+
+
+def _relaxed(policy: Policy, steps: int, given: Collection[str]) -> Iterator[Policy]:
+    yield policy
+    cap = getattr(policy, "max_reuses", None)
+    if cap is not None and "max_reuses" not in given:
+        yield from (replace(policy, max_reuses=n) for n in range(cap + 1, steps))  # type: ignore[call-arg]
+
+
+def _set(policy: Policy, value: float) -> Policy:
+    assert policy.knob is not None
+    return replace(policy, **{policy.knob: value})  # type: ignore[arg-type]
+
+
+def _search(policy: Policy, nfe: int, cost: Callable[[Policy], float]) -> Policy:
+    """A coarse logarithmic grid, then bisection where the cost passes `nfe`; on equal terms the tighter
+    setting.
+    """
+    ratio = (LOOSEST / TIGHTEST) ** (1 / (COARSE - 1))
+    grid = [_rounded(TIGHTEST * ratio**k) for k in range(COARSE)]
+    tried = [(value, cost(_set(policy, value))) for value in grid]
+    low = max((value for value, reached in tried if reached >= nfe), default=grid[0])
+    high = min((value for value in grid if value > low), default=grid[-1])
+    for _ in range(FINE):
+        middle = _rounded(math.sqrt(low * high))
+        tried.append((middle, cost(_set(policy, middle))))
+        low, high = (middle, high) if tried[-1][1] >= nfe else (low, middle)
+    value, _ = min(tried, key=lambda pair: (abs(pair[1] - nfe), pair[0]))
+    return _set(policy, value)
+
+
+def _rounded(value: float) -> float:
+    # What a person can read in a report and type again.
+    return float(f"{value:.4g}")

@@ -1,0 +1,294 @@
+"""`python -m sencache …`: the commands, their arguments, and what they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sencache.errors import SencacheError
+from sencache.files import staged
+
+app = typer.Typer(
+    help="Step caching for video diffusion transformers: compare methods, calibrate, verify reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+profiles_app = typer.Typer(help="List, show and check calibrated profiles.", no_args_is_help=True)
+app.add_typer(profiles_app, name="profiles")
+
+DEFAULT_METHODS = (
+    "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"
+)
+
+ModelKey = Annotated[str, typer.Option("--model", help="A model key; see `models`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Device = Annotated[str, typer.Option(help="`cpu` or `cuda`.")]
+
+
+def main() -> None:
+    """Run the command line; bad input prints one line and exits with code 2."""
+    try:
+        app()
+    except SencacheError as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]error:[/] {_plain(str(error))}", highlight=False
+        )
+        sys.exit(2)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that can be compared and calibrated."""
+    from sencache.models import MODELS
+    from sencache.tables import models_table
+
+    if as_json:
+        _print_json(
+            [{"key": spec.key, "summary": spec.summary, "licence": spec.licence} for spec in MODELS.values()]
+        )
+    else:
+        Console().print(models_table(MODELS.values()))
+
+
+@app.command()
+def compare(
+    prompt: Annotated[str, typer.Option(help="What the video shows.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json and one video per lane.")],
+    model: ModelKey = "tiny-wan",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Lanes, separated by commas; `method:key=value` sets a lane's own knobs, "
+            "as in `sencache:tolerance=0.2:forecast=linear`."
+        ),
+    ] = DEFAULT_METHODS,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampler steps of the full run; the model's own if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, the same in every lane.")] = 0,
+    nfe: Annotated[
+        int | None,
+        typer.Option(help="Budget: set every method's knob so that it computes about this many steps."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A preset of the profile, `slow` or `fast`; `slow` unless a budget is given."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="`method.key=value` for all lanes of a method; may be repeated."),
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What the video must not show.")] = "",
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 turns guidance off.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames, 4k+1.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="A profile file instead of the model's own.")] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Make one video under every method from the same noise, and measure what each costs and changes.
+
+    Writes DIR/report.json (every decision of every step) and DIR/LANE.mp4. A full run and the plain sampler
+    with fewer steps are always part of it.
+    """
+    from sencache import models as catalogue
+    from sencache.plan import parse_lanes
+    from sencache.profile import load_profile
+
+    spec = catalogue.model_spec(model)
+    chosen = load_profile(profile) if profile else catalogue.own_profile(spec)
+    request = _request(
+        spec,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=seed,
+        steps=steps,
+        height=height,
+        width=width,
+        frames=frames,
+        guidance_scale=guidance,
+        nfe=nfe,
+        preset=preset or ("slow" if nfe is None and chosen and "slow" in chosen.presets else None),
+    )
+    lanes = parse_lanes(methods, setting or ())
+    catalogue.check_request(spec, request)
+    with staged(out) as folder:
+        report = _compare_into(folder, catalogue.load(model, device), request, lanes, chosen)
+    if as_json:
+        typer.echo(report.to_json(), nl=False)
+    else:
+        from sencache.tables import comparison_table
+
+        Console().print(comparison_table(report))
+        typer.echo(f"report and videos are in {out}")
+
+
+def _request(spec: Any, **asked: Any) -> Any:
+    from pydantic import ValidationError
+
+    from sencache.schema import Request, first_problem
+
+    defaults = {
+        name: getattr(spec, name) for name in ("steps", "height", "width", "frames", "guidance_scale")
+    }
+    try:
+        return Request(**{**defaults, **{name: value for name, value in asked.items() if value is not None}})
+    except ValidationError as error:
+        where, value, problem = first_problem(error)
+        raise SencacheError(
+            f"{where} is {value}: {problem.lower()}; correct --{where.replace('_', '-')}"
+        ) from None
+
+
+def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: Any) -> Any:
+    from sencache import comparison
+    from sencache.tables import LaneProgress
+
+    frames = {}
+    with LaneProgress(Console(stderr=True)) as progress:
+        for event in comparison.compare(model, request, lanes, profile):
+            match event:
+                case comparison.LaneStarted(lane=lane, steps=steps):
+                    progress.begin(lane, steps)
+                case comparison.StepDone(lane=lane, record=record):
+                    progress.step(lane, record)
+                case comparison.LaneDone(lane=lane, frames=clip):
+                    frames[lane.name] = clip
+                case comparison.Compared(report=report):
+                    return comparison.save(report, frames, folder, model.spec.fps)
+    raise AssertionError("a comparison ends with its report")
+
+
+@app.command()
+def calibrate(
+    model: ModelKey = "tiny-wan",
+    out: Annotated[Path, typer.Option(help="The profile file to write.")] = Path("profile.json"),
+    steps: Annotated[int | None, typer.Option(help="Sampler steps; the model's own if not given.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=4096, help="Videos to measure; 8 suffice.")] = 8,
+    prompts: Annotated[Path | None, typer.Option(help="A file with one prompt a line.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first sample.")] = 1000,
+    device: Device = "cpu",
+) -> None:
+    """Measure a model along its own trajectories and write one profile for SenCache, MagCache and
+    TeaCache.
+    """
+    from rich.progress import Progress
+
+    from sencache import models as catalogue
+    from sencache.calibration import calibrate as measure
+    from sencache.calibration import read_prompts
+    from sencache.profile import write_profile
+
+    spec = catalogue.model_spec(model)
+    texts = read_prompts(prompts) if prompts else spec.calibration_prompts
+    request = _request(spec, prompt=texts[0], steps=steps, seed=seed)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("calibrating", total=samples * request.steps)
+        profile = measure(
+            catalogue.load(model, device), request, texts, samples, on_step=lambda: bar.advance(task)
+        )
+    write_profile(profile, out)
+    typer.echo(f"wrote {out}, sha256 {profile.sha256}")
+
+
+@app.command()
+def verify(
+    report: Annotated[Path, typer.Argument(help="A report.json made by compare.")],
+    profile: Annotated[
+        Path | None, typer.Option(help="The profile it used, unless that is a bundled one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute every decision of a report from its records and the profile; exit code 1 when something does
+    not hold.
+    """
+    from sencache.profile import load_profile
+    from sencache.report import load_report
+    from sencache.verify import profile_file, verify
+
+    content = load_report(report)
+    find = profile_file(load_profile(profile)) if profile else None
+    problems = verify(content, find)
+    records = sum(len(lane.trace) for lane in content.lanes)
+    if as_json:
+        _print_json(
+            {"ok": not problems, "lanes": len(content.lanes), "records": records, "problems": problems}
+        )
+    else:
+        _print_lines(problems or [f"{len(content.lanes)} lanes, {records} decisions: all hold"])
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(help="`report` or `profile`.")],
+) -> None:
+    """Print the JSON schema of a report or a profile."""
+    from pydantic import BaseModel
+
+    from sencache.profile import Profile
+    from sencache.report import Report
+
+    kinds: dict[str, type[BaseModel]] = {"report": Report, "profile": Profile}
+    if name not in kinds:
+        raise SencacheError(f"no schema {name!r}; choose report or profile")
+    _print_json(kinds[name].model_json_schema(by_alias=True))
+
+
+@profiles_app.command("list")
+def profiles_list(as_json: Json = False) -> None:
+    """List the bundled profiles."""
+    from sencache.profile import bundled_profiles, load_profile
+    from sencache.tables import profiles_table
+
+    loaded = {name: load_profile(path) for name, path in bundled_profiles().items()}
+    if as_json:
+        _print_json([{"name": name, "model": p.model.id, "sha256": p.sha256} for name, p in loaded.items()])
+    else:
+        Console().print(profiles_table(loaded))
+
+
+@profiles_app.command("show")
+def profiles_show(name: Annotated[str, typer.Argument(help="A bundled profile's name, or a file.")]) -> None:
+    """Print one profile as JSON."""
+    typer.echo(_find_profile(name).to_json(), nl=False)
+
+
+@profiles_app.command("validate")
+def profiles_validate(file: Annotated[Path, typer.Argument(help="A profile file.")]) -> None:
+    """Check a profile file: exit code 2 and one line when it is refused."""
+    from sencache.profile import load_profile
+
+    profile = load_profile(file)
+    typer.echo(f"{file} is a valid profile of {profile.model.id}, sha256 {profile.sha256}")
+
+
+def _find_profile(name: str) -> Any:
+    from sencache.profile import bundled_profile, load_profile
+
+    return load_profile(name if Path(name).is_file() else bundled_profile(name))
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)

@@ -1,0 +1,227 @@
+"""One comparison: several lanes from one noise and one prompt encoding, as a stream of events that ends in a
+report.
+
+The command line, the app, the API and the bench all consume this stream; none of them has a loop of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sencache.engine.run import Observer
+from sencache.engine.sensors import rms
+from sencache.engine.trace import Record
+from sencache.interleave import Stepwise, round_robin
+from sencache.lanes import Finished, Frames, Stepped, lane
+from sencache.metrics import compare_frames
+from sencache.models import Model, check_request
+from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_budget
+from sencache.policies import TeaCache, uses_profile
+from sencache.profile import Profile
+from sencache.recording import Recorder
+from sencache.report import Lane, ProfileRef, Report, write_report
+from sencache.schema import Request
+from sencache.versions import versions
+from sencache.video import safe_name, write_mp4
+
+
+@dataclass(frozen=True)
+class Started:
+    """The comparison begins; `lanes` in the order in which they are shown, the full run first."""
+
+    lanes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LaneStarted:
+    """A lane begins: its method, its settings, and how many steps it is going to take."""
+
+    lane: str
+    method: str
+    config: dict[str, Any]
+    steps: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A lane has taken one step."""
+
+    lane: str
+    record: Record
+
+
+@dataclass(frozen=True)
+class LaneDone:
+    """A lane has ended and was measured against the full run; `frames` are [T, H, W, 3] in 0..1."""
+
+    lane: Lane
+    frames: Frames
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The whole comparison, always the last event."""
+
+    report: Report
+
+
+Event = Started | LaneStarted | StepDone | LaneDone | Compared
+
+
+def compare(
+    model: Model, request: Request, lanes: Sequence[LaneSpec], profile: Profile | None = None
+) -> Iterator[Event]:
+    """Run `lanes` interleaved on `model`, with the constants in `profile` for the methods that need one.
+
+    Without a budget the full run is one of the interleaved lanes and fewer-steps follows with as many steps
+    as the SenCache lane computed. With `request.nfe` the full run goes first and is recorded: every other
+    lane's knob is set on that record. Closing the iterator ends all lanes where they stand. Raises
+    SencacheError before anything runs when the request, a setting or a profile does not fit.
+    """
+    check_request(model.spec, request)
+    comparison = _Comparison(model, request, profile)
+    planned = [plan_lane(spec, request, comparison.profile) for spec in lanes]
+    yield Started(tuple(spec.name for spec in lanes))
+    if request.nfe is None:
+        first = [p for p in planned if p.spec.method != FEWER_STEPS]
+        yield from comparison.run(first)
+        yield from comparison.run([comparison.as_fewer_steps(p) for p in planned if p not in first])
+    else:
+        recorder = Recorder(_signal(planned))
+        reference, *others = planned
+        yield from comparison.run([reference], recorder)
+        yield from comparison.run([with_budget(p, request.nfe, recorder.recording) for p in others])
+    yield Compared(comparison.report([spec.name for spec in lanes]))
+
+
+def _signal(planned: Sequence[Planned]) -> str | None:
+    return next((p.policy.signal for p in planned if isinstance(p.policy, TeaCache)), None)
+
+
+@dataclass
+class _Comparison:
+    """What the lanes of one comparison share, and what has come out so far."""
+
+    model: Model
+    request: Request
+    profile: Profile | None
+    done: dict[str, Lane] = field(default_factory=dict)
+    reference_frames: Frames | None = None
+    reference_latents: list[torch.Tensor] = field(default_factory=list)
+    encoded: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        if self.profile is not None:
+            self.profile.require(self.model.spec.architecture)
+        self.encoded = self.model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
+
+    def run(self, planned: Sequence[Planned], observer: Observer | None = None) -> Iterator[Event]:
+        """Interleave `planned`; the full run must be among them or have been run before."""
+        for p in planned:
+            yield LaneStarted(p.spec.name, p.spec.method, p.policy.config(), p.steps)
+        traces: list[list[Record]] = [[] for _ in planned]
+        stepwise = [self._lane(p, observer) for p in planned]
+        ended: set[int] = set()
+        for index, item in round_robin(stepwise):
+            if isinstance(item, Stepped):
+                record = self._measured(planned[index], item)
+                traces[index].append(record)
+                yield StepDone(planned[index].spec.name, record)
+            else:
+                ended.add(index)
+                yield self._finish(planned[index], traces[index], item)
+
+    def _lane(self, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:
+        request = self.request.model_copy(update={"steps": planned.steps})
+        return lane(
+            self.model.pipe,
+            planned.policy,
+            lambda pipe, callback: self.model.generate(pipe, self.encoded, request, callback),
+            self.model.device,
+            observer,
+        )
+
+    def _measured(self, planned: Planned, item: Stepped) -> Record:
+        """The record with the drift from the full run; lanes on another schedule have none."""
+        latents, step = self.reference_latents, item.record.step
+        if planned.spec.method == REFERENCE:
+            latents.append(item.latent.clone())
+        if planned.spec.method == FEWER_STEPS:
+            return item.record
+        drift = float(rms((item.latent - latents[step]).flatten().unsqueeze(0)))
+        return item.record.model_copy(update={"drift": drift})
+
+    def _finish(self, planned: Planned, trace: list[Record], finished: Finished) -> LaneDone:
+        is_reference = planned.spec.method == REFERENCE
+        if is_reference:
+            self.reference_frames = finished.frames
+        assert self.reference_frames is not None
+        denoise = sum(record.seconds or 0.0 for record in trace)
+        full = denoise if is_reference else self.done[REFERENCE].denoise_seconds
+        policy, caches = planned.policy, planned.policy.caches
+        lane = Lane(
+            name=planned.spec.name,
+            method=planned.spec.method,
+            config=policy.config() if caches else {},
+            target=policy.target if caches else None,
+            forecast=policy.forecast if caches else None,
+            profile=self._profile_ref(planned),
+            steps=planned.steps,
+            nfe=finished.trace.nfe,
+            cache_ratio=finished.trace.cache_ratio,
+            transformer_calls=finished.trace.transformer_calls,
+            denoise_seconds=denoise,
+            decode_seconds=finished.decode_seconds,
+            seconds=finished.setup_seconds + denoise + finished.decode_seconds,
+            speedup=full / denoise,
+            cache_bytes=finished.trace.cache_bytes,
+            notes=tuple(finished.trace.notes),
+            trace=tuple(trace),
+            metrics=None if is_reference else compare_frames(finished.frames, self.reference_frames),
+            video=None,
+        )
+        self.done[lane.name] = lane
+        return LaneDone(lane, finished.frames)
+
+    def _profile_ref(self, planned: Planned) -> ProfileRef | None:
+        method = planned.spec.method
+        if method in (REFERENCE, FEWER_STEPS) or not uses_profile(method) or self.profile is None:
+            return None
+        return ProfileRef(path=self.profile.origin, sha256=self.profile.sha256)
+
+    def as_fewer_steps(self, planned: Planned) -> Planned:
+        """`planned` with the steps that the SenCache lane computed, else the first caching lane, else half of
+        all.
+        """
+        caching = [lane for lane in self.done.values() if lane.target is not None]
+        sencache = [lane for lane in caching if lane.method == "sencache"]
+        chosen = next(iter(sencache or caching), None)
+        steps = chosen.nfe if chosen else max(1, self.request.steps // 2)
+        return Planned(planned.spec, planned.policy, steps)
+
+    def report(self, order: Sequence[str]) -> Report:
+        """The sealed report of all lanes, in `order`."""
+        return Report(
+            model=self.model.info(),
+            request=self.request,
+            versions=versions(),
+            lanes=tuple(self.done[name] for name in order),
+        ).sealed()
+
+
+def save(report: Report, frames: dict[str, Frames], folder: Path, fps: int) -> Report:
+    """Write every lane's video and the report that names them into `folder`; returns that report."""
+    named = []
+    for ended in report.lanes:
+        video = f"{safe_name(ended.name)}.mp4"
+        write_mp4(folder / video, frames[ended.name], fps)
+        named.append(ended.model_copy(update={"video": video}))
+    report = report.model_copy(update={"lanes": tuple(named)}).sealed()
+    write_report(report, folder / "report.json")
+    return report

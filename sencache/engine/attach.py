@@ -1,0 +1,72 @@
+"""Attaching a policy to a pipeline, and leaving no trace of it afterwards.
+
+Only public torch hooks are used: a pre-hook puts a stand-in where the block list is for the length of one
+forward, a forward hook (called also when the forward raises) puts the list back and keeps or replaces the
+output. No `forward` is replaced and no class is touched, so hooks of accelerate and compiled blocks stay as
+they are. The guidance branch comes from the name that pipelines pass to `cache_context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from sencache.engine.mount import Mount
+from sencache.engine.run import Observer
+from sencache.engine.session import Session
+from sencache.engine.trace import Trace
+from sencache.errors import SencacheError
+from sencache.policies.base import Policy
+
+
+@contextmanager
+def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> Iterator[Trace]:
+    """Run `pipe` under `policy` inside the `with` block; yields the trace of its newest generation.
+
+    `pipe` is a diffusers pipeline with a Wan, CogVideoX or LTX-Video transformer. Inside the block call it as
+    usual, as often as you like: every call starts afresh. Raises SencacheError when the pipeline or the
+    profile cannot be used, when another cache is active, or when the block ends without the transformer ever
+    having been called.
+    """
+    trace = Trace()
+    with ExitStack() as mounted:
+        session = Session(pipe, policy, trace, observer)
+        for name in ("transformer", "transformer_2"):
+            if getattr(pipe, name, None) is not None:
+                mounted.enter_context(_mounted(getattr(pipe, name), session))
+        yield trace
+    if not session.called:
+        raise SencacheError(
+            "the attached transformer was never called, so nothing was cached; "
+            "call the pipeline inside the with block"
+        )
+
+
+@contextmanager
+def _mounted(module: torch.nn.Module, session: Session) -> Iterator[None]:
+    _refuse_occupied(module)
+    mount = Mount(module, session)
+    module.__dict__["cache_context"] = mount.cache_context
+    handles = (
+        module.register_forward_pre_hook(mount.before, with_kwargs=True),
+        module.register_forward_hook(mount.after, with_kwargs=True, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        module.__dict__.pop("cache_context", None)
+        mount.restore()
+
+
+def _refuse_occupied(module: torch.nn.Module) -> None:
+    if "cache_context" in module.__dict__:
+        raise SencacheError("a policy is attached to this transformer already; leave its with block first")
+    if getattr(module, "is_cache_enabled", False):
+        raise SencacheError(
+            "diffusers' own cache is enabled on this transformer; call its disable_cache() first"
+        )

@@ -1,0 +1,214 @@
+"""The engine's place on one transformer: two hooks, and stand-ins for the length of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sencache.engine.architectures import BlockSignal, ChildSignal, architecture_of
+from sencache.engine.cache import History, cached_value
+from sencache.engine.run import Run, Turn
+from sencache.engine.sensors import Scene
+from sencache.engine.session import Session
+from sencache.engine.stack import BlockCall, Stack, Tap, run_blocks
+from sencache.errors import SencacheError
+
+
+@dataclass
+class Call:
+    """One forward of one transformer, from pre-hook to hook. `opens`: it is the first of its step."""
+
+    run: Run
+    turn: Turn
+    history: History
+    latent: torch.Tensor
+    opens: bool
+    signal: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+
+    def forecast(self) -> torch.Tensor:
+        """What is reused at this step."""
+        return self.history.forecast(self.turn.step.timestep)
+
+
+class Mount:
+    """Plays every forward of `module` as the session's policy decides."""
+
+    def __init__(self, module: torch.nn.Module, session: Session) -> None:
+        self.module, self.session = module, session
+        self.architecture = architecture_of(module)
+        config: Any = module.config
+        self.channels = config.out_channels or config.in_channels
+        self.signal = self._find_signal()
+        self.blocks: Any = module._modules[self.architecture.blocks]
+        self.stand_ins = self._make_stand_ins()
+        self.originals = {name: module._modules[name] for name in self.stand_ins}
+        self.context: tuple[str, int | None] | None = None
+        self.call: Call | None = None
+        self.rerunning = False
+
+    def _find_signal(self) -> BlockSignal | ChildSignal | None:
+        observer, known = self.session.observer, self.architecture.signals
+        wanted = self.session.policy.signal or (observer.signal if observer else None)
+        if wanted is None:
+            return None
+        if wanted not in known:
+            raise SencacheError(
+                f"{self.architecture.name} has no signal {wanted!r} (it has {', '.join(known)}); "
+                "choose a profile made for this architecture"
+            )
+        return known[wanted]
+
+    def _make_stand_ins(self) -> dict[str, torch.nn.Module]:
+        stand_ins: dict[str, torch.nn.Module] = {
+            self.architecture.blocks: torch.nn.ModuleList([Stack(self.play)])
+        }
+        if isinstance(self.signal, ChildSignal):
+            child: Any = self.module._modules[self.signal.child]
+            stand_ins[self.signal.child] = Tap(child, self.show)
+        return stand_ins
+
+    @contextmanager
+    def cache_context(self, name: str, **fields: Any) -> Iterator[None]:
+        """Remember the branch's name and step, and pass them on."""
+        self.context = (name, fields.get("step_index"))
+        own: Any = type(self.module)
+        try:
+            with own.cache_context(self.module, name, **fields):
+                yield
+        finally:
+            self.context = None
+
+    def before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook: find the place in the run, put the stand-ins in."""
+        if self.rerunning:
+            return
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        latent = self.architecture.latent(hidden, self.channels)
+        run = self.session.current_run(self.architecture, latent)
+        branch, index = self.context or (self._unnamed_branch(run), None)
+        turn = run.enter(branch, index)
+        self.call = Call(run, turn, self._history(run, branch), latent, opens=len(turn.branches) == 1)
+        self.module._modules.update(self.stand_ins)
+
+    def _history(self, run: Run, branch: str) -> History:
+        return run.history(id(self.module), branch)
+
+    def _unnamed_branch(self, run: Run) -> str:
+        """Pipelines that give no context call the branches of a step in a fixed order."""
+        expected = self._expected_branches()
+        made = len(run.turn.branches) if run.turn else 0
+        return expected[made % len(expected)]
+
+    def _expected_branches(self) -> tuple[str, ...]:
+        return self.architecture.branches if self.session.guided() else self.architecture.branches[:1]
+
+    def restore(self) -> None:
+        """Put the transformer's own children back."""
+        self.module._modules.update(self.originals)
+
+    def show(self, signal: torch.Tensor) -> None:
+        """Called by the tap on the child that carries the signal."""
+        assert self.call is not None
+        self.call.signal = signal
+
+    def play(self, block_call: BlockCall) -> Any:
+        """In place of all blocks: decide if the step is new, then run them or reuse."""
+        call = self.call
+        assert call is not None
+        if call.opens:
+            self._decide(call, block_call)
+        if call.turn.reuse:
+            return self._skipped(call, block_call)
+        done = run_blocks(list(self.blocks), self.architecture.text_stream, block_call)
+        if self.session.observer is not None or self._target == "residual":
+            call.residual = done.hidden - block_call.hidden
+        return done.returned(self.architecture.text_stream)
+
+    @property
+    def _target(self) -> str | None:
+        policy = self.session.policy
+        return policy.target if policy.caches else None
+
+    def _decide(self, call: Call, block_call: BlockCall) -> None:
+        if isinstance(self.signal, BlockSignal):
+            call.signal = self.signal.read(self.blocks[0], block_call)
+        doubled = len(self.architecture.branches) == 1 and self.session.guided()
+        conditional = slice(len(call.latent) // 2, None) if doubled else slice(None)
+        scene = Scene(call.turn.step, call.latent, conditional, signal=call.signal)
+        histories = [self._history(call.run, branch) for branch in self._expected_branches()]
+        shape = self._cached_shape(call, block_call)
+        call.run.decide(call.turn, scene, lambda: all(history.serves(shape) for history in histories))
+
+    def _cached_shape(self, call: Call, block_call: BlockCall) -> torch.Size:
+        return block_call.hidden.shape if self._target == "residual" else call.latent.shape
+
+    def _skipped(self, call: Call, block_call: BlockCall) -> Any:
+        if not call.history.serves(self._cached_shape(call, block_call)):
+            raise SencacheError(
+                f"step {call.turn.step.index} was to be reused, but nothing of its shape is kept for one "
+                f"of its "
+                f"guidance branches {sorted(call.turn.branches)}; run this pipeline without a cache"
+            )
+        if self._target == "residual":
+            block_call = block_call.moved(block_call.hidden + call.forecast())
+        return block_call.returned(self.architecture.text_stream)
+
+    def after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """Forward hook: take the stand-ins out, keep or replace the output; `out` is None when forward
+        raised.
+        """
+        if self.rerunning:
+            return None
+        self.restore()
+        call, self.call = self.call, None
+        if out is None or call is None:
+            self.session.drop()
+            return None
+        if call.turn.reuse:
+            out = self._replaced(call, out)
+        else:
+            self._keep(call, out[0], args, kwargs)
+        self._finish(call)
+        return out
+
+    def _replaced(self, call: Call, out: Any) -> Any:
+        if self._target == "residual":
+            return out
+        value = call.forecast() if self._target == "output" else call.latent + call.forecast()
+        return (value,) if isinstance(out, tuple) else type(out)(sample=value)
+
+    def _keep(self, call: Call, output: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run, scene, target = call.run, call.turn.scene, self._target
+        run.trace.transformer_calls += 1
+        value = cached_value(target, call.latent, call.residual, output) if target else None
+        if call.opens and scene is not None:
+            scene.residual, scene.output = call.residual, output
+            scene.history, scene.value = call.history, value
+            scene.rerun = lambda timestep: self._rerun(timestep, args, kwargs)
+            run.computed(scene)
+        if value is not None:
+            call.history.put(call.turn.step.timestep, value)
+            run.measure()
+
+    def _rerun(self, timestep: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        """The network on the same input at another timestep, all blocks, nothing recorded."""
+        self.rerunning = True
+        try:
+            moved = torch.full_like(kwargs["timestep"], timestep)
+            output: torch.Tensor = self.module(*args, **{**kwargs, "timestep": moved})[0]
+            return output
+        finally:
+            self.rerunning = False
+
+    def _finish(self, call: Call) -> None:
+        """After the last call of the last step the run is over: free its tensors before the
+        pipeline decodes.
+        """
+        is_last = call.turn.step.index == len(call.run.schedule) - 1
+        if is_last and len(call.turn.branches) >= len(self._expected_branches()):
+            call.run.release()

@@ -1,0 +1,72 @@
+"""The stand-ins: for a transformer's block list, and for a child whose output is worth seeing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+TEXT = "encoder_hidden_states"
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """The arguments of one block: the hidden states [B, tokens, width], and everything else as the model gave
+    it.
+    """
+
+    hidden: torch.Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def moved(self, hidden: torch.Tensor, text: torch.Tensor | None = None) -> BlockCall:
+        """The same call with other hidden states, and other text states where given."""
+        return replace(
+            self, hidden=hidden, kwargs=self.kwargs if text is None else {**self.kwargs, TEXT: text}
+        )
+
+    def returned(self, text_stream: bool) -> Any:
+        """What a block returns that leaves its input as it is."""
+        return (self.hidden, self.kwargs[TEXT]) if text_stream else self.hidden
+
+
+class Stack(torch.nn.Module):
+    """One pretended block. Given the first block's arguments it asks `play`, which runs the real blocks or
+    not.
+
+    `play` is kept outside the module's registries, so no parameter is seen twice.
+    """
+
+    def __init__(self, play: Callable[[BlockCall], Any]) -> None:
+        super().__init__()
+        self.__dict__["_play"] = play
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Same arguments and return value as a block of the transformer."""
+        play: Callable[[BlockCall], Any] = self.__dict__["_play"]
+        return play(BlockCall(hidden_states, args, kwargs))
+
+
+class Tap(torch.nn.Module):
+    """A child module whose first output is shown to `show` in passing."""
+
+    def __init__(self, child: torch.nn.Module, show: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self.__dict__["_tapped"] = child, show
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Same arguments and return value as the child."""
+        child, show = self.__dict__["_tapped"]
+        outputs = child(*args, **kwargs)
+        show(outputs[0])
+        return outputs
+
+
+def run_blocks(blocks: list[torch.nn.Module], text_stream: bool, call: BlockCall) -> BlockCall:
+    """All blocks in turn; returns the call with the states that the last one left."""
+    for block in blocks:
+        out = block(call.hidden, *call.args, **call.kwargs)
+        call = call.moved(*out) if text_stream else call.moved(out)
+    return call

@@ -1,0 +1,136 @@
+"""From what a user typed to the lanes of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sencache.budget import match_nfe
+from sencache.errors import SencacheError
+from sencache.policies import METHODS, Full, Policy, make_policy, settings, uses_profile
+from sencache.profile import Profile
+from sencache.recording import Recording
+from sencache.schema import Request
+
+REFERENCE = "none"
+FEWER_STEPS = "fewer-steps"
+LISTS = {"steps"}
+
+
+def method_names() -> list[str]:
+    """Everything that can be a lane."""
+    return [REFERENCE, FEWER_STEPS, *(name for name in METHODS if name != REFERENCE)]
+
+
+@dataclass(frozen=True)
+class LaneSpec:
+    """One lane as asked for: `given` holds the settings that the user chose, still as typed."""
+
+    name: str
+    method: str
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_lanes(methods: str, overrides: Sequence[str] = ()) -> list[LaneSpec]:
+    """Lanes from `method[:key=value...]` separated by commas, with `method.key=value` overrides for all lanes
+    of a method.
+
+    The full run and fewer-steps are added where missing: they are always shown, the full run first. A lane is
+    named after its method, or as typed where several share one. Raises SencacheError on unknown names and on
+    lanes given twice.
+    """
+    typed = [part.strip() for part in methods.split(",") if part.strip()]
+    if len(set(typed)) < len(typed):
+        twice = next(text for text in typed if typed.count(text) > 1)
+        raise SencacheError(f"lane {twice!r} is given twice; give it once or with other settings")
+    common = _overrides(overrides)
+    parsed = [_parse_lane(text) for text in typed]
+    names = [method for method, _ in parsed]
+    lanes = [
+        LaneSpec(method if names.count(method) == 1 else text, method, {**common.get(method, {}), **given})
+        for text, (method, given) in zip(typed, parsed, strict=True)
+    ]
+    unused = sorted(set(common) - set(names))
+    if unused:
+        raise SencacheError(
+            f"a setting for {unused[0]!r} is given, but no lane runs it; add it to the methods"
+        )
+    return _with_baselines(lanes)
+
+
+def _with_baselines(lanes: list[LaneSpec]) -> list[LaneSpec]:
+    for baseline in (REFERENCE, FEWER_STEPS):
+        if not any(lane.method == baseline for lane in lanes):
+            lanes = [*lanes, LaneSpec(baseline, baseline)]
+    return sorted(lanes, key=lambda lane: lane.method != REFERENCE)
+
+
+def _parse_lane(text: str) -> tuple[str, dict[str, Any]]:
+    method, *options = text.split(":")
+    _check_method(method)
+    return method, dict(_parse_setting(method, option) for option in options)
+
+
+def _overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        method, dot, option = text.partition(".")
+        if not dot:
+            raise SencacheError(f"cannot read the setting {text!r}; write it as method.key=value")
+        _check_method(method)
+        key, value = _parse_setting(method, option)
+        found.setdefault(method, {})[key] = value
+    return found
+
+
+def _check_method(method: str) -> None:
+    if method not in method_names():
+        raise SencacheError(f"unknown method {method!r}; choose from {', '.join(method_names())}")
+
+
+def _parse_setting(method: str, text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    allowed = [] if method in (REFERENCE, FEWER_STEPS) else settings(method)
+    if not equals or key not in allowed:
+        names = ", ".join(allowed) or "no settings"
+        raise SencacheError(f"{method} cannot take {text!r}; write key=value with one of: {names}")
+    return key, tuple(value.split("+")) if key in LISTS else value
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A lane ready to run: its policy, and the number of steps where it differs from the request's."""
+
+    spec: LaneSpec
+    policy: Policy
+    steps: int
+
+
+def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Planned:
+    """The lane's policy: its defaults, then the request's preset, then what the user gave.
+
+    Raises SencacheError for settings out of range, an unknown preset or a method whose profile is missing.
+    """
+    if spec.method in (REFERENCE, FEWER_STEPS):
+        return Planned(spec, Full(), request.steps)
+    config = {**_preset(spec.method, request.preset, profile), **spec.given}
+    policy = make_policy(spec.method, config, profile if uses_profile(spec.method) else None)
+    policy.check(request.steps)
+    return Planned(spec, policy, request.steps)
+
+
+def _preset(method: str, preset: str | None, profile: Profile | None) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    if profile is None or preset not in profile.presets:
+        known = ", ".join(profile.presets) if profile else "none, it has no profile"
+        raise SencacheError(f"unknown preset {preset!r}; this model has: {known}")
+    return dict(profile.presets[preset].get(method, {}))
+
+
+def with_budget(planned: Planned, nfe: int, recording: Recording) -> Planned:
+    """`planned` with the knob that meets `nfe` on the full run on record."""
+    if planned.spec.method == FEWER_STEPS:
+        return replace(planned, steps=min(nfe, planned.steps))
+    return replace(planned, policy=match_nfe(planned.policy, [recording], nfe, planned.spec.given))

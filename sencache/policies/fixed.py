@@ -1,0 +1,62 @@
+"""Fixed schedules: every k-th step, or a list of steps fixed in advance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from sencache.errors import SencacheError
+from sencache.policies.base import STRICT, AtLeastOne, Policy, Rule, Schedule, Signals, Step, Verdict
+
+StepIndex = Annotated[int, Field(ge=0, le=999)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Fixed(Policy):
+    """Compute the first `forced_first` steps and then every `interval`-th, or exactly the zero-based `steps`.
+
+    The baseline that asks nothing of the model. `steps` also carries schedules found offline, such as those
+    of LeMiCa (arXiv 2511.00090), which list the computed steps per model and budget. Step 0 is always
+    computed.
+    """
+
+    name: ClassVar[str] = "fixed"
+    summary: ClassVar[str] = "every k-th step, or a step list given in advance"
+
+    interval: AtLeastOne = 2
+    forced_first: AtLeastOne = 1
+    steps: tuple[StepIndex, ...] | None = None
+
+    def spread(self, steps: int, nfe: int) -> Policy:
+        """`nfe` steps at even distances, beginning with the first."""
+        return replace(self, steps=tuple(i * steps // nfe for i in range(nfe)))
+
+    def check(self, steps: int) -> None:
+        """Raises SencacheError when the list names a step beyond the run's."""
+        beyond = [i for i in self.steps or () if i >= steps]
+        if beyond:
+            raise SencacheError(
+                f"fixed.steps names step {beyond[0]}, but the run has steps 0 to {steps - 1}; "
+                f"give a list made for {steps} steps"
+            )
+
+    def _rule(self, schedule: Schedule) -> Rule:
+        self.check(len(schedule))
+        return _Rule(self._computed_steps(len(schedule)))
+
+    def _computed_steps(self, total: int) -> frozenset[int]:
+        if self.steps is None:
+            return frozenset((*range(self.forced_first), *range(self.forced_first - 1, total, self.interval)))
+        return frozenset(self.steps)
+
+
+class _Rule(Rule):
+    def __init__(self, steps: frozenset[int]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def judge(self, step: Step, signals: Signals) -> Verdict:
+        return Verdict(step.index not in self.steps, "scheduled")

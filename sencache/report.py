@@ -1,0 +1,99 @@
+"""The report of one comparison: its schema, and the digest that shows whether anything in it was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from sencache.engine.trace import Record
+from sencache.errors import SencacheError
+from sencache.files import atomic
+from sencache.schema import Metrics, ModelInfo, Request, Strict, first_problem
+
+
+class ProfileRef(Strict):
+    """The profile a lane used: a file's name or a Hub repository, and the hash of its content."""
+
+    path: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    sha256: str
+
+
+class Lane(Strict):
+    """One method's run.
+
+    `denoise_seconds` is the sum of the steps' times, `decode_seconds` the rest of the call after the last
+    step, `seconds` the whole call with the preparation before the first step. `speedup` compares denoising
+    with the full run. `nfe` counts steps whose network ran, `transformer_calls` its evaluations with all
+    guidance branches.
+    """
+
+    name: str
+    method: str
+    config: dict[str, Any]
+    target: str | None
+    forecast: str | None
+    profile: ProfileRef | None
+    steps: int
+    nfe: int
+    cache_ratio: float
+    transformer_calls: int
+    denoise_seconds: float
+    decode_seconds: float
+    seconds: float
+    speedup: float
+    cache_bytes: int
+    notes: tuple[str, ...] = ()
+    trace: tuple[Record, ...]
+    metrics: Metrics | None
+    video: str | None
+
+
+class Report(Strict):
+    """One comparison; the JSON contract `sencache.report/1`."""
+
+    schema_: Literal["sencache.report/1"] = Field(default="sencache.report/1", alias="schema")
+    model: ModelInfo
+    request: Request
+    versions: dict[str, str]
+    lanes: tuple[Lane, ...]
+    digest: str = ""
+
+    def sealed(self) -> Report:
+        """This report with the digest of its own content."""
+        return self.model_copy(update={"digest": self.content_digest()})
+
+    def content_digest(self) -> str:
+        """sha256 of everything but the digest, as canonical JSON."""
+        content = self.model_dump(mode="json", by_alias=True, exclude={"digest"})
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Indented JSON with a trailing newline."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+def write_report(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write `report` in one move."""
+    with atomic(path) as temporary:
+        temporary.write_text(report.to_json(), encoding="utf-8")
+
+
+def load_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report; raises SencacheError when it is missing or not of this schema."""
+    try:
+        return Report.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise SencacheError(f"cannot read report {path} ({error.strerror}); check the path") from None
+    except ValidationError as error:
+        where, value, problem = first_problem(error)
+        raise SencacheError(
+            f"{path} is not a sencache.report/1: {where} is {value!r} ({problem}); make one with compare"
+        ) from None

@@ -1,0 +1,87 @@
+"""Plain data that several floors share, checked on the way in and printed as JSON on the way out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
+
+MAX_PROMPT = 2000
+MAX_STEPS = 1000
+
+
+class Strict(BaseModel):
+    """Base of all stored data: unknown keys and numbers that are not finite are refused; immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+def first_problem(error: ValidationError) -> tuple[str, str, str]:
+    """(field, offending value, what is wrong) of the first thing that a check found."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    return where, str(problem["input"])[:60], problem["msg"]
+
+
+class ModelInfo(Strict):
+    """Which checkpoint ran, where, and in which precision."""
+
+    key: str
+    id: str
+    revision: str | None
+    architecture: str
+    device: str
+    dtype: str
+
+
+class Request(Strict):
+    """One video to make. `nfe` and `preset` are the budget that sets the methods' knobs, if one was asked
+    for.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    height: int
+    width: int
+    frames: int
+    guidance_scale: Annotated[float, Field(ge=0, le=100)]
+    nfe: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    preset: str | None = None
+
+
+class PerFrame(TypedDict):
+    """One value per frame; PSNR is None where a frame is identical to the reference's."""
+
+    lpips: list[float]
+    psnr: list[float | None]
+    ssim: list[float]
+
+
+class Metrics(Strict):
+    """The distance of one clip from a reference clip.
+
+    PSNR is infinite between identical frames, which neither JSON nor a mean can hold. So `psnr` is None when
+    the clips are identical, and `psnr_frames` leaves identical frames out and says how many it left out.
+    """
+
+    lpips: float
+    """Mean over all frames of LPIPS v0.1 (AlexNet): 0 is the same picture, lower is closer."""
+    psnr: float | None
+    """dB, from the mean squared error over all frames; None where `identical`."""
+    psnr_frames: float | None
+    """dB, mean of the PSNR of the frames that differ; None where `identical`.
+
+    At least `psnr` when no frame is identical (Jensen); below it at times when some are.
+    """
+    ssim: float
+    """Mean over all frames of SSIM: 1 is the same picture, higher is closer."""
+    identical: bool
+    """Whether every value of every frame is equal."""
+    identical_frames: int
+    """How many frames are equal to the reference's, and so are left out of `psnr_frames`."""
+    per_frame: PerFrame

@@ -1,0 +1,135 @@
+"""What the command line shows: tables, and the lanes' progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sencache.engine.trace import Record
+from sencache.models import ModelSpec
+from sencache.profile import Profile
+from sencache.report import Lane, Report
+
+Column = tuple[str, Callable[[Lane], float | None], Callable[[float], str], bool]
+
+# Heading, value, how it is written, and whether more is better (None values are the full run's own).
+COLUMNS: tuple[Column, ...] = (
+    ("speed-up", lambda lane: lane.speedup, lambda v: f"{v:.2f}x", True),
+    ("LPIPS", lambda lane: lane.metrics.lpips if lane.metrics else None, lambda v: f"{v:.4f}", False),
+    ("PSNR dB", lambda lane: _psnr(lane), lambda v: "identical" if v == float("inf") else f"{v:.2f}", True),
+    ("SSIM", lambda lane: lane.metrics.ssim if lane.metrics else None, lambda v: f"{v:.4f}", True),
+)
+
+
+def _psnr(lane: Lane) -> float | None:
+    if lane.metrics is None:
+        return None
+    return float("inf") if lane.metrics.identical else lane.metrics.psnr
+
+
+def comparison_table(report: Report) -> Table:
+    """One row per lane: cost, and distance from the full run; the best caching value of each column
+    in bold.
+    """
+    request = report.request
+    title = f"{report.model.id}, {request.steps} steps, seed {request.seed}, on {report.model.device}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    for heading in ("NFE", "cached", *(column[0] for column in COLUMNS), "denoise s", "total s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = [_best(report.lanes, column) for column in COLUMNS]
+    for lane in report.lanes:
+        cells = [_cell(lane, column, top) for column, top in zip(COLUMNS, best, strict=True)]
+        times = f"{lane.denoise_seconds:.2f}", f"{lane.seconds:.2f}"
+        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, *times)
+    return table
+
+
+def _best(lanes: Iterable[Lane], column: Column) -> float | None:
+    values = [value for lane in lanes if lane.metrics and (value := column[1](lane)) is not None]
+    return (max if column[3] else min)(values, default=None)
+
+
+def _cell(lane: Lane, column: Column, best: float | None) -> str:
+    value = column[1](lane)
+    if value is None:
+        return "-"
+    text = column[2](value)
+    return f"[bold green]{text}[/]" if lane.metrics and value == best else text
+
+
+def models_table(specs: Iterable[ModelSpec]) -> Table:
+    """One row per model."""
+    table = Table("model", "what it is", "size", "frames", "steps", "guidance", "licence")
+    for spec in specs:
+        size = f"{spec.width}x{spec.height}"
+        table.add_row(
+            spec.key,
+            spec.summary,
+            size,
+            str(spec.frames),
+            str(spec.steps),
+            str(spec.guidance_scale),
+            spec.licence,
+        )
+    return table
+
+
+def profiles_table(profiles: Mapping[str, Profile]) -> Table:
+    """One row per profile."""
+    table = Table("profile", "model", "scheduler", "steps", "serves", "kind", "sha256")
+    for name, profile in profiles.items():
+        parts = {"sencache": profile.sensitivity, "magcache": profile.magcache, "teacache": profile.teacache}
+        serves = ", ".join(method for method, part in parts.items() if part)
+        schedule = profile.schedule
+        table.add_row(
+            name,
+            profile.model.id,
+            schedule.scheduler,
+            str(schedule.steps),
+            serves,
+            profile.provenance.kind,
+            profile.sha256[:12],
+        )
+    return table
+
+
+class LaneProgress:
+    """One progress bar per lane, with the steps computed so far."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("computed {task.fields[computed]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._computed: dict[str, int] = {}
+
+    def __enter__(self) -> LaneProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, lane: str, steps: int) -> None:
+        """A lane of `steps` steps is under way."""
+        self._tasks[lane] = self._progress.add_task(lane, total=steps, computed=0)
+        self._computed[lane] = 0
+
+    def step(self, lane: str, record: Record) -> None:
+        """One more step of a lane."""
+        self._computed[lane] += record.decision == "compute"
+        self._progress.update(self._tasks[lane], advance=1, computed=self._computed[lane])

@@ -1,0 +1,116 @@
+"""Replaying a report: every decision again, from its record and the profile alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from sencache.engine.trace import Record
+from sencache.errors import SencacheError
+from sencache.plan import FEWER_STEPS, REFERENCE
+from sencache.policies import Full, Policy, Schedule, make_policy
+from sencache.profile import Profile, bundled_profiles, load_profile
+from sencache.report import Lane, ProfileRef, Report
+
+FindProfile = Callable[[ProfileRef], Profile]
+MEASURED = {"drift", "seconds"}
+
+
+def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]:
+    """What does not hold in `report`, in sentences; empty when everything does.
+
+    Decisions, scores, tolerances and derived signals are recomputed exactly from the recorded signals and the
+    profile; counts, times and speed-ups must agree with the traces; the digest must be that of the content,
+    which also covers the measured numbers that nothing can recompute (drift, seconds, metrics).
+    """
+    find = find_profile or bundled_by_hash
+    problems = [problem for lane in report.lanes for problem in _lane_problems(lane, report, find)]
+    if report.digest != report.content_digest():
+        problems.append("the digest is not that of the content: something was changed after the run")
+    return problems
+
+
+def profile_file(profile: Profile) -> FindProfile:
+    """Look up nothing but `profile`; raises SencacheError for a lane that used another."""
+
+    def find(reference: ProfileRef) -> Profile:
+        if profile.sha256 != reference.sha256:
+            raise SencacheError(
+                f"the report used a profile with sha256 {reference.sha256[:12]}…, the one given has "
+                f"{profile.sha256[:12]}…; give the profile of the run"
+            )
+        return profile
+
+    return find
+
+
+def bundled_by_hash(reference: ProfileRef) -> Profile:
+    """The bundled profile with the hash of `reference`; raises SencacheError when there is none."""
+    for path in bundled_profiles().values():
+        profile = load_profile(path)
+        if profile.sha256 == reference.sha256:
+            return profile
+    raise SencacheError(
+        f"no bundled profile has sha256 {reference.sha256[:12]}… ({reference.path or reference.repo}); "
+        "give the file with --profile"
+    )
+
+
+def _lane_problems(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:
+    for problem in (*_replayed(lane, find), *_sums(lane, report), *_schedule(lane, report)):
+        yield f"{lane.name}: {problem}"
+
+
+def _replayed(lane: Lane, find: FindProfile) -> Iterator[str]:
+    timesteps = tuple(record.timestep for record in lane.trace)
+    sigmas = tuple(record.sigma for record in lane.trace if record.sigma is not None)
+    schedule = Schedule(timesteps, sigmas if len(sigmas) == len(timesteps) else None)
+    rule = _policy(lane, find).start(schedule)
+    for index, record in enumerate(lane.trace):
+        if record.step != index:
+            yield f"record {index} says it is step {record.step}"
+            return
+        step = schedule.step(index)
+        decision = rule.decide(step, partial(dict, record.signals), cached=record.reason != "no_cache")
+        yield from _differences(record, Record.of(step, decision))
+
+
+def _policy(lane: Lane, find: FindProfile) -> Policy:
+    if lane.method in (REFERENCE, FEWER_STEPS):
+        return Full()
+    return make_policy(lane.method, lane.config, find(lane.profile) if lane.profile else None)
+
+
+def _differences(recorded: Record, replayed: Record) -> Iterator[str]:
+    for name in Record.model_fields.keys() - MEASURED:
+        was, is_now = getattr(recorded, name), getattr(replayed, name)
+        if was != is_now:
+            yield f"step {recorded.step}: {name} is {was} on record, {is_now} when replayed"
+
+
+def _sums(lane: Lane, report: Report) -> Iterator[str]:
+    computed = sum(record.decision == "compute" for record in lane.trace)
+    full = next(other for other in report.lanes if other.method == REFERENCE)
+    expected = {
+        "steps": len(lane.trace),
+        "nfe": computed,
+        "cache_ratio": 1 - computed / max(len(lane.trace), 1),
+        "denoise_seconds": sum(record.seconds or 0.0 for record in lane.trace),
+        "speedup": full.denoise_seconds / lane.denoise_seconds if lane.denoise_seconds else math.inf,
+    }
+    for name, value in expected.items():
+        if not math.isclose(getattr(lane, name), value, rel_tol=1e-9, abs_tol=1e-12):
+            yield f"{name} is {getattr(lane, name)}, but its trace gives {value}"
+    if lane.denoise_seconds + lane.decode_seconds > lane.seconds * (1 + 1e-9):
+        yield f"seconds is {lane.seconds}, less than denoising and decoding together"
+
+
+def _schedule(lane: Lane, report: Report) -> Iterator[str]:
+    """Lanes of as many steps visit the same timesteps and sigmas as the full run."""
+    full = next(other for other in report.lanes if other.method == REFERENCE)
+    if len(lane.trace) != len(full.trace):
+        return
+    for mine, reference in zip(lane.trace, full.trace, strict=True):
+        if (mine.timestep, mine.sigma) != (reference.timestep, reference.sigma):
+            yield f"step {mine.step} is at timestep {mine.timestep}, the full run at {reference.timestep}"

@@ -1,0 +1,175 @@
+"""Small random diffusers pipelines of the three architectures: real classes, no text encoder, latents out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+
+STEPS = 12
+
+
+@dataclass
+class Tiny:
+    """A pipeline and the arguments of one reproducible call of it."""
+
+    name: str
+    pipe: Any
+    arguments: Callable[[int], dict[str, Any]]
+    guidance: float
+
+    def __call__(self, *, batch: int = 1, steps: int = STEPS, seed: int = 0, **changes: Any) -> torch.Tensor:
+        arguments: dict[str, Any] = {
+            "num_inference_steps": steps,
+            "guidance_scale": self.guidance,
+            "generator": torch.Generator().manual_seed(seed),
+            "output_type": "latent",
+            **self.arguments(batch),
+            **changes,
+        }
+        return self.pipe(**arguments).frames
+
+
+def _embeds(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
+
+
+def _wan_transformer(in_channels: int = 16) -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=in_channels,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=4,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    ).eval()
+
+
+def wan(scheduler: Any = None, two: bool = False, pipeline: Any = WanPipeline) -> Tiny:
+    """Two calls per guided step; with `two`, a high-noise and a low-noise transformer as in Wan 2.2."""
+    torch.manual_seed(0)
+    scheduler = scheduler or UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+    experts = {"transformer_2": _wan_transformer(), "boundary_ratio": 0.875} if two else {}
+    pipe = pipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        scheduler=scheduler,
+        transformer=_wan_transformer(),
+        **experts,
+    )
+
+    def arguments(batch: int) -> dict[str, Any]:
+        prompt, negative = _embeds(batch, 7, 32)
+        size = {"height": 16, "width": 16, "num_frames": 9}
+        return {"prompt_embeds": prompt, "negative_prompt_embeds": negative, **size}
+
+    return _quiet(Tiny("wan", pipe, arguments, 5.0))
+
+
+def cogvideox(scheduler: Any = None) -> Tiny:
+    """One call of a doubled batch per guided step; two token streams."""
+    torch.manual_seed(0)
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=4,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=16,
+        use_rotary_positional_embeddings=True,
+    ).eval()
+    vae = AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
+    )
+    pipe = CogVideoXPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=vae,
+        transformer=transformer,
+        scheduler=scheduler or CogVideoXDDIMScheduler(),
+    )
+
+    def arguments(batch: int) -> dict[str, Any]:
+        prompt, negative = _embeds(batch, 16, 32)
+        size = {"height": 16, "width": 16, "num_frames": 8, "max_sequence_length": 16}
+        return {"prompt_embeds": prompt, "negative_prompt_embeds": negative, **size}
+
+    return _quiet(Tiny("cogvideox", pipe, arguments, 6.0))
+
+
+def ltx() -> Tiny:
+    """One call of a doubled batch per guided step; packed latents."""
+    torch.manual_seed(0)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        patch_size=1,
+        patch_size_t=1,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=4,
+        caption_channels=32,
+    ).eval()
+    pipe = LTXPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    pipe.tokenizer_max_length = 16
+
+    def arguments(batch: int) -> dict[str, Any]:
+        prompt, negative = _embeds(batch, 16, 32)
+        mask = torch.ones(batch, 16, dtype=torch.long)
+        masks = {"prompt_attention_mask": mask, "negative_prompt_attention_mask": mask}
+        size = {"height": 64, "width": 64, "num_frames": 9}
+        return {"prompt_embeds": prompt, "negative_prompt_embeds": negative, **masks, **size}
+
+    return _quiet(Tiny("ltx", pipe, arguments, 3.0))
+
+
+def _quiet(tiny: Tiny) -> Tiny:
+    tiny.pipe.set_progress_bar_config(disable=True)
+    return tiny
+
+
+ALL: dict[str, Callable[[], Tiny]] = {"wan": wan, "cogvideox": cogvideox, "ltx": ltx}
