@@ -9,6 +9,7 @@ takes the first item must take them all.
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -28,6 +29,7 @@ class Stepwise(Generic[Item]):
     def __init__(self, function: Callable[[Callable[[Item], None]], None]) -> None:
         self._function = function
         self._consumer: greenlet.greenlet | None = None
+        self._thread: int | None = None
         self._call = greenlet.greenlet(self._run)
         self._call.gr_context = contextvars.copy_context()
 
@@ -44,7 +46,7 @@ class Stepwise(Generic[Item]):
     def __next__(self) -> Item:
         if self._call.dead:
             raise StopIteration
-        self._consumer = greenlet.getcurrent()
+        self._enter()
         # The grad mode belongs to the thread: a pipeline that stops within no_grad must not leave it to the
         # consumer.
         with torch.no_grad():
@@ -53,10 +55,18 @@ class Stepwise(Generic[Item]):
             raise StopIteration
         return item
 
+    def _enter(self) -> None:
+        if self._thread not in (None, threading.get_ident()):
+            raise RuntimeError(
+                "a lane was advanced from another thread; take all its items in the thread of the first"
+            )
+        self._thread = threading.get_ident()
+        self._consumer = self._call.parent = greenlet.getcurrent()
+
     def close(self) -> None:
         """End the function; safe to call at any time, also before the first item and after the last."""
         if self._call and not self._call.dead:
-            self._call.parent = greenlet.getcurrent()
+            self._enter()
             with torch.no_grad():
                 self._call.throw(greenlet.GreenletExit)
 

@@ -116,6 +116,10 @@ def check_request(spec: ModelSpec, request: Request) -> None:
         length = len(getattr(request, name))
         if length > MAX_PROMPT:
             raise SencacheError(f"the {name} has {length:,} characters; shorten it to at most {MAX_PROMPT:,}")
+    if request.nfe is not None and request.nfe > request.steps:
+        raise SencacheError(
+            f"a budget of {request.nfe} evaluations exceeds the {request.steps} steps; lower it"
+        )
     _check_frames(spec, request.frames)
     _check_side(spec, "height", request.height)
     _check_side(spec, "width", request.width)

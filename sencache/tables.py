@@ -33,20 +33,25 @@ def _psnr(lane: Lane) -> float | None:
 
 
 def comparison_table(report: Report) -> Table:
-    """One row per lane: cost, and distance from the full run; the best caching value of each column
-    in bold.
-    """
+    """One row per lane: cost, and distance from the full run; the best value of each column in bold."""
     request = report.request
-    title = f"{report.model.id}, {request.steps} steps, seed {request.seed}, on {report.model.device}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method", overflow="fold")
-    for heading in ("NFE", "cached", *(column[0] for column in COLUMNS), "denoise s", "total s"):
+    table = Table(
+        title=f"{report.model.id}, {request.steps} steps, seed {request.seed}, on {report.model.device}",
+        caption="speed-up of denoising and distances against the full run; seconds: denoising, whole call",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("method", overflow="fold", min_width=12)
+    for heading in ("NFE", "cached", *(column[0] for column in COLUMNS), "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     best = [_best(report.lanes, column) for column in COLUMNS]
     for lane in report.lanes:
         cells = [_cell(lane, column, top) for column, top in zip(COLUMNS, best, strict=True)]
-        times = f"{lane.denoise_seconds:.2f}", f"{lane.seconds:.2f}"
-        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, *times)
+        times = f"{lane.denoise_seconds:.2f} {lane.seconds:.2f}"
+        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, times)
     return table
 
 

@@ -1,4 +1,7 @@
-"""Small random diffusers pipelines of the three architectures: real classes, no text encoder, latents out."""
+"""Small random diffusers pipelines of the three architectures: real classes, no text encoder, latents out.
+
+And a made-up profile, with which every method both computes and reuses on them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,20 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
+from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
+from sencache.profile import (
+    MagnitudeRatios,
+    ModelId,
+    Profile,
+    Provenance,
+    SamplerSchedule,
+    SensitivityTable,
+    TeaCacheFit,
+)
+
 STEPS = 12
+BLOCKS = {"wan": "blocks", "cogvideox": "transformer_blocks", "ltx": "transformer_blocks"}
+SIGNALS = {"wan": "time_projection", "cogvideox": "time_embedding", "ltx": "modulated_input"}
 
 
 @dataclass
@@ -42,6 +58,16 @@ class Tiny:
             **changes,
         }
         return self.pipe(**arguments).frames
+
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        """The transformer's blocks."""
+        return self.pipe.transformer.get_submodule(BLOCKS[self.name])
+
+    @property
+    def branches(self) -> int:
+        """Transformer calls in one guided step."""
+        return 2 if self.name == "wan" else 1
 
 
 def _embeds(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,3 +199,56 @@ def _quiet(tiny: Tiny) -> Tiny:
 
 
 ALL: dict[str, Callable[[], Tiny]] = {"wan": wan, "cogvideox": cogvideox, "ltx": ltx}
+
+
+def profile(name: str, steps: int = STEPS, ratios: tuple[float, ...] | None = None) -> Profile:
+    """Constants of the right form for the architecture `name`; those of MagCache may be given."""
+    ones, zeros = (1.0,) * steps, (0.0,) * steps
+    return Profile(
+        model=ModelId(id=f"tiny-{name}", architecture=name),
+        schedule=SamplerSchedule(
+            scheduler="any", steps=steps, timesteps=tuple(1000 * (1 - i / steps) for i in range(steps))
+        ),
+        shape=None,
+        guidance_scale=None,
+        dtype=None,
+        sensitivity=SensitivityTable(
+            alpha_x=ones,
+            alpha_t=(1e-3,) * steps,
+            alpha_x_std=zeros,
+            alpha_t_std=zeros,
+            samples=1,
+            target="output",
+        ),
+        magcache=MagnitudeRatios(ratios=ratios or (1.0,) + (0.97,) * (steps - 1)),
+        teacache=TeaCacheFit(coefficients=(1.0, 0.0), signal=SIGNALS[name]),
+        calibration=None,
+        provenance=Provenance(kind="measured", source="made up", licence="none"),
+    )
+
+
+def lively(name: str) -> dict[str, Policy]:
+    """Every caching method, set so that on the pipeline `name` it computes some steps and reuses others."""
+    made_up = profile(name)
+    tolerance = {"wan": 0.15, "cogvideox": 2.0, "ltx": 0.2}[name]
+    return {
+        "fixed": Fixed(interval=3),
+        "sencache": SenCache(made_up, tolerance=tolerance, early_tolerance=tolerance),
+        "magcache": MagCache(made_up),
+        "teacache": TeaCache(made_up, threshold={"wan": 0.6, "cogvideox": 1.5, "ltx": 0.2}[name]),
+        "easycache": EasyCache(threshold=0.5, forced_first=2),
+        "control": Control(tolerance={"wan": 1.0, "cogvideox": 0.5, "ltx": 0.5}[name]),
+    }
+
+
+def exact(name: str) -> dict[str, Policy]:
+    """Every caching method, set so that it may not reuse anything."""
+    made_up = profile(name)
+    return {
+        "fixed": Fixed(interval=1),
+        "sencache": SenCache(made_up, tolerance=0, early_tolerance=0),
+        "magcache": MagCache(made_up, threshold=0, retention=0),
+        "teacache": TeaCache(made_up, threshold=0),
+        "easycache": EasyCache(threshold=0, forced_first=2),
+        "control": Control(tolerance=0),
+    }

@@ -199,7 +199,9 @@ class Mount:
         """The network on the same input at another timestep, all blocks, nothing recorded."""
         self.rerunning = True
         try:
-            moved = torch.full_like(kwargs["timestep"], timestep)
+            # Tokens that image conditioning holds at t = 0 stay there.
+            moved = torch.where(kwargs["timestep"] > 0, timestep, kwargs["timestep"])
+            moved = moved.to(kwargs["timestep"].dtype)
             output: torch.Tensor = self.module(*args, **{**kwargs, "timestep": moved})[0]
             return output
         finally:

@@ -1,0 +1,42 @@
+"""What tests share. Models are made on demand: a test that needs none pays for none."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pipelines import Tiny
+
+    from sencache.models import Model
+    from sencache.profile import Profile
+
+# Read when torch is first imported. Tiny tensors on shared cores: idle threads must not spin for the next one.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(params=["wan", "cogvideox", "ltx"])
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """A fresh tiny random pipeline of each architecture in turn."""
+    import pipelines
+
+    return pipelines.ALL[request.param]()
+
+
+@pytest.fixture(scope="session")
+def bundled_profile() -> Profile:
+    """The profile that comes with tiny-wan."""
+    from sencache.profile import bundled_profile, load_profile
+
+    return load_profile(bundled_profile("tiny-wan.unipc-50"))
+
+
+@pytest.fixture(scope="session")
+def tiny_wan() -> Model:
+    """The bundled trained model."""
+    from sencache.models import load
+
+    return load("tiny-wan")

@@ -1,0 +1,185 @@
+"""A cache that never reuses changes nothing, and one that reuses does exactly what its formula says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from pipelines import Tiny
+
+from sencache.engine.attach import attach
+from sencache.models import Model
+from sencache.policies import Fixed, Full, Policy, SenCache
+from sencache.profile import Profile
+from sencache.schema import Request
+
+TARGETS = ("residual", "output", "delta")
+FORECASTS = ("hold", "linear")
+METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "unguided": {"guidance_scale": 1.0},
+    "two-prompts": {"batch": 2},
+    "two-prompts-unguided": {"batch": 2, "guidance_scale": 1.0},
+}
+
+
+def under(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[torch.Tensor, Any]:
+    with attach(tiny.pipe, policy) as trace:
+        latents = tiny(**changes)
+    return latents, trace
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_full_is_the_plain_pipeline(tiny: Tiny, variant: str) -> None:
+    latents, trace = under(tiny, Full(), **VARIANTS[variant])
+    assert trace.nfe == len(trace) == pipelines.STEPS
+    assert torch.equal(latents, tiny(**VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("forecast", FORECASTS)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_tolerance_zero_is_the_plain_pipeline(tiny: Tiny, method: str, target: Any, forecast: Any) -> None:
+    policy = replace(pipelines.exact(tiny.name)[method], target=target, forecast=forecast)
+    latents, trace = under(tiny, policy)
+    assert trace.nfe == pipelines.STEPS
+    assert torch.equal(latents, tiny())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tolerance_zero_with_other_guidance_and_batches(tiny: Tiny, variant: str) -> None:
+    policy = pipelines.exact(tiny.name)["sencache"]
+    latents, _ = under(tiny, policy, **VARIANTS[variant])
+    assert torch.equal(latents, tiny(**VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_tolerance_zero_in_half_precision(tiny: Tiny, target: Any) -> None:
+    tiny.pipe.transformer.to(torch.bfloat16)
+    embeds = {
+        name: value.bfloat16()
+        for name, value in tiny.arguments(1).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    latents, trace = under(tiny, replace(pipelines.exact(tiny.name)["sencache"], target=target), **embeds)
+    assert trace.nfe == pipelines.STEPS
+    assert torch.equal(latents, tiny(**embeds))
+
+
+def test_tolerance_zero_with_the_bundled_model(tiny_wan: Model, bundled_profile: Profile) -> None:
+    request = Request(
+        prompt="a red circle moving right", steps=8, height=64, width=64, frames=17, guidance_scale=4
+    )
+    encoded = tiny_wan.encode(request.prompt, "", request.guidance_scale)
+
+    def generate() -> torch.Tensor:
+        return torch.from_numpy(tiny_wan.generate(tiny_wan.pipe, encoded, request, output_type="latent"))
+
+    with attach(tiny_wan.pipe, SenCache(bundled_profile, tolerance=0, early_tolerance=0)) as trace:
+        cached = generate()
+    assert trace.nfe == request.steps
+    assert torch.equal(cached, generate())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_a_tolerance_every_method_reuses(tiny: Tiny, method: str) -> None:
+    """Keeps the tests above honest: the same methods do change the video once they may."""
+    latents, trace = under(tiny, pipelines.lively(tiny.name)[method])
+    assert 1 < trace.nfe < pipelines.STEPS
+    assert not torch.equal(latents, tiny())
+
+
+class Restated:
+    """Caching by the formulas, without any of the engine: wraps `forward` and the blocks of one transformer.
+
+    One entry per (branch, what); the branch is the position of the call within its step.
+    """
+
+    def __init__(self, tiny: Tiny, computed: tuple[int, ...], target: str, forecast: str) -> None:
+        self.tiny, self.computed, self.target = tiny, computed, target
+        self.depth = 2 if forecast == "linear" else 1
+        self.calls = 0
+        self.kept: dict[int, list[tuple[float, torch.Tensor]]] = {}
+        self.plain: dict[Any, Callable[..., Any]] = {}
+
+    def __enter__(self) -> Restated:
+        for module in (self.tiny.pipe.transformer, *self.tiny.blocks):
+            self.plain[module] = module.forward
+        self.tiny.pipe.transformer.forward = self.forward
+        for place, block in enumerate(self.tiny.blocks):
+            block.forward = self.block(place, block)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.plain:
+            del module.forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.step, self.branch = divmod(self.calls, self.tiny.branches)
+        self.calls += 1
+        self.timestep = float(self.tiny.pipe.scheduler.timesteps[self.step])
+        latent = kwargs["hidden_states"]
+        output = self.plain[self.tiny.pipe.transformer](*args, **kwargs)[0]
+        if self.target == "residual":
+            return (output,)
+        shift = latent if self.target == "delta" else torch.zeros(())
+        if self.step in self.computed:
+            self.keep(output - shift)
+            return (output,)
+        return (shift + self.expected(),)
+
+    def block(self, place: int, block: torch.nn.Module) -> Callable[..., Any]:
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if place == 0:
+                self.entered = hidden_states
+            last = place == len(self.tiny.blocks) - 1
+            out: Any
+            if self.step in self.computed or self.target != "residual":
+                out = self.plain[block](hidden_states, *args, **kwargs)
+                if last and self.target == "residual":
+                    self.keep((out[0] if isinstance(out, tuple) else out) - self.entered)
+                return out
+            hidden = self.entered + self.expected() if last else hidden_states
+            return (hidden, kwargs["encoder_hidden_states"]) if self.tiny.name == "cogvideox" else hidden
+
+        return forward
+
+    def keep(self, value: torch.Tensor) -> None:
+        self.kept[self.branch] = [*self.kept.get(self.branch, []), (self.timestep, value)][-self.depth :]
+
+    def expected(self) -> torch.Tensor:
+        """The straight line through the last two computed values, at this timestep; or the only one."""
+        (t_b, v_b), *older = reversed(self.kept[self.branch])
+        if not older:
+            return v_b
+        t_a, v_a = older[0]
+        return v_b + (self.timestep - t_b) * (v_b - v_a) / (t_b - t_a)
+
+
+@pytest.mark.parametrize("forecast", FORECASTS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_reuse_is_what_the_formulas_say(tiny: Tiny, target: Any, forecast: Any) -> None:
+    """Steps 1 and 2 hold the only value there is, 5 to 7 and 10 to 11 follow two computed steps each."""
+    computed = (0, 3, 4, 8, 9)
+    latents, trace = under(tiny, Fixed(steps=computed, target=target, forecast=forecast))
+    with Restated(tiny, computed, target, forecast):
+        restated = tiny()
+    assert trace.nfe == len(computed)
+    assert not torch.equal(latents, tiny())
+    if forecast == "hold":
+        assert torch.equal(latents, restated)
+    else:
+        # The same line, summed in another order.
+        torch.testing.assert_close(latents, restated, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_line_through_two_points_is_not_their_last(tiny: Tiny, target: Any) -> None:
+    held, _ = under(tiny, Fixed(interval=3, target=target))
+    drawn, _ = under(tiny, Fixed(interval=3, target=target, forecast="linear"))
+    assert not torch.allclose(held, drawn, rtol=1e-3, atol=1e-3)

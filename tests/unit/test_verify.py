@@ -1,0 +1,350 @@
+"""What `verify` accepts and what it finds: every number of a report, changed one at a time."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from sencache.comparison import compare
+from sencache.errors import SencacheError
+from sencache.models import Model
+from sencache.plan import parse_lanes
+from sencache.policies import Reason
+from sencache.profile import Profile
+from sencache.report import Report, load_report, write_report
+from sencache.schema import Request
+from sencache.verify import FindProfile, profile_file, verify
+
+Path = tuple[str | int, ...]
+
+# What was measured or is said of the run, and so cannot be derived from records and profile. `seconds` and
+# `decode_seconds` must still leave room for each other.
+DIGEST_ONLY = {
+    "request.seed",
+    "request.steps",
+    "request.height",
+    "request.width",
+    "request.frames",
+    "request.guidance_scale",
+    "request.nfe",
+    "lanes.transformer_calls",
+    "lanes.decode_seconds",
+    "lanes.seconds",
+    "lanes.cache_bytes",
+    "lanes.trace.drift",
+    "lanes.metrics.lpips",
+    "lanes.metrics.psnr",
+    "lanes.metrics.psnr_frames",
+    "lanes.metrics.ssim",
+    "lanes.metrics.identical_frames",
+    "lanes.metrics.per_frame.lpips",
+    "lanes.metrics.per_frame.psnr",
+    "lanes.metrics.per_frame.ssim",
+}
+# Settings that need not have made a difference to the decisions on record.
+IDLE_SETTINGS = "lanes.config."
+# Nothing in the report says which schedule the sampler lays out for fewer steps.
+OWN_SCHEDULE = {"lanes.trace.timestep", "lanes.trace.sigma"}
+SAMPLE = 3
+
+COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "preset": (
+        "fixed,sencache,magcache,teacache,easycache,control",
+        ("easycache.forced_first=2",),
+        {"preset": "fast", "steps": 14},
+    ),
+    "budget": (
+        "fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control",
+        ("easycache.forced_first=2",),
+        {"nfe": 7, "steps": 12},
+    ),
+    "settings": (
+        "fixed:steps=0+1+4,sencache:early_tolerance=0.7:early_fraction=0.5,"
+        "magcache:threshold=0.05:max_reuses=1:retention=0.1,teacache:threshold=0.3:forced_first=3:forced_last=2,"
+        "easycache:forced_first=2:forced_last=3:threshold=0.3,control:max_reuses=1:tolerance=0.4",
+        ("sencache.tolerance=0.6",),
+        {"steps": 12},
+    ),
+    "targets and forecasts": (
+        "fixed:target=output:interval=3,sencache:target=output:compute_last=true,"
+        "sencache:forecast=linear:target=delta:max_reuses=1,magcache:forecast=linear,teacache:target=output,"
+        "easycache:target=residual:forced_first=3:threshold=0.15,control:forecast=hold:tolerance=0.3",
+        ("sencache.tolerance=0.6",),
+        {"steps": 12, "guidance_scale": 1.0},
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and two test runs at once would fight over the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=COMPARISONS.values(), ids=COMPARISONS)
+def report(request: pytest.FixtureRequest, tiny_wan: Model, bundled_profile: Profile) -> Report:
+    typed, overrides, changes = request.param
+    size = {"height": 64, "width": 64, "frames": 5, "guidance_scale": 4.0}
+    asked = Request(prompt="a blue square", **{**size, **changes})
+    return list(compare(tiny_wan, asked, parse_lanes(typed, overrides), bundled_profile))[-1].report
+
+
+@pytest.fixture(scope="module")
+def one(report: Report) -> dict[str, Any]:
+    """The report as JSON data."""
+    data: dict[str, Any] = json.loads(report.to_json())
+    return data
+
+
+@pytest.fixture(scope="module")
+def find(bundled_profile: Profile) -> FindProfile:
+    return profile_file(bundled_profile)
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, float]]:
+    """Every number and where it is."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, (*path, index))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path, value
+
+
+def field_of(path: Path) -> str:
+    return ".".join(part for part in path if isinstance(part, str))
+
+
+def sampled(data: dict[str, Any]) -> Iterator[tuple[Path, float]]:
+    """The first, middle and last number of every field of every lane."""
+    groups: dict[tuple[Any, str], list[tuple[Path, float]]] = defaultdict(list)
+    for path, value in leaves(data):
+        groups[path[1] if path[0] == "lanes" else None, field_of(path)].append((path, value))
+    for found in groups.values():
+        yield from {path: (path, value) for path, value in found[:: max(1, len(found) // SAMPLE)]}.values()
+        yield found[-1]
+
+
+def changed(data: dict[str, Any], path: Path, value: Any) -> Report:
+    """The report with `value` at `path`, read as `load_report` reads it, its digest as it was."""
+    other = copy.deepcopy(data)
+    place: Any = other
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    return Report.model_validate_json(json.dumps(other))
+
+
+def slightly(value: float) -> float:
+    if isinstance(value, int):
+        return value + 1
+    return value * (1 + 1e-6) if value else 1e-6
+
+
+def problems_of(report: Report, find: FindProfile) -> list[str]:
+    """What `verify` says; a report whose settings cannot have been run is refused, which says as much."""
+    try:
+        return verify(report, find)
+    except SencacheError as error:
+        return [str(error)]
+
+
+def lanes_of(data: dict[str, Any], method: str) -> list[int]:
+    return [i for i, lane in enumerate(data["lanes"]) if lane["method"] == method]
+
+
+# ---- what compare writes holds
+
+
+def test_every_caching_lane_has_something_to_verify(report: Report) -> None:
+    for lane in report.lanes:
+        if lane.config:
+            assert 1 < lane.nfe < lane.steps, f"{lane.name} decides nothing"
+
+
+def test_a_report_holds(report: Report, find: FindProfile) -> None:
+    assert verify(report) == []
+    assert verify(report, find) == []
+
+
+def test_a_report_holds_once_written_and_read(report: Report, tmp_path: Any) -> None:
+    write_report(report, tmp_path / "report.json")
+    again = load_report(tmp_path / "report.json")
+    assert again == report
+    assert verify(again) == []
+
+
+# ---- one number changed
+
+
+def test_any_changed_number_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
+    fields = {field_of(path) for path, _ in leaves(one)}
+    assert len(fields) > 40
+    unread = {"lanes.config.max_reuses"}  # see test_a_cap_that_was_lowered_is_a_problem_not_a_crash
+    for path, value in sampled(one):
+        if field_of(path) not in unread:
+            assert problems_of(changed(one, path, slightly(value)), find), path
+
+
+def test_any_last_digit_is_under_the_digest(one: dict[str, Any], report: Report) -> None:
+    for path, value in sampled(one):
+        other = value + 1 if isinstance(value, int) else math.nextafter(value, math.inf)
+        assert changed(one, path, other).content_digest() != report.digest, path
+
+
+def test_replay_notices_what_the_digest_was_made_to_cover(one: dict[str, Any], find: FindProfile) -> None:
+    """A forger who seals the report again is found out wherever a number follows from others."""
+    unnoticed = {
+        (one["lanes"][path[1]]["method"] if path[0] == "lanes" else None, field_of(path))
+        for path, value in sampled(one)
+        if not problems_of(changed(one, path, slightly(value)).sealed(), find)
+    }
+    derived = {
+        (method, name)
+        for method, name in unnoticed
+        if name not in DIGEST_ONLY
+        and not name.startswith(IDLE_SETTINGS)
+        and not (method == "fewer-steps" and name in OWN_SCHEDULE)
+    }
+    assert derived == set()
+
+
+def test_only_the_digest_protects_what_was_measured(one: dict[str, Any], find: FindProfile) -> None:
+    """The list above is no longer than it must be."""
+    present = {field_of(path) for path, _ in leaves(one)}
+    for name in DIGEST_ONLY & present:
+        path, value = next((p, v) for p, v in leaves(one) if field_of(p) == name)
+        assert verify(changed(one, path, slightly(value)).sealed(), find) == [], name
+
+
+# ---- one word changed
+
+
+def test_a_flipped_decision_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
+    other = {"compute": "reuse", "reuse": "compute"}
+    for lane, step in every_record(one):
+        path = ("lanes", lane, "trace", step, "decision")
+        flipped = other[one["lanes"][lane]["trace"][step]["decision"]]
+        assert any("decision is" in p for p in verify(changed(one, path, flipped).sealed(), find)), path
+
+
+def test_another_reason_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
+    for lane, step in every_record(one):
+        was = one["lanes"][lane]["trace"][step]["reason"]
+        for reason in set(get_args(Reason)) - {was, "no_cache"}:
+            path = ("lanes", lane, "trace", step, "reason")
+            assert verify(changed(one, path, reason).sealed(), find), (path, reason)
+
+
+def test_a_missing_cache_cannot_be_claimed_for_a_reused_step(one: dict[str, Any], find: FindProfile) -> None:
+    for lane, step in every_record(one):
+        if one["lanes"][lane]["trace"][step]["decision"] == "reuse":
+            path = ("lanes", lane, "trace", step, "reason")
+            assert verify(changed(one, path, "no_cache").sealed(), find), path
+
+
+def every_record(data: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    return (
+        (i, j) for i, lane in enumerate(data["lanes"]) for j in range(len(lane["trace"])) if lane["config"]
+    )
+
+
+def test_a_dropped_step_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
+    for index, lane in enumerate(one["lanes"]):
+        for step in (0, len(lane["trace"]) // 2, len(lane["trace"]) - 1):
+            trace = lane["trace"][:step] + lane["trace"][step + 1 :]
+            assert verify(changed(one, ("lanes", index, "trace"), trace).sealed(), find), (lane["name"], step)
+
+
+def test_a_knob_is_noticed_wherever_it_was_used(one: dict[str, Any], find: FindProfile) -> None:
+    knobs = {"sencache": "tolerance", "magcache": "threshold", "teacache": "threshold"}
+    knobs |= {"easycache": "threshold", "control": "tolerance"}
+    for method, knob in knobs.items():
+        for lane in lanes_of(one, method):
+            path = ("lanes", lane, "config", knob)
+            report = changed(one, path, slightly(one["lanes"][lane]["config"][knob])).sealed()
+            assert any("tolerance is" in problem for problem in verify(report, find)), path
+
+
+def test_a_problem_says_where_and_what(one: dict[str, Any], find: FindProfile) -> None:
+    lane = lanes_of(one, "sencache")[0]
+    name, trace = one["lanes"][lane]["name"], one["lanes"][lane]["trace"]
+    step, record = next((i, r) for i, r in enumerate(trace) if r["score"] is not None)
+    problems = verify(changed(one, ("lanes", lane, "trace", step, "score"), 12.5), find)
+    assert f"{name}: step {step}: score is 12.5 on record, {record['score']} when replayed" in problems
+    assert "the digest is not that of the content: something was changed after the run" in problems
+    assert len(problems) == 2
+
+
+# ---- another profile
+
+
+def other_profile(profile: Profile) -> Profile:
+    assert profile.magcache is not None
+    ratios = (1.0, 0.5, *profile.magcache.ratios[2:])
+    return profile.model_copy(update={"magcache": profile.magcache.model_copy(update={"ratios": ratios})})
+
+
+def test_another_profile_is_refused_by_its_hash(report: Report, bundled_profile: Profile) -> None:
+    other = other_profile(bundled_profile)
+    expected = (
+        rf"sha256 {bundled_profile.sha256[:12]}…, the one given has {other.sha256[:12]}…; give the profile"
+    )
+    with pytest.raises(SencacheError, match=expected):
+        verify(report, profile_file(other))
+
+
+def test_the_wrong_constants_are_noticed(report: Report, bundled_profile: Profile) -> None:
+    problems = verify(report, lambda _: other_profile(bundled_profile))
+    assert any(problem.startswith("magcache: step ") for problem in problems)
+
+
+def test_a_profile_that_is_not_bundled_is_asked_for(one: dict[str, Any]) -> None:
+    lane = lanes_of(one, "magcache")[0]
+    report = changed(one, ("lanes", lane, "profile", "sha256"), "0" * 64)
+    with pytest.raises(SencacheError, match=r"no bundled profile has sha256 0{12}… .*--profile"):
+        verify(report)
+
+
+# ---- reports that no comparison wrote
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="replay reads signals that the record does not hold")
+def test_a_cap_that_was_lowered_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
+    for lane in lanes_of(one, "sencache"):
+        for cap in (1, 2, 4):
+            verify(changed(one, ("lanes", lane, "config", "max_reuses"), cap), find)
+    lane = lanes_of(one, "sencache")[0]
+    scored = next(i for i, r in enumerate(one["lanes"][lane]["trace"]) if r["signals"])
+    assert verify(changed(one, ("lanes", lane, "trace", scored, "signals"), {}), find)
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="verify takes it that there is a full run")
+def test_a_report_without_a_full_run_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
+    assert verify(changed(one, ("lanes",), one["lanes"][1:]), find)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="counts and means are not compared with what they are counts and means of"
+)
+@pytest.mark.parametrize(
+    "name",
+    ["request.steps", "lanes.metrics.lpips", "lanes.metrics.ssim", "lanes.metrics.identical_frames"],
+)
+def test_what_follows_from_the_rest_of_the_report_is_checked(
+    one: dict[str, Any], find: FindProfile, name: str
+) -> None:
+    path, value = next((p, v) for p, v in leaves(one) if field_of(p) == name)
+    assert verify(changed(one, path, slightly(value)).sealed(), find)
