@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sencache.models import Model
     from sencache.profile import Profile
 
-# Read when torch is first imported. Tiny tensors on shared cores: idle threads must not spin for the next one.
+# Read when torch is first imported. Tiny tensors, shared cores: idle threads must not spin for the next one.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/quality.py --out quality.json
 
 For each held-out prompt (heldout_prompts.txt, in no calibration and no tuning) and each budget, one
-comparison with `--nfe`: every knob is set for the budget on that prompt's full run, so that all lanes cost the
+comparison with `--nfe`: every knob is set for the budget on that prompt's full run, so all lanes cost the
 same. Prints Markdown tables with mean and worst clip, and writes every single value.
 """
 

@@ -15,8 +15,8 @@ from sencache.errors import SencacheError
 from sencache.policies import Decision, MagCache, Schedule
 from sencache.profile import Profile
 
-# Zehong-Ma/MagCache @ df81cb1 (Apache-2.0), MagCache4Wan2.1/magcache_generate.py, lines 912, 910, 1002, 1004 and
-# 1142: the conditional calls' ratios, every second value of each list.
+# Zehong-Ma/MagCache @ df81cb1 (Apache-2.0), MagCache4Wan2.1/magcache_generate.py, lines 912, 910, 1002, 1004
+# and 1142: the conditional calls' ratios, every second value of each list.
 PUBLISHED = {
     "wan2.1-t2v-1.3b": """
         1.0 1.0124 1.00166 0.99791 0.99682 0.99634 0.99567 0.99416 0.99578 0.9957 0.99511 0.99535 0.99552
@@ -74,8 +74,8 @@ def official(
 ) -> tuple[list[int], list[int]]:
     """The steps that the script computes in the conditional and in the unconditional branch.
 
-    It counts the 2N calls of a run, c = 2i + branch, and keeps (g, E, m) per branch. In the first step there is
-    no residual to reuse, whatever the retention.
+    It counts the 2N calls of a run, c = 2i + branch, and keeps (g, E, m) per branch. In the first step there
+    is no residual to reuse, whatever the retention.
     """
     ran: tuple[list[int], list[int]] = [], []
     norm_ratio, error, skipped = [1.0, 1.0], [0.0, 0.0], [0, 0]
@@ -110,7 +110,7 @@ def both_branches(ratios: list[float]) -> list[float]:
         ("wan2.1-vace-1.3b", 0.02, 3, [*range(10), 13, 17, 21, 24, 27, 30, 33, 35, 37, 39, *range(41, 50)]),
     ],
 )
-def test_published_presets_compute_the_published_steps(model, threshold, most, computed):
+def test_published_presets_compute_these_steps(model, threshold, most, computed):
     """Wan 2.1 1.3B slow and fast are the 25 and 21 of 50 that the SenCache paper reports for MagCache."""
     assert schedule_of(RATIOS[model], threshold=threshold, max_reuses=most, retention=0.2) == computed
 
