@@ -29,11 +29,12 @@ def match_nfe(
     if policy.knob is None or policy.knob in given:
         return policy
     cost = _cost(recordings)
-    best = policy
+    best, floor = policy, math.inf
     for candidate in _relaxed(policy, steps, given):
         best = min(best, _search(candidate, nfe, cost), key=lambda p: abs(cost(p) - nfe))
-        if cost(best) <= nfe + 0.5 or cost(_set(candidate, LOOSEST)) <= nfe:
-            return best
+        before, floor = floor, cost(_set(candidate, LOOSEST))
+        if cost(best) <= nfe + 0.5 or floor <= nfe or floor == before:
+            break
     return best
 
 
@@ -67,8 +68,8 @@ def _search(policy: Policy, nfe: int, cost: Callable[[Policy], float]) -> Policy
     """
     ratio = (LOOSEST / TIGHTEST) ** (1 / (COARSE - 1))
     grid = [_rounded(TIGHTEST * ratio**k) for k in range(COARSE)]
-    tried = [(value, cost(_set(policy, value))) for value in grid]
-    low = max((value for value, reached in tried if reached >= nfe), default=grid[0])
+    tried = [(value, cost(_set(policy, value))) for value in (0.0, *grid)]
+    low = max((value for value, reached in tried if value and reached >= nfe), default=grid[0])
     high = min((value for value in grid if value > low), default=grid[-1])
     for _ in range(FINE):
         middle = _rounded(math.sqrt(low * high))

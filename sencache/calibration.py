@@ -22,23 +22,23 @@ import numpy as np
 import torch
 
 from sencache.budget import match_nfe
-from sencache.engine.architectures import architecture_of
-from sencache.engine.attach import attach
-from sencache.engine.sensors import Scene, relative_l1, rms
-from sencache.errors import SencacheError
-from sencache.models import Model
-from sencache.policies import METHODS, Fixed, Full, Policy, make_policy, uses_profile
-from sencache.profile import (
+from sencache.constants import (
     Calibration,
     MagnitudeRatios,
     ModelId,
-    Profile,
     Provenance,
     SamplerSchedule,
     SensitivityTable,
     Shape,
     TeaCacheFit,
 )
+from sencache.engine.architectures import architecture_of
+from sencache.engine.attach import attach
+from sencache.engine.sensors import Scene, relative_l1, rms
+from sencache.errors import SencacheError
+from sencache.models import Model
+from sencache.policies import METHODS, Fixed, Full, Policy, make_policy, uses_profile
+from sencache.profile import Profile
 from sencache.recording import Recorder, Recording, simulate
 from sencache.schema import Request
 from sencache.versions import versions
@@ -217,6 +217,7 @@ def _profile(model: Model, request: Request, probes: Sequence[Probe], calibratio
     schedule, scheduler = first.schedule, model.pipe.scheduler
     config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     profile = Profile(
+        schema_="sencache.profile/1",
         model=ModelId(id=info.id, revision=info.revision, architecture=model.spec.architecture),
         schedule=SamplerSchedule(
             scheduler=type(scheduler).__name__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from sencache.errors import SencacheError
-from sencache.files import staged
+from sencache.files import atomic, staged
 
 app = typer.Typer(
     help="Step caching for video diffusion transformers: compare methods, calibrate, verify reports.",
@@ -150,9 +151,8 @@ def _request(spec: Any, **asked: Any) -> Any:
         return Request(**{**defaults, **{name: value for name, value in asked.items() if value is not None}})
     except ValidationError as error:
         where, value, problem = first_problem(error)
-        raise SencacheError(
-            f"{where} is {value}: {problem.lower()}; correct --{where.replace('_', '-')}"
-        ) from None
+        option = {"guidance_scale": "guidance"}.get(where, where)
+        raise SencacheError(f"{option} is {value}: {problem.lower()}; correct --{option}") from None
 
 
 def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: Any) -> Any:
@@ -197,12 +197,14 @@ def calibrate(
     spec = catalogue.model_spec(model)
     texts = read_prompts(prompts) if prompts else spec.calibration_prompts
     request = _request(spec, prompt=texts[0], steps=steps, seed=seed)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    for text in texts:
+        catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
+    console = Console(stderr=True)
+    with atomic(out) as temporary, Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("calibrating", total=samples * request.steps)
-        profile = measure(
-            catalogue.load(model, device), request, texts, samples, on_step=lambda: bar.advance(task)
-        )
-    write_profile(profile, out)
+        loaded = catalogue.load(model, device)
+        profile = measure(loaded, request, texts, samples, on_step=lambda: bar.advance(task))
+        write_profile(profile, temporary)
     typer.echo(f"wrote {out}, sha256 {profile.sha256}")
 
 
@@ -254,7 +256,8 @@ def schema(
 @profiles_app.command("list")
 def profiles_list(as_json: Json = False) -> None:
     """List the bundled profiles."""
-    from sencache.profile import bundled_profiles, load_profile
+    from sencache.library import bundled_profiles
+    from sencache.profile import load_profile
     from sencache.tables import profiles_table
 
     loaded = {name: load_profile(path) for name, path in bundled_profiles().items()}
@@ -280,9 +283,10 @@ def profiles_validate(file: Annotated[Path, typer.Argument(help="A profile file.
 
 
 def _find_profile(name: str) -> Any:
-    from sencache.profile import bundled_profile, load_profile
+    from sencache.library import bundled_profile
+    from sencache.profile import load_profile
 
-    return load_profile(name if Path(name).is_file() else bundled_profile(name))
+    return load_profile(name if os.path.isfile(name) else bundled_profile(name))
 
 
 def _print_json(value: Any) -> None:

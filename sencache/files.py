@@ -1,4 +1,4 @@
-"""Writing files so that no one ever sees half of one."""
+"""Writing files so that no one ever sees half of one, and nothing is left behind when it fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sencache.errors import SencacheError
@@ -16,45 +16,69 @@ from sencache.errors import SencacheError
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside `path`, moved there when the block ends and removed when it raises.
 
-    Missing folders are made. Raises SencacheError when the place cannot be written.
+    Missing folders are made. Raises SencacheError, before the block runs, when the place cannot be written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".partial{path.suffix}")
+    with _folder(path.parent, path):
+        with _refusing(path):
+            if path.is_dir():
+                raise IsADirectoryError(0, "it is a folder")
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".partial{path.suffix}")
         os.close(handle)
-    except OSError as error:
-        raise SencacheError(f"cannot write {path} ({error.strerror}); choose a writable folder") from None
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden folder inside `folder`, whose files move up when the block ends and vanish when it raises.
 
-    `folder` is made if missing, and removed again on failure if it was made here. Raises SencacheError when
-    it cannot be written, before any work is done.
+    Folders made here are removed again on failure. Raises SencacheError when the place cannot be written,
+    before the block runs, and when a folder is in the way of a file, before any file is moved.
     """
     folder = Path(folder)
-    existed = folder.exists()
-    try:
+    with _folder(folder, folder):
+        with _refusing(folder):
+            stage = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
+        try:
+            yield stage
+            _move_all(stage, folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move_all(stage: Path, folder: Path) -> None:
+    moves = [(path, folder / path.name) for path in sorted(stage.iterdir())]
+    for _, target in moves:
+        if target.is_dir():
+            raise SencacheError(f"cannot write {target} (it is a folder); remove it or choose another folder")
+    for path, target in moves:
+        os.replace(path, target)
+
+
+@contextmanager
+def _folder(folder: Path, asked: Path) -> Iterator[None]:
+    """`folder` made where missing; on failure every folder made here goes again, innermost first."""
+    with _refusing(asked):
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
-    except OSError as error:
-        raise SencacheError(
-            f"cannot write into {folder} ({error.strerror}); choose a writable folder"
-        ) from None
     try:
-        yield stage
-        for path in sorted(stage.iterdir()):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for place in missing:
+                place.rmdir()
+        raise
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SencacheError(f"cannot write {path} ({error.strerror}); choose a writable folder") from None

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from sencache.errors import SencacheError
-from sencache.profile import Profile, bundled_profile, load_profile
+from sencache.library import bundled_profile
+from sencache.profile import Profile, load_profile
 from sencache.schema import MAX_PROMPT, ModelInfo, Request
 
 ASSETS = Path(__file__).parent / "assets"
@@ -51,6 +52,7 @@ class ModelSpec:
     guidance_scale: float
     size_multiple: int
     temporal_factor: int
+    min_side: int
     max_side: int
     max_frames: int
     max_sequence_length: int
@@ -75,6 +77,7 @@ MODELS = {
             guidance_scale=4.0,
             size_multiple=16,
             temporal_factor=4,
+            min_side=32,
             max_side=256,
             max_frames=81,
             max_sequence_length=32,
@@ -112,10 +115,8 @@ def check_request(spec: ModelSpec, request: Request) -> None:
     """
     if not request.prompt.strip():
         raise SencacheError("the prompt is empty; describe the video in a few words")
-    for name in ("prompt", "negative_prompt"):
-        length = len(getattr(request, name))
-        if length > MAX_PROMPT:
-            raise SencacheError(f"the {name} has {length:,} characters; shorten it to at most {MAX_PROMPT:,}")
+    _check_text("prompt", request.prompt)
+    _check_text("negative prompt", request.negative_prompt)
     if request.nfe is not None and request.nfe > request.steps:
         raise SencacheError(
             f"a budget of {request.nfe} evaluations exceeds the {request.steps} steps; lower it"
@@ -125,9 +126,16 @@ def check_request(spec: ModelSpec, request: Request) -> None:
     _check_side(spec, "width", request.width)
 
 
+def _check_text(name: str, text: str) -> None:
+    if len(text) > MAX_PROMPT:
+        raise SencacheError(f"the {name} has {len(text):,} characters; shorten it to at most {MAX_PROMPT:,}")
+    if text != text.encode("utf-8", "replace").decode():
+        raise SencacheError(f"the {name} {text[:20]!r} is not valid text; type it again")
+
+
 def _check_frames(spec: ModelSpec, frames: int) -> None:
     factor = spec.temporal_factor
-    if frames % factor == 1 and frames <= spec.max_frames:
+    if frames % factor == 1 and 1 <= frames <= spec.max_frames:
         return
     nearest = min(max(round((frames - 1) / factor) * factor + 1, 1), spec.max_frames)
     raise SencacheError(
@@ -138,12 +146,12 @@ def _check_frames(spec: ModelSpec, frames: int) -> None:
 
 def _check_side(spec: ModelSpec, name: str, value: int) -> None:
     multiple = spec.size_multiple
-    if value % multiple == 0 and multiple <= value <= spec.max_side:
+    if value % multiple == 0 and spec.min_side <= value <= spec.max_side:
         return
-    nearest = min(max(round(value / multiple) * multiple, multiple), spec.max_side)
+    nearest = min(max(round(value / multiple) * multiple, spec.min_side), spec.max_side)
     raise SencacheError(
         f"{spec.key} cannot make a {name} of {value} pixels; "
-        f"use a multiple of {multiple} up to {spec.max_side}, for example {nearest}"
+        f"use a multiple of {multiple} from {spec.min_side} to {spec.max_side}, for example {nearest}"
     )
 
 
@@ -215,11 +223,15 @@ def load(key: str, device: str = "cpu") -> Model:
     spec = model_spec(key)
     target = _device(device)
     dtype = torch.float32 if target.type == "cpu" else torch.bfloat16
-    if not (spec.source / "model_index.json").is_file():
-        raise SencacheError(f"the weights of {key} are missing from {spec.source}; install the package again")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pipe = _load_pipeline(spec.source, dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipe = _load_pipeline(spec.source, dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise SencacheError(
+            f"the weights of {key} cannot be read ({reason}); install the package again"
+        ) from None
     pipe.set_progress_bar_config(disable=True)
     return Model(spec, pipe.to(target), target, dtype)
 
@@ -238,7 +250,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SencacheError(f"unknown device {name!r}; use cpu or cuda") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise SencacheError(f"unknown device {name!r}; use cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SencacheError(
             f"device {name!r} is not available here; use cpu or install a CUDA build of torch"

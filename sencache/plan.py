@@ -69,7 +69,10 @@ def _with_baselines(lanes: list[LaneSpec]) -> list[LaneSpec]:
 def _parse_lane(text: str) -> tuple[str, dict[str, Any]]:
     method, *options = text.split(":")
     _check_method(method)
-    return method, dict(_parse_setting(method, option) for option in options)
+    given = [_parse_setting(method, option) for option in options]
+    if len(dict(given)) < len(given):
+        raise SencacheError(f"lane {text!r} gives a setting twice; give it once")
+    return method, dict(given)
 
 
 def _overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -112,9 +115,10 @@ def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Plan
 
     Raises SencacheError for settings out of range, an unknown preset or a method whose profile is missing.
     """
+    preset = _preset(spec.method, request.preset, profile)
     if spec.method in (REFERENCE, FEWER_STEPS):
         return Planned(spec, Full(), request.steps)
-    config = {**_preset(spec.method, request.preset, profile), **spec.given}
+    config = {**preset, **spec.given}
     policy = make_policy(spec.method, config, profile if uses_profile(spec.method) else None)
     policy.check(request.steps)
     return Planned(spec, policy, request.steps)

@@ -116,6 +116,7 @@ class LaneProgress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._computed: dict[str, int] = {}

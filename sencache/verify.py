@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from statistics import fmean
 
 from sencache.engine.trace import Record
 from sencache.errors import SencacheError
+from sencache.library import bundled_profiles
 from sencache.plan import FEWER_STEPS, REFERENCE
 from sencache.policies import Full, Policy, Schedule, make_policy
-from sencache.profile import Profile, bundled_profiles, load_profile
+from sencache.profile import Profile, load_profile
 from sencache.report import Lane, ProfileRef, Report
 
 FindProfile = Callable[[ProfileRef], Profile]
@@ -58,7 +60,16 @@ def bundled_by_hash(reference: ProfileRef) -> Profile:
 
 
 def _lane_problems(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:
-    for problem in (*_replayed(lane, find), *_sums(lane, report), *_schedule(lane, report)):
+    full = next((other for other in report.lanes if other.method == REFERENCE), None)
+    if full is None:
+        yield f"{lane.name}: there is no full run to hold it against"
+        return
+    for problem in (
+        *_replayed(lane, find),
+        *_sums(lane, full),
+        *_schedule(lane, full, report),
+        *_means(lane),
+    ):
         yield f"{lane.name}: {problem}"
 
 
@@ -72,7 +83,11 @@ def _replayed(lane: Lane, find: FindProfile) -> Iterator[str]:
             yield f"record {index} says it is step {record.step}"
             return
         step = schedule.step(index)
-        decision = rule.decide(step, partial(dict, record.signals), cached=record.reason != "no_cache")
+        try:
+            decision = rule.decide(step, partial(dict, record.signals), cached=record.reason != "no_cache")
+        except (KeyError, ArithmeticError) as error:
+            yield f"step {index}: its signals do not allow a decision ({error!r})"
+            return
         yield from _differences(record, Record.of(step, decision))
 
 
@@ -89,9 +104,8 @@ def _differences(recorded: Record, replayed: Record) -> Iterator[str]:
             yield f"step {recorded.step}: {name} is {was} on record, {is_now} when replayed"
 
 
-def _sums(lane: Lane, report: Report) -> Iterator[str]:
+def _sums(lane: Lane, full: Lane) -> Iterator[str]:
     computed = sum(record.decision == "compute" for record in lane.trace)
-    full = next(other for other in report.lanes if other.method == REFERENCE)
     expected = {
         "steps": len(lane.trace),
         "nfe": computed,
@@ -99,18 +113,35 @@ def _sums(lane: Lane, report: Report) -> Iterator[str]:
         "denoise_seconds": sum(record.seconds or 0.0 for record in lane.trace),
         "speedup": full.denoise_seconds / lane.denoise_seconds if lane.denoise_seconds else math.inf,
     }
-    for name, value in expected.items():
-        if not math.isclose(getattr(lane, name), value, rel_tol=1e-9, abs_tol=1e-12):
-            yield f"{name} is {getattr(lane, name)}, but its trace gives {value}"
+    yield from _unequal(expected, lane)
     if lane.denoise_seconds + lane.decode_seconds > lane.seconds * (1 + 1e-9):
         yield f"seconds is {lane.seconds}, less than denoising and decoding together"
 
 
-def _schedule(lane: Lane, report: Report) -> Iterator[str]:
-    """Lanes of as many steps visit the same timesteps and sigmas as the full run."""
-    full = next(other for other in report.lanes if other.method == REFERENCE)
+def _unequal(expected: dict[str, float], holder: object) -> Iterator[str]:
+    for name, value in expected.items():
+        if not math.isclose(getattr(holder, name), value, rel_tol=1e-6, abs_tol=1e-9):
+            yield f"{name} is {getattr(holder, name)}, but its parts give {value}"
+
+
+def _schedule(lane: Lane, full: Lane, report: Report) -> Iterator[str]:
+    """The full run took the steps asked for; lanes of as many steps visit the same timesteps and sigmas."""
+    if lane is full and lane.steps != report.request.steps:
+        yield f"it took {lane.steps} steps, {report.request.steps} were asked for"
     if len(lane.trace) != len(full.trace):
         return
     for mine, reference in zip(lane.trace, full.trace, strict=True):
         if (mine.timestep, mine.sigma) != (reference.timestep, reference.sigma):
             yield f"step {mine.step} is at timestep {mine.timestep}, the full run at {reference.timestep}"
+
+
+def _means(lane: Lane) -> Iterator[str]:
+    if lane.metrics is None:
+        return
+    frames = lane.metrics.per_frame
+    expected = {
+        "lpips": fmean(frames["lpips"]),
+        "ssim": fmean(frames["ssim"]),
+        "identical_frames": frames["psnr"].count(None),
+    }
+    yield from _unequal(expected, lane.metrics)

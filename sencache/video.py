@@ -126,6 +126,8 @@ def write_mp4(path: str | Path, frames: Frames, fps: float, min_side: int = 256)
     try:
         with atomic(path) as partial:
             _encode(partial, pixels, fps)
+            if not partial.stat().st_size:
+                raise RuntimeError("ffmpeg wrote nothing")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise SencacheError(
             f"The video {path} could not be written ({_reason(error)}); "

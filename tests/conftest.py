@@ -29,7 +29,8 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 @pytest.fixture(scope="session")
 def bundled_profile() -> Profile:
     """The profile that comes with tiny-wan."""
-    from sencache.profile import bundled_profile, load_profile
+    from sencache.library import bundled_profile
+    from sencache.profile import load_profile
 
     return load_profile(bundled_profile("tiny-wan.unipc-50"))
 

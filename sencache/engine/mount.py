@@ -189,19 +189,21 @@ class Mount:
         if call.opens and scene is not None:
             scene.residual, scene.output = call.residual, output
             scene.history, scene.value = call.history, value
-            scene.rerun = lambda timestep: self._rerun(timestep, args, kwargs)
+            scene.rerun = lambda timestep: self._rerun(scene.step.timestep, timestep, args, kwargs)
             run.computed(scene)
         if value is not None:
             call.history.put(call.turn.step.timestep, value)
             run.measure()
 
-    def _rerun(self, timestep: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    def _rerun(
+        self, now: float, timestep: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> torch.Tensor:
         """The network on the same input at another timestep, all blocks, nothing recorded."""
+        given = kwargs["timestep"]
+        # Tokens that image conditioning holds at another timestep stay there.
+        moved = torch.where(given == torch.as_tensor(now).to(given), timestep, given).to(given.dtype)
         self.rerunning = True
         try:
-            # Tokens that image conditioning holds at t = 0 stay there.
-            moved = torch.where(kwargs["timestep"] > 0, timestep, kwargs["timestep"])
-            moved = moved.to(kwargs["timestep"].dtype)
             output: torch.Tensor = self.module(*args, **{**kwargs, "timestep": moved})[0]
             return output
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,12 +26,12 @@ METHODS: dict[str, type[Policy]] = {
 
 def uses_profile(method: str) -> bool:
     """Whether `method` needs a calibrated profile."""
-    return "profile" in METHODS[method].__dataclass_fields__
+    return any(field.name == "profile" for field in fields(METHODS[method]))
 
 
 def settings(method: str) -> list[str]:
     """The names that `method` can be configured with."""
-    return [name for name in METHODS[method].__dataclass_fields__ if name != "profile"]
+    return [field.name for field in fields(METHODS[method]) if field.name != "profile"]
 
 
 def make_policy(method: str, config: dict[str, Any], profile: Profile | None = None) -> Policy:

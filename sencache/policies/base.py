@@ -175,15 +175,19 @@ class Policy(ABC):
         """
         return None
 
+    @property
+    def extrapolates(self) -> bool:
+        """Whether distances in t between computed steps are divided by, so that they must not be zero."""
+        return self.forecast == "linear"
+
     def start(self, schedule: Schedule) -> Rule:
-        """The rule for one run over `schedule`; raises SencacheError where the method cannot be applied to
-        it.
+        """The rule for one run over `schedule`; raises SencacheError where the method cannot be
+        applied to it.
         """
-        if self.forecast == "linear" and len(set(schedule.timesteps)) < len(schedule):
+        if self.extrapolates and len(set(schedule.timesteps)) < len(schedule):
             raise SencacheError(
-                f"{self.name} with forecast=linear cannot extrapolate in t because the scheduler repeats "
-                f"timesteps; "
-                "use forecast=hold or a scheduler that visits each timestep once"
+                f"{self.name} with forecast={self.forecast} cannot extrapolate in t because the scheduler "
+                "repeats timesteps; use a scheduler that visits each once, or another method that holds"
             )
         return self._rule(schedule)
 

@@ -50,6 +50,11 @@ class Control(Policy):
     max_reuses: AtLeastOne = 6
     forecast: Forecast = field(default="linear", kw_only=True)
 
+    @property
+    def extrapolates(self) -> bool:
+        """Always: also with `hold` the error is."""
+        return True
+
     def _rule(self, schedule: Schedule) -> Rule:
         return _Rule(self)
 

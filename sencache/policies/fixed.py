@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from sencache.errors import SencacheError
-from sencache.policies.base import STRICT, AtLeastOne, Policy, Rule, Schedule, Signals, Step, Verdict
+from sencache.policies.base import STRICT, AtLeastOne, Policy, Reason, Rule, Schedule, Signals, Step, Verdict
 
 StepIndex = Annotated[int, Field(ge=0, le=999)]
 
@@ -31,8 +31,11 @@ class Fixed(Policy):
     steps: tuple[StepIndex, ...] | None = None
 
     def spread(self, steps: int, nfe: int) -> Policy:
-        """`nfe` steps at even distances, beginning with the first."""
-        return replace(self, steps=tuple(i * steps // nfe for i in range(nfe)))
+        """`nfe` steps: the first `forced_first`, the others at even distances over the rest."""
+        first = min(self.forced_first, nfe)
+        rest = nfe - first + 1
+        even = (first - 1 + i * (steps - first + 1) // rest for i in range(1, rest))
+        return replace(self, steps=(*range(first), *even))
 
     def check(self, steps: int) -> None:
         """Raises SencacheError when the list names a step beyond the run's."""
@@ -58,5 +61,8 @@ class _Rule(Rule):
         super().__init__()
         self.steps = steps
 
+    def required(self, step: Step) -> Reason | None:
+        return "scheduled" if step.index in self.steps else None
+
     def judge(self, step: Step, signals: Signals) -> Verdict:
-        return Verdict(step.index not in self.steps, "scheduled")
+        return Verdict(True, "scheduled")

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from sencache.constants import Sensitivities
 from sencache.policies.base import (
     STRICT,
     AtLeastOne,
@@ -20,7 +21,7 @@ from sencache.policies.base import (
     Step,
     Verdict,
 )
-from sencache.profile import Profile, Sensitivities
+from sencache.profile import Profile
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -71,7 +72,8 @@ class _Rule(Rule):
         dx, dt = signals["dx_rms"], abs(step.timestep - self.reference.timestep)
         score = self.alpha_x * dx + self.alpha_t * dt
         tolerance = self._tolerance(step)
-        reuse = score <= tolerance
+        # At tolerance 0 a table that holds a 0 must not pass a latent that has moved.
+        reuse = score <= tolerance and (tolerance > 0 or (dx == 0 and dt == 0))
         seen = {"dx_rms": dx, "dt": dt, "alpha_x": self.alpha_x, "alpha_t": self.alpha_t}
         return Verdict(reuse, "within_tolerance" if reuse else "above_tolerance", score, tolerance, seen)
 

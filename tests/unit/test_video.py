@@ -164,7 +164,7 @@ def test_an_existing_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Pa
         ),
         ("open(sys.argv[-1], 'w').write('half'); sys.exit(3)", "exited with 3"),
         ("open(sys.argv[-1], 'w').write('half'); time.sleep(60)", "still busy after 0.5 seconds"),
-        ("sys.stdin.buffer.read()", "No such file"),
+        ("sys.stdin.buffer.read()", "ffmpeg wrote nothing"),
     ],
 )
 def test_a_failure_says_why_and_leaves_the_old_file_alone(
@@ -191,12 +191,11 @@ def test_a_missing_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write_mp4(tmp_path / "a.mp4", ramp(2), fps=8)
 
 
-def test_a_missing_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SencacheError, match="check that its folder exists"):
-        write_mp4(tmp_path / "nowhere" / "a.mp4", ramp(2), fps=8)
-    assert not list(tmp_path.iterdir())
+def test_missing_folders_are_made_and_a_file_in_their_place_is_said(tmp_path: Path) -> None:
+    write_mp4(tmp_path / "new" / "a.mp4", ramp(2), fps=8)
+    assert len(read_mp4(tmp_path / "new" / "a.mp4")) == 2
     (tmp_path / "file").touch()
-    with pytest.raises(SencacheError, match="check that its folder exists"):
+    with pytest.raises(SencacheError, match="choose a writable folder"):
         write_mp4(tmp_path / "file" / "a.mp4", ramp(2), fps=8)
 
 

@@ -1,0 +1,160 @@
+"""The parts of a profile: what was measured, on which schedule and shape, and where it comes from."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from sencache.schema import MAX_STEPS, Strict
+
+Architecture = Literal["wan", "cogvideox", "ltx"]
+Text = Annotated[str, Field(max_length=2000)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Table = Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_STEPS)]
+
+
+def _finite(settings: dict[str, Any]) -> dict[str, Any]:
+    for key, value in settings.items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{key} is {number}; give a finite number")
+    return settings
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_finite)]
+
+
+class ModelId(Strict):
+    """The checkpoint that was measured."""
+
+    id: Text
+    revision: Text | None = None
+    architecture: Architecture
+
+
+class SamplerSchedule(Strict):
+    """The scheduler and the timesteps it gave; `timesteps` is null only where a published source
+    gives none.
+    """
+
+    scheduler: Text
+    config: Settings = Field(default_factory=dict)
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    timesteps: Annotated[tuple[Finite, ...], Field(max_length=MAX_STEPS)] | None = None
+    sigmas: Annotated[tuple[Finite, ...], Field(max_length=MAX_STEPS)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SamplerSchedule:
+        for name in ("timesteps", "sigmas"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.steps:
+                raise ValueError(
+                    f"{name} has {len(values)} entries for {self.steps} steps; give one per step"
+                )
+        for a, b in zip(self.timesteps or (), (self.timesteps or ())[1:], strict=False):
+            if b > a:
+                raise ValueError(
+                    f"timesteps rise from {a} to {b}; list them in sampling order, from high to low"
+                )
+        return self
+
+
+class Shape(Strict):
+    """Pixels, frames, and one sample's latent as the transformer sees it."""
+
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    frames: Annotated[int, Field(ge=1)]
+    latent: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)]
+    elements: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Shape:
+        if math.prod(self.latent) != self.elements:
+            raise ValueError(
+                f"elements is {self.elements}, but latent {self.latent} has {math.prod(self.latent)}"
+            )
+        return self
+
+
+class SensitivityTable(Strict):
+    """Per timestep: RMS change of the network per RMS change of the latent, and per unit of t on 0..1000."""
+
+    alpha_x: Table
+    alpha_t: Table
+    alpha_x_std: Table
+    alpha_t_std: Table
+    samples: Annotated[int, Field(ge=1)]
+    target: Literal["output", "residual"]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> SensitivityTable:
+        for name in ("alpha_t", "alpha_x_std", "alpha_t_std"):
+            if len(getattr(self, name)) != len(self.alpha_x):
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries and alpha_x {len(self.alpha_x)}; give "
+                    f"equally many"
+                )
+        return self
+
+
+class MagnitudeRatios(Strict):
+    """Mean ratio of residual norms, step i to step i-1, 1.0 for the first step (arXiv 2506.09045)."""
+
+    ratios: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MAX_STEPS)]
+
+
+class TeaCacheFit(Strict):
+    """TeaCache's polynomial, highest power first, and the signal whose relative L1 change it rescales."""
+
+    coefficients: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=12)]
+    signal: Literal["time_embedding", "time_projection", "modulated_input"]
+    forced_first: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
+    forced_last: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
+
+    def rescale(self, change: float) -> float:
+        """The polynomial at `change`."""
+        value = 0.0
+        for coefficient in self.coefficients:
+            value = value * change + coefficient
+        return value
+
+
+class Calibration(Strict):
+    """How the numbers were measured."""
+
+    prompts: Annotated[tuple[Text, ...], Field(max_length=4096)]
+    seeds: Annotated[tuple[int, ...], Field(max_length=4096)]
+    date: Text
+    versions: dict[str, str]
+    seconds: NonNegative
+
+
+class Provenance(Strict):
+    """Where the numbers come from, and under which licence."""
+
+    kind: Literal["measured", "published", "imported"]
+    source: Text
+    licence: Text
+
+
+class Sensitivities:
+    """Look-up of (alpha_x, alpha_t) by timestep: the nearest calibrated one, the earlier on a tie."""
+
+    def __init__(self, timesteps: tuple[float, ...], table: SensitivityTable) -> None:
+        rows = zip(timesteps, table.alpha_x, table.alpha_t, strict=False)
+        self._rows = sorted({t: (t, x, a) for t, x, a in reversed(list(rows))}.values())
+        self._keys = [row[0] for row in self._rows]
+
+    def at(self, timestep: float) -> tuple[float, float]:
+        """The pair at the calibrated timestep nearest to `timestep` (0..1000)."""
+        above = bisect_left(self._keys, timestep)
+        near = self._rows[max(above - 1, 0) : above + 1]
+        # Sampling runs from high to low timesteps: on a tie the higher one comes first.
+        _, alpha_x, alpha_t = min(near, key=lambda row: (abs(row[0] - timestep), -row[0]))
+        return alpha_x, alpha_t

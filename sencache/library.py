@@ -1,0 +1,22 @@
+"""The profiles that come with the software."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sencache.errors import SencacheError
+
+
+def bundled_profiles() -> dict[str, Path]:
+    """All of them by name: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).parent
+    folder = next(f for f in (package / "bundled_profiles", package.parent / "profiles") if f.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def bundled_profile(name: str) -> Path:
+    """The file of the profile `name`; raises SencacheError naming those there are."""
+    found = bundled_profiles()
+    if name not in found:
+        raise SencacheError(f"no bundled profile {name!r}; there are {', '.join(found) or 'none'}")
+    return found[name]

@@ -1,0 +1,290 @@
+"""Recordings replayed, and settings found on them that meet a number of network evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import (
+    Course,
+    courses,
+    examples,
+    lively,
+    play,
+    polynomial_profile,
+    ratio_profile,
+    recording_of,
+    sensitivity_profile,
+)
+
+from sencache.budget import match_nfe
+from sencache.engine.sensors import Scene
+from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache
+from sencache.policies.base import Step
+from sencache.recording import Recorder, Recording, simulate
+
+STEPS = 48
+TIMESTEPS = tuple(1000.0 - 20 * i for i in range(STEPS))
+
+
+def steady(speed: float, steps: int = STEPS) -> Recording:
+    """A latent of four elements that moves by `speed` RMS in every step."""
+    places = tuple((i * speed,) * 4 for i in range(steps))
+    return recording_of(Course(TIMESTEPS[:steps], places, *(places,) * 3))
+
+
+def by_distance(**settings: float) -> SenCache:
+    """SenCache whose score is how far the latent has moved, in RMS."""
+    table = sensitivity_profile(TIMESTEPS, [1.0] * STEPS, [0.0] * STEPS)
+    return SenCache(table, **{"early_fraction": 0.0, **settings})
+
+
+def nfe(policy: Policy, recording: Recording) -> int:
+    return simulate(policy, recording).nfe
+
+
+# Playing a recording
+
+
+@pytest.mark.parametrize("name", sorted(lively((2.0, 1.0))))
+@given(courses(least=4))
+@examples(40)
+def test_a_recording_plays_as_the_definitions_say(name, course):
+    """The engine's sensors on tensors against the same signals in plain Python."""
+    policy = lively(course.timesteps)[name]
+    if name == "easycache":
+        policy = replace(policy, target="delta")
+    expected, _ = play(policy, course)
+    assume(all(d.score is None or abs(d.score - d.tolerance) > 1e-5 for d in expected))
+    records = simulate(policy, recording_of(course)).records
+    assert [(r.decision == "reuse", r.reason) for r in records] == [(d.reuse, d.reason) for d in expected]
+    assert [(r.step, r.timestep) for r in records] == list(enumerate(course.timesteps))
+    for record, decision in zip(records, expected, strict=True):
+        assert record.signals == pytest.approx(dict(decision.signals), rel=1e-4, abs=1e-5)
+
+
+@given(courses(least=2))
+@examples(10)
+def test_simulating_leaves_the_recording_as_it_was(course):
+    recording, fresh = recording_of(course), recording_of(course)
+    for policy in lively(course.timesteps).values():
+        assert simulate(policy, recording).records == simulate(policy, recording).records
+    for name in ("latents", "signals", "residuals", "outputs"):
+        kept, expected = getattr(recording, name), getattr(fresh, name)
+        assert all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))
+
+
+def test_simulating_the_full_run_computes_every_step():
+    trace = simulate(Full(), steady(0.5))
+    assert trace.nfe == len(trace) == STEPS
+    assert [record.reason for record in trace] == ["first_step", *["forced"] * (STEPS - 1)]
+
+
+def test_a_recording_keeps_sigmas_only_where_every_step_has_one():
+    recording = steady(0.5, steps=3)
+    assert recording.schedule.sigmas is None
+    recording.sigmas = [0.9, 0.5, 0.1]
+    assert recording.schedule.sigmas == (0.9, 0.5, 0.1)
+    assert [record.sigma for record in simulate(Full(), recording)] == [0.9, 0.5, 0.1]
+    recording.sigmas[1] = None
+    assert recording.schedule.sigmas is None
+
+
+def test_a_recorder_copies_what_belongs_to_the_prompt():
+    """Guidance doubled the batch: the second half is the prompt's. Buffers may be overwritten afterwards."""
+    batch = {name: torch.tensor([[1.0], [2.0]]) for name in ("latent", "signal", "residual", "output")}
+    scene = Scene(Step(0, 1, 900.0, 0.9), batch["latent"], slice(1, 2))
+    scene.signal, scene.residual, scene.output = batch["signal"], batch["residual"], batch["output"]
+    recorder = Recorder("time_embedding")
+    recorder.observe(scene)
+    for tensor in batch.values():
+        tensor.zero_()
+    kept = recorder.recording
+    assert (kept.timesteps, kept.sigmas) == ([900.0], [0.9])
+    tensors = [*kept.latents, *kept.signals, *kept.residuals, *kept.outputs]
+    assert [t.tolist() for t in tensors] == [[[2.0]]] * 4
+
+
+# Meeting a budget
+
+
+@pytest.mark.parametrize(("budget", "reuses"), [(48, 0), (24, 1), (16, 2), (12, 3)])
+def test_the_budget_is_hit_where_the_rule_can(budget, reuses):
+    """At a steady speed of 1/8, k reuses in a row need a tolerance between k/8 and (k+1)/8."""
+    found = match_nfe(by_distance(), [steady(0.125)], budget)
+    assert nfe(found, steady(0.125)) == budget
+    assert found.max_reuses == by_distance().max_reuses
+    assert reuses / 8 <= found.tolerance and (reuses == 3 or found.tolerance < (reuses + 1) / 8)
+
+
+@pytest.mark.parametrize(
+    ("budget", "cap", "reached"), [(10, 4, 10), (8, 5, 8), (6, 7, 6), (7, 6, 7), (1, 47, 1)]
+)
+def test_the_cap_is_raised_as_little_as_the_budget_needs(budget, cap, reached):
+    found = match_nfe(by_distance(), [steady(0.125)], budget)
+    assert (found.max_reuses, nfe(found, steady(0.125))) == (cap, reached)
+    assert nfe(replace(found, max_reuses=cap - 1, tolerance=100.0), steady(0.125)) > budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "reached"), [(48, 48), (40, 48), (36, 48), (35, 24), (20, 24), (19, 16), (14, 16)]
+)
+def test_between_two_costs_the_nearer_is_taken_and_the_tighter_of_two_as_near(budget, reached):
+    """Steady motion can cost 48, 24, 16 or 12 and nothing else; the cap stays, it is not in the way."""
+    found = match_nfe(by_distance(), [steady(0.125)], budget)
+    assert nfe(found, steady(0.125)) == reached
+    assert found.max_reuses == 3
+
+
+def test_on_a_plateau_the_tighter_setting_is_taken():
+    """Every tolerance from 3/8 up costs 12; the grid's points are a factor 2.2 apart."""
+    found = match_nfe(by_distance(), [steady(0.125)], 12)
+    assert 0.375 <= found.tolerance <= 0.375 * 2.2
+    assert match_nfe(by_distance(tolerance=50.0), [steady(0.125)], 48).tolerance <= 1e-4
+
+
+def test_the_knob_is_a_number_that_can_be_typed_again():
+    for budget in (12, 16, 24, 48):
+        value = match_nfe(by_distance(), [steady(0.1234567)], budget).tolerance
+        assert float(f"{value:.4g}") == value
+
+
+def test_settings_that_were_given_stay():
+    recording = [steady(0.125)]
+    policy = by_distance(tolerance=0.2)
+    assert match_nfe(policy, recording, 12, {"tolerance"}) is policy
+    capped = match_nfe(by_distance(max_reuses=2), recording, 12, {"max_reuses"})
+    assert (capped.max_reuses, nfe(capped, recording[0])) == (2, 16)
+    assert match_nfe(by_distance(early_fraction=0.5), recording, 30).early_fraction == 0.5
+    for settings in ({"interval": 4}, {"steps": (0, 9)}):
+        fixed = Fixed(**settings)
+        assert match_nfe(fixed, recording, 12, settings) is fixed
+
+
+def test_first_steps_that_were_given_stay():
+    found = match_nfe(Fixed(forced_first=10), [steady(0.125)], 24, {"forced_first"})
+    reused = [record.step for record in simulate(found, steady(0.125)) if record.decision == "reuse"]
+    assert min(reused) >= 10 and nfe(found, steady(0.125)) == 24
+
+
+def test_as_many_evaluations_as_steps_are_always_possible():
+    found = match_nfe(MagCache(ratio_profile([1.0] * STEPS), retention=0.0), [steady(0.125)], STEPS)
+    assert nfe(found, steady(0.125)) == STEPS
+
+
+def test_methods_without_a_knob_stay_as_they_are():
+    policy = Full()
+    assert match_nfe(policy, [steady(0.125)], 12) is policy
+
+
+@given(st.integers(1, STEPS))
+@examples(30)
+def test_fixed_spreads_exactly_the_budget(budget):
+    found = match_nfe(Fixed(interval=5), [steady(0.125)], budget)
+    computed = [record.step for record in simulate(found, steady(0.125)) if record.decision == "compute"]
+    assert len(computed) == budget
+    gaps = [b - a for a, b in pairwise([*computed, STEPS])]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_the_budget_is_the_mean_over_all_recordings():
+    """Between 3/16 and 6/16 slow motion costs 12 and fast 48: 30 in the mean, which neither costs alone."""
+    slow, fast = steady(1 / 16), steady(6 / 16)
+    found = match_nfe(by_distance(), [slow, fast], 30)
+    assert (nfe(found, slow), nfe(found, fast)) == (12, 48)
+    assert 3 / 16 <= found.tolerance < 6 / 16
+    assert nfe(match_nfe(by_distance(), [slow], 30), slow) == 24
+    assert nfe(match_nfe(by_distance(), [slow, slow, fast], 24), slow) == 12
+
+
+def slowing(fast: int, slow: int) -> Recording:
+    """So many steps at a speed of 1/8, then so many at 1/32."""
+    places = np.cumsum([0.0, *[1 / 8] * (fast - 1), *[1 / 32] * slow]).tolist()
+    walk = tuple((place,) * 4 for place in places)
+    return recording_of(Course(TIMESTEPS[: len(walk)], walk, *(walk,) * 3))
+
+
+def test_half_an_evaluation_over_the_budget_does_not_raise_the_cap():
+    """One reuse in a row costs 24 of 48 and 23 of 46 steps, 23.5 in the mean: near enough to 23, although two
+    in a row would meet it, as the slow end of the second run then saves another step.
+    """
+    recordings = [steady(1 / 8), slowing(40, 6)]
+    policy = by_distance(max_reuses=1)
+    assert [nfe(replace(policy, max_reuses=2, tolerance=0.13), recording) for recording in recordings] == [
+        24,
+        22,
+    ]
+    found = match_nfe(policy, recordings, 23)
+    assert sum(nfe(found, recording) for recording in recordings) == 24 + 23
+    assert found.max_reuses == 1
+
+
+def test_a_cap_that_is_not_in_the_way_stays_although_another_comes_nearer():
+    """24 fast and 24 slow steps cost 18 at 1/8 and 14 at 2/8; four reuses in a row would meet 17 at 1/8."""
+    recording = slowing(24, 24)
+    costs = [nfe(by_distance(tolerance=tolerance), recording) for tolerance in (0.13, 0.26, 100.0)]
+    assert costs == [18, 14, 12]
+    assert nfe(by_distance(tolerance=0.13, max_reuses=4), recording) == 17
+    found = match_nfe(by_distance(), [recording], 16)
+    assert (nfe(found, recording), found.max_reuses) == (18, 3)
+
+
+# All methods on a smooth run
+
+
+def smooth(steps: int = 50) -> Recording:
+    """Sixteen elements on curves that bend most at the end, as a sampler's do."""
+    draw = torch.Generator().manual_seed(7)
+    a, b, c, d = (torch.randn(1, 16, generator=draw) for _ in range(4))
+    recording = Recording()
+    for i in range(steps):
+        u = i / (steps - 1)
+        recording.timesteps.append(1000.0 - 900 * u * (0.5 + 0.5 * u))
+        recording.sigmas.append(None)
+        recording.latents.append((1 - u) * a + u * b + 0.3 * math.sin(3 * u) * c)
+        recording.signals.append(5 + 0.1 * a + u * c + 0.2 * u * u * b)
+        recording.residuals.append(2 * a + u * b + u * u * c + 2 * u**3 * d)
+        recording.outputs.append(a + math.exp(2 * u - 2) * b + u * u * d)
+    return recording
+
+
+def on_smooth_runs() -> dict[str, Policy]:
+    steps = 50
+    rising = [0.5 + (i / steps) ** 4 for i in range(steps)]
+    ratios = [1.0, *(1 - 0.004 - 0.1 * (i / steps) ** 6 for i in range(1, steps))]
+    table = sensitivity_profile(smooth().timesteps, rising, [0.001] * steps)
+    return {
+        "sencache": SenCache(table),
+        "magcache": MagCache(ratio_profile(ratios)),
+        "teacache": TeaCache(polynomial_profile([2.0, 1.0, 0.0])),
+        "easycache": EasyCache(),
+        "control": Control(),
+    }
+
+
+def reachable(cost: Callable[[float], int], knobs: Sequence[float]) -> set[int]:
+    """The costs that a knob turned by 3 % at a time meets at least twice."""
+    return {value for value, times in Counter(cost(knob) for knob in knobs).items() if times > 1}
+
+
+@pytest.mark.parametrize("name", sorted(on_smooth_runs()))
+def test_no_setting_comes_nearer_to_a_budget(name):
+    """Against turning the knob all the way."""
+    policy, recording = on_smooth_runs()[name], smooth()
+
+    def cost(value: float) -> int:
+        return nfe(replace(policy, **{policy.knob: value}), recording)
+
+    costs = reachable(cost, np.geomspace(1e-4, 100, 460).tolist())
+    assert len(costs) > 8
+    for budget in range(2, 51, 3):
+        found = match_nfe(policy, [recording], budget, {"max_reuses"})
+        assert abs(nfe(found, recording) - budget) <= min(abs(other - budget) for other in costs)
