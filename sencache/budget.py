@@ -29,13 +29,12 @@ def match_nfe(
     if policy.knob is None or policy.knob in given:
         return policy
     cost = _cost(recordings)
-    best, floor = policy, math.inf
-    for candidate in _relaxed(policy, steps, given):
-        best = min(best, _search(candidate, nfe, cost), key=lambda p: abs(cost(p) - nfe))
-        before, floor = floor, cost(_set(candidate, LOOSEST))
-        if cost(best) <= nfe + 0.5 or floor <= nfe or floor == before:
-            break
-    return best
+    candidates = list(_relaxed(policy, steps, given))
+    floors = (cost(_set(candidate, LOOSEST)) for candidate in candidates)
+    within = (c for c, floor in zip(candidates, floors, strict=True) if floor <= nfe + 0.5)
+    # Where no cap reaches so low, the one that comes nearest; their floors are known by then.
+    chosen = next(within, None) or min(candidates, key=lambda c: cost(_set(c, LOOSEST)))
+    return _search(chosen, nfe, cost)
 
 
 def _cost(recordings: Sequence[Recording]) -> Callable[[Policy], float]:
