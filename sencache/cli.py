@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 
+from sencache import options
 from sencache.errors import SencacheError
 from sencache.files import atomic, staged
 
@@ -28,10 +29,6 @@ app.add_typer(profiles_app, name="profiles")
 DEFAULT_METHODS = (
     "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"
 )
-
-ModelKey = Annotated[str, typer.Option("--model", help="A model key; see `models`.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
-Device = Annotated[str, typer.Option(help="`cpu` or `cuda`.")]
 
 
 def main() -> None:
@@ -52,7 +49,7 @@ def _plain(text: str) -> str:
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
+def models(as_json: options.Json = False) -> None:
     """List the models that can be compared and calibrated."""
     from sencache.models import MODELS
     from sencache.tables import models_table
@@ -67,40 +64,23 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def compare(
-    prompt: Annotated[str, typer.Option(help="What the video shows.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.json and one video per lane.")],
-    model: ModelKey = "tiny-wan",
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Lanes, separated by commas; `method:key=value` sets a lane's own knobs, "
-            "as in `sencache:tolerance=0.2:forecast=linear`."
-        ),
-    ] = DEFAULT_METHODS,
-    steps: Annotated[
-        int | None, typer.Option(help="Sampler steps of the full run; the model's own if not given.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise, the same in every lane.")] = 0,
-    nfe: Annotated[
-        int | None,
-        typer.Option(help="Budget: set every method's knob so that it computes about this many steps."),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="A preset of the profile, `slow` or `fast`; `slow` unless a budget is given."),
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="`method.key=value` for all lanes of a method; may be repeated."),
-    ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What the video must not show.")] = "",
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 turns guidance off.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames, 4k+1.")] = None,
-    profile: Annotated[Path | None, typer.Option(help="A profile file instead of the model's own.")] = None,
-    device: Device = "cpu",
-    as_json: Json = False,
+    prompt: options.Prompt,
+    out: options.OutFolder,
+    model: options.ModelKey = "tiny-wan",
+    methods: options.Methods = DEFAULT_METHODS,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    nfe: options.Nfe = None,
+    preset: options.Preset = None,
+    setting: options.Settings = None,
+    negative_prompt: options.NegativePrompt = "",
+    guidance: options.Guidance = None,
+    height: options.Pixels = None,
+    width: options.Pixels = None,
+    frames: options.Frames = None,
+    profile: options.ProfileFile = None,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
 ) -> None:
     """Make one video under every method from the same noise, and measure what each costs and changes.
 
@@ -176,13 +156,13 @@ def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: A
 
 @app.command()
 def calibrate(
-    model: ModelKey = "tiny-wan",
-    out: Annotated[Path, typer.Option(help="The profile file to write.")] = Path("profile.json"),
-    steps: Annotated[int | None, typer.Option(help="Sampler steps; the model's own if not given.")] = None,
-    samples: Annotated[int, typer.Option(min=1, max=4096, help="Videos to measure; 8 suffice.")] = 8,
-    prompts: Annotated[Path | None, typer.Option(help="A file with one prompt a line.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first sample.")] = 1000,
-    device: Device = "cpu",
+    model: options.ModelKey = "tiny-wan",
+    out: options.OutProfile = Path("profile.json"),
+    steps: options.Steps = None,
+    samples: options.Samples = 8,
+    prompts: options.Prompts = None,
+    seed: options.FirstSeed = 1000,
+    device: options.Device = "cpu",
 ) -> None:
     """Measure a model along its own trajectories and write one profile for SenCache, MagCache and
     TeaCache.
@@ -210,11 +190,7 @@ def calibrate(
 
 @app.command()
 def verify(
-    report: Annotated[Path, typer.Argument(help="A report.json made by compare.")],
-    profile: Annotated[
-        Path | None, typer.Option(help="The profile it used, unless that is a bundled one.")
-    ] = None,
-    as_json: Json = False,
+    report: options.ReportFile, profile: options.UsedProfile = None, as_json: options.Json = False
 ) -> None:
     """Recompute every decision of a report from its records and the profile; exit code 1 when something does
     not hold.
@@ -238,9 +214,7 @@ def verify(
 
 
 @app.command()
-def schema(
-    name: Annotated[str, typer.Argument(help="`report` or `profile`.")],
-) -> None:
+def schema(name: options.SchemaName) -> None:
     """Print the JSON schema of a report or a profile."""
     from pydantic import BaseModel
 
@@ -254,7 +228,7 @@ def schema(
 
 
 @profiles_app.command("list")
-def profiles_list(as_json: Json = False) -> None:
+def profiles_list(as_json: options.Json = False) -> None:
     """List the bundled profiles."""
     from sencache.library import bundled_profiles
     from sencache.profile import load_profile
@@ -268,13 +242,13 @@ def profiles_list(as_json: Json = False) -> None:
 
 
 @profiles_app.command("show")
-def profiles_show(name: Annotated[str, typer.Argument(help="A bundled profile's name, or a file.")]) -> None:
+def profiles_show(name: options.ProfileName) -> None:
     """Print one profile as JSON."""
     typer.echo(_find_profile(name).to_json(), nl=False)
 
 
 @profiles_app.command("validate")
-def profiles_validate(file: Annotated[Path, typer.Argument(help="A profile file.")]) -> None:
+def profiles_validate(file: options.CheckedFile) -> None:
     """Check a profile file: exit code 2 and one line when it is refused."""
     from sencache.profile import load_profile
 

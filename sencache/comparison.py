@@ -20,7 +20,7 @@ from sencache.interleave import Stepwise, round_robin
 from sencache.lanes import Finished, Frames, Stepped, lane
 from sencache.metrics import compare_frames
 from sencache.models import Model, check_request
-from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_budget
+from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_baselines, with_budget
 from sencache.policies import TeaCache, uses_profile
 from sencache.profile import Profile
 from sencache.recording import Recorder
@@ -83,6 +83,7 @@ def compare(
     lane's knob is set on that record. Closing the iterator ends all lanes where they stand. Raises
     SencacheError before anything runs when the request, a setting or a profile does not fit.
     """
+    lanes = with_baselines(lanes)
     check_request(model.spec, request)
     comparison = _Comparison(model, request, profile)
     planned = [plan_lane(spec, request, comparison.profile) for spec in lanes]

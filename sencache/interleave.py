@@ -65,7 +65,7 @@ class Stepwise(Generic[Item]):
 
     def close(self) -> None:
         """End the function; safe to call at any time, also before the first item and after the last."""
-        if self._call and not self._call.dead:
+        if not self._call.dead:
             self._enter()
             with torch.no_grad():
                 self._call.throw(greenlet.GreenletExit)

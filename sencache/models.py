@@ -243,7 +243,9 @@ def _load_pipeline(source: Path, dtype: torch.dtype) -> Any:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    return DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, local_files_only=True)
+    return DiffusionPipeline.from_pretrained(
+        str(source), torch_dtype=dtype, local_files_only=True, use_safetensors=True
+    )
 
 
 def _device(name: str) -> torch.device:

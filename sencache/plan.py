@@ -56,14 +56,14 @@ def parse_lanes(methods: str, overrides: Sequence[str] = ()) -> list[LaneSpec]:
         raise SencacheError(
             f"a setting for {unused[0]!r} is given, but no lane runs it; add it to the methods"
         )
-    return _with_baselines(lanes)
+    return with_baselines(lanes)
 
 
-def _with_baselines(lanes: list[LaneSpec]) -> list[LaneSpec]:
-    for baseline in (REFERENCE, FEWER_STEPS):
-        if not any(lane.method == baseline for lane in lanes):
-            lanes = [*lanes, LaneSpec(baseline, baseline)]
-    return sorted(lanes, key=lambda lane: lane.method != REFERENCE)
+def with_baselines(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
+    """`lanes` with the full run and fewer-steps added where they are missing, the full run first."""
+    missing = [b for b in (REFERENCE, FEWER_STEPS) if not any(lane.method == b for lane in lanes)]
+    added = [*lanes, *(LaneSpec(baseline, baseline) for baseline in missing)]
+    return sorted(added, key=lambda lane: lane.method != REFERENCE)
 
 
 def _parse_lane(text: str) -> tuple[str, dict[str, Any]]:

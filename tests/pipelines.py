@@ -12,27 +12,31 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
+    AutoencoderKLWan,
     CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
+    LTXImageToVideoPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
 
-from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
-from sencache.profile import (
+from sencache.constants import (
     MagnitudeRatios,
     ModelId,
-    Profile,
     Provenance,
     SamplerSchedule,
     SensitivityTable,
     TeaCacheFit,
 )
+from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
+from sencache.profile import Profile
 
 STEPS = 12
 BLOCKS = {"wan": "blocks", "cogvideox": "transformer_blocks", "ltx": "transformer_blocks"}
@@ -92,18 +96,22 @@ def _wan_transformer(in_channels: int = 16) -> WanTransformer3DModel:
     ).eval()
 
 
+def unipc() -> UniPCMultistepScheduler:
+    """Wan's own scheduler."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+
+
 def wan(scheduler: Any = None, two: bool = False, pipeline: Any = WanPipeline) -> Tiny:
     """Two calls per guided step; with `two`, a high-noise and a low-noise transformer as in Wan 2.2."""
     torch.manual_seed(0)
-    scheduler = scheduler or UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
-    )
     experts = {"transformer_2": _wan_transformer(), "boundary_ratio": 0.875} if two else {}
     pipe = pipeline(
         tokenizer=None,
         text_encoder=None,
         vae=None,
-        scheduler=scheduler,
+        scheduler=scheduler or unipc(),
         transformer=_wan_transformer(),
         **experts,
     )
@@ -116,13 +124,11 @@ def wan(scheduler: Any = None, two: bool = False, pipeline: Any = WanPipeline) -
     return _quiet(Tiny("wan", pipe, arguments, 5.0))
 
 
-def cogvideox(scheduler: Any = None) -> Tiny:
-    """One call of a doubled batch per guided step; two token streams."""
-    torch.manual_seed(0)
-    transformer = CogVideoXTransformer3DModel(
+def _cogvideox_transformer(in_channels: int = 4) -> CogVideoXTransformer3DModel:
+    return CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         time_embed_dim=2,
         text_embed_dim=32,
@@ -135,7 +141,10 @@ def cogvideox(scheduler: Any = None) -> Tiny:
         max_text_seq_length=16,
         use_rotary_positional_embeddings=True,
     ).eval()
-    vae = AutoencoderKLCogVideoX(
+
+
+def _cogvideox_vae() -> AutoencoderKLCogVideoX:
+    return AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 4,
         up_block_types=("CogVideoXUpBlock3D",) * 4,
         block_out_channels=(8, 8, 8, 8),
@@ -143,12 +152,17 @@ def cogvideox(scheduler: Any = None) -> Tiny:
         layers_per_block=1,
         norm_num_groups=2,
         temporal_compression_ratio=4,
-    )
+    ).eval()
+
+
+def cogvideox(scheduler: Any = None) -> Tiny:
+    """One call of a doubled batch per guided step; two token streams."""
+    torch.manual_seed(0)
     pipe = CogVideoXPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=vae,
-        transformer=transformer,
+        vae=_cogvideox_vae(),
+        transformer=_cogvideox_transformer(),
         scheduler=scheduler or CogVideoXDDIMScheduler(),
     )
 
@@ -160,7 +174,7 @@ def cogvideox(scheduler: Any = None) -> Tiny:
     return _quiet(Tiny("cogvideox", pipe, arguments, 6.0))
 
 
-def ltx() -> Tiny:
+def ltx(scheduler: Any = None, pipeline: Any = LTXPipeline) -> Tiny:
     """One call of a doubled batch per guided step; packed latents."""
     torch.manual_seed(0)
     transformer = LTXVideoTransformer3DModel(
@@ -174,12 +188,12 @@ def ltx() -> Tiny:
         num_layers=4,
         caption_channels=32,
     ).eval()
-    pipe = LTXPipeline(
+    pipe = pipeline(
         tokenizer=None,
         text_encoder=None,
         vae=None,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
     )
     pipe.tokenizer_max_length = 16
 
@@ -193,18 +207,75 @@ def ltx() -> Tiny:
     return _quiet(Tiny("ltx", pipe, arguments, 3.0))
 
 
+def _with_image(tiny: Tiny, pipe: Any) -> Tiny:
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+    def arguments(batch: int) -> dict[str, Any]:
+        # Wan repeats its one image, CogVideoX wants one per prompt.
+        images = image if tiny.name == "wan" else image.expand(batch, -1, -1, -1)
+        return {"image": images, **tiny.arguments(batch)}
+
+    return _quiet(Tiny(tiny.name, pipe, arguments, tiny.guidance))
+
+
+def wan_image() -> Tiny:
+    """Image-to-video: 16 channels of latent, then 20 of condition."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=3,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    ).eval()
+    pipe = WanImageToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=vae, scheduler=unipc(), transformer=_wan_transformer(36)
+    )
+    return _with_image(wan(), pipe)
+
+
+def cogvideox_image() -> Tiny:
+    """Image-to-video: 4 channels of latent, then 4 of condition."""
+    torch.manual_seed(0)
+    pipe = CogVideoXImageToVideoPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=_cogvideox_vae(),
+        transformer=_cogvideox_transformer(8),
+        scheduler=CogVideoXDDIMScheduler(),
+    )
+    return _with_image(cogvideox(), pipe)
+
+
+def ltx_image() -> Tiny:
+    """Image-to-video: the first frame's tokens are the image, and stay at timestep 0."""
+    tiny = ltx(pipeline=LTXImageToVideoPipeline)
+    latents = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def arguments(batch: int) -> dict[str, Any]:
+        return {"latents": latents.expand(batch, -1, -1), **ltx().arguments(batch)}
+
+    return Tiny(tiny.name, tiny.pipe, arguments, tiny.guidance)
+
+
 def _quiet(tiny: Tiny) -> Tiny:
     tiny.pipe.set_progress_bar_config(disable=True)
     return tiny
 
 
 ALL: dict[str, Callable[[], Tiny]] = {"wan": wan, "cogvideox": cogvideox, "ltx": ltx}
+FROM_IMAGE: dict[str, Callable[[], Tiny]] = {
+    "wan": wan_image,
+    "cogvideox": cogvideox_image,
+    "ltx": ltx_image,
+}
 
 
 def profile(name: str, steps: int = STEPS, ratios: tuple[float, ...] | None = None) -> Profile:
     """Constants of the right form for the architecture `name`; those of MagCache may be given."""
     ones, zeros = (1.0,) * steps, (0.0,) * steps
     return Profile(
+        schema_="sencache.profile/1",
         model=ModelId(id=f"tiny-{name}", architecture=name),
         schedule=SamplerSchedule(
             scheduler="any", steps=steps, timesteps=tuple(1000 * (1 - i / steps) for i in range(steps))

@@ -37,7 +37,10 @@ def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> It
         for name in ("transformer", "transformer_2"):
             if getattr(pipe, name, None) is not None:
                 mounted.enter_context(_mounted(getattr(pipe, name), session))
-        yield trace
+        try:
+            yield trace
+        finally:
+            session.drop()
     if not session.called:
         raise SencacheError(
             "the attached transformer was never called, so nothing was cached; "
@@ -60,7 +63,7 @@ def _mounted(module: torch.nn.Module, session: Session) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         module.__dict__.pop("cache_context", None)
-        mount.restore()
+        mount.close()
 
 
 def _refuse_occupied(module: torch.nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class Call:
     latent: torch.Tensor
     opens: bool
     signal: torch.Tensor | None = None
+    scene: Scene | None = None
     residual: torch.Tensor | None = None
 
     def forecast(self) -> torch.Tensor:
@@ -111,6 +113,14 @@ class Mount:
         """Put the transformer's own children back."""
         self.module._modules.update(self.originals)
 
+    def close(self) -> None:
+        """Leave the transformer. Mount and stand-ins hold each other; without this only the
+        collector would free them.
+        """
+        self.restore()
+        self.stand_ins.clear()
+        self.call = None
+
     def show(self, signal: torch.Tensor) -> None:
         """Called by the tap on the child that carries the signal."""
         assert self.call is not None
@@ -137,12 +147,15 @@ class Mount:
     def _decide(self, call: Call, block_call: BlockCall) -> None:
         if isinstance(self.signal, BlockSignal):
             call.signal = self.signal.read(self.blocks[0], block_call)
-        doubled = len(self.architecture.branches) == 1 and self.session.guided()
-        conditional = slice(len(call.latent) // 2, None) if doubled else slice(None)
-        scene = Scene(call.turn.step, call.latent, conditional, signal=call.signal)
+        conditional = slice(len(call.latent) // 2, None) if self.session.doubled else slice(None)
+        call.scene = Scene(call.turn.step, call.latent, conditional, signal=call.signal)
         histories = [self._history(call.run, branch) for branch in self._expected_branches()]
         shape = self._cached_shape(call, block_call)
-        call.run.decide(call.turn, scene, lambda: all(history.serves(shape) for history in histories))
+        call.run.decide(
+            call.turn,
+            call.scene,
+            lambda: self._target is None or all(history.serves(shape) for history in histories),
+        )
 
     def _cached_shape(self, call: Call, block_call: BlockCall) -> torch.Size:
         return block_call.hidden.shape if self._target == "residual" else call.latent.shape
@@ -167,7 +180,9 @@ class Mount:
         self.restore()
         call, self.call = self.call, None
         if out is None or call is None:
-            self.session.drop()
+            # A call that was refused before it began leaves the run as it is.
+            if call is not None:
+                self.session.drop()
             return None
         if call.turn.reuse:
             out = self._replaced(call, out)
@@ -183,20 +198,20 @@ class Mount:
         return (value,) if isinstance(out, tuple) else type(out)(sample=value)
 
     def _keep(self, call: Call, output: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        run, scene, target = call.run, call.turn.scene, self._target
+        run, scene, target = call.run, call.scene, self._target
         run.trace.transformer_calls += 1
         value = cached_value(target, call.latent, call.residual, output) if target else None
         if call.opens and scene is not None:
             scene.residual, scene.output = call.residual, output
             scene.history, scene.value = call.history, value
-            scene.rerun = lambda timestep: self._rerun(scene.step.timestep, timestep, args, kwargs)
+            scene.rerun = partial(self._rerun, call.turn.step.timestep, args, kwargs)
             run.computed(scene)
         if value is not None:
             call.history.put(call.turn.step.timestep, value)
             run.measure()
 
     def _rerun(
-        self, now: float, timestep: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, now: float, args: tuple[Any, ...], kwargs: dict[str, Any], timestep: float
     ) -> torch.Tensor:
         """The network on the same input at another timestep, all blocks, nothing recorded."""
         given = kwargs["timestep"]

@@ -30,7 +30,6 @@ class Turn:
 
     step: Step
     branches: set[str] = field(default_factory=set)
-    scene: Scene | None = None
     reuse: bool = False
 
 
@@ -73,7 +72,6 @@ class Run:
         """Take the step's one decision and put it on record. `cached` tells whether there is anything to
         reuse.
         """
-        turn.scene = scene
         for sensor in self.sensors:
             sensor.arrive(scene)
         decision = self.rule.decide(turn.step, lambda: fetch(self.sensors), cached=cached())
@@ -96,7 +94,5 @@ class Run:
 
     def release(self) -> None:
         """Free every tensor; the trace stays."""
-        if self.turn is not None:
-            self.turn.scene = None
         self.sensors.clear()
         self._histories.clear()

@@ -18,7 +18,7 @@ class Session:
     def __init__(self, pipe: Any, policy: Policy, trace: Trace, observer: Observer | None) -> None:
         self.pipe, self.policy, self.trace, self.observer = pipe, policy, trace, observer
         self.run: Run | None = None
-        self.called = False
+        self.called = self.doubled = False
         self._timesteps: torch.Tensor | None = None
 
     def current_run(self, architecture: Architecture, latent: torch.Tensor) -> Run:
@@ -31,6 +31,8 @@ class Session:
             self.trace.clear()
             schedule = _schedule(self.pipe)
             self._check_profile(architecture, schedule, latent)
+            # The batch is doubled, or not, for a whole run, whatever happens to the scale during it.
+            self.doubled = len(architecture.branches) == 1 and self.guided()
             self.run = Run(self.policy, schedule, self.trace, self.observer)
         return self.run
 
@@ -46,6 +48,8 @@ class Session:
 
     def drop(self) -> None:
         """Give up the run in progress: the next call starts another, whatever its timesteps."""
+        if self.run is not None:
+            self.run.release()
         self.run = None
 
 

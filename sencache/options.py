@@ -1,0 +1,52 @@
+"""The command line's options: what each is called and what `--help` says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+ModelKey = Annotated[str, Option("--model", help="A model key; see `models`.")]
+Json = Annotated[bool, Option("--json", help="Print JSON for machines instead of a table.")]
+Device = Annotated[str, Option(help="`cpu` or `cuda`.")]
+
+Prompt = Annotated[str, Option(help="What the video shows.")]
+NegativePrompt = Annotated[str, Option(help="What the video must not show.")]
+OutFolder = Annotated[Path, Option(help="Folder for report.json and one video per lane.")]
+Methods = Annotated[
+    str,
+    Option(
+        help="Lanes, separated by commas: none, fewer-steps, fixed, sencache, magcache, teacache, easycache, "
+        "control; `method:key=value` sets a lane's own knobs, "
+        "as in `sencache:tolerance=0.2:forecast=linear`."
+    ),
+]
+Steps = Annotated[int | None, Option(help="Sampler steps of the full run; the model's own if not given.")]
+Seed = Annotated[int, Option(help="Seed of the noise, the same in every lane.")]
+Nfe = Annotated[
+    int | None, Option(help="Budget: set every method's knob so that it computes about this many steps.")
+]
+Preset = Annotated[
+    str | None, Option(help="A preset of the profile, `slow` or `fast`; `slow` unless a budget is given.")
+]
+Settings = Annotated[
+    list[str] | None, Option("--set", help="`method.key=value` for all lanes of a method; may be repeated.")
+]
+Guidance = Annotated[float | None, Option(help="Guidance scale; 1 turns guidance off.")]
+Pixels = Annotated[int | None, Option(help="Pixels; the model's own if not given.")]
+Frames = Annotated[int | None, Option(help="Frames, 4k+1; the model's own if not given.")]
+ProfileFile = Annotated[Path | None, Option(help="A profile file instead of the model's own.")]
+
+OutProfile = Annotated[Path, Option(help="The profile file to write.")]
+Samples = Annotated[int, Option(min=1, max=4096, help="Videos to measure; 8 suffice.")]
+Prompts = Annotated[Path | None, Option(help="A file with one prompt a line; the model's own if not given.")]
+FirstSeed = Annotated[int, Option(help="Seed of the first sample; the next ones count up.")]
+
+ReportFile = Annotated[Path, Argument(help="A report.json made by compare.")]
+UsedProfile = Annotated[
+    Path | None, Option("--profile", help="The profile it used, unless that is a bundled one.")
+]
+SchemaName = Annotated[str, Argument(help="`report` or `profile`.")]
+ProfileName = Annotated[str, Argument(help="A bundled profile's name, or a file.")]
+CheckedFile = Annotated[Path, Argument(help="A profile file.")]

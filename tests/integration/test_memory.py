@@ -1,0 +1,231 @@
+"""What a cache takes, from shapes and by a census of the tensors alive; and that all of it is given back."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from pipelines import STEPS, Tiny
+
+from sencache.calibration import probe
+from sencache.engine.attach import attach
+from sencache.lanes import lane
+from sencache.policies import Full, Policy
+
+METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
+FLOAT = 4
+
+# Of one sample: what the network is given, what its blocks pass on, what TeaCache looks at.
+SHAPES = {
+    "wan": {"latent": (16, 3, 2, 2), "hidden": (3, 24), "signal": (6, 24)},
+    "cogvideox": {"latent": (2, 4, 2, 2), "hidden": (2, 32), "signal": (2,)},
+    "ltx": {"latent": (8, 8), "hidden": (8, 32), "signal": (8, 32)},
+}
+
+
+def reckoned(tiny: Tiny, policy: Policy, batch: int = 1, guided: bool = True) -> int:
+    """Bytes: one value per branch, two with a line to draw, and what the method itself looks back at."""
+    latent, hidden, signal = (batch * FLOAT * prod(shape) for shape in SHAPES[tiny.name].values())
+    branches = 2 if tiny.name == "wan" and guided else 1
+    doubled = 2 if tiny.name != "wan" and guided else 1
+    value = doubled * (hidden if policy.target == "residual" else latent)
+    own = {"sencache": latent, "teacache": doubled * signal, "easycache": 2 * latent + doubled * latent}
+    if policy.name == "easycache" and policy.target == "output":
+        # The newest output is in the cache already.
+        own["easycache"] -= doubled * latent
+    return branches * (2 if policy.forecast == "linear" else 1) * value + own.get(policy.name, 0)
+
+
+@pytest.mark.parametrize("forecast", ["hold", "linear"])
+@pytest.mark.parametrize("target", ["residual", "output", "delta"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trace_tells_the_size_of_the_cache(tiny: Tiny, method: str, target: Any, forecast: Any) -> None:
+    policy = replace(pipelines.lively(tiny.name)[method], target=target, forecast=forecast)
+    with attach(tiny.pipe, policy) as trace:
+        tiny(steps=6)
+        assert trace.cache_bytes == reckoned(tiny, policy)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_cache_grows_with_the_batch_and_not_with_guidance_off(tiny: Tiny, method: str) -> None:
+    policy = pipelines.lively(tiny.name)[method]
+    with attach(tiny.pipe, policy) as trace:
+        tiny(batch=3)
+        assert trace.cache_bytes == reckoned(tiny, policy, batch=3)
+        tiny(guidance_scale=1.0)
+        assert trace.cache_bytes == reckoned(tiny, policy, guided=False)
+
+
+def test_without_a_cache_nothing_is_kept(tiny: Tiny) -> None:
+    with attach(tiny.pipe, Full()) as trace:
+        tiny()
+    assert trace.cache_bytes == 0
+
+
+def test_half_precision_takes_half(tiny: Tiny) -> None:
+    tiny.pipe.transformer.to(torch.bfloat16)
+    embeds = {
+        name: value.bfloat16()
+        for name, value in tiny.arguments(1).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    policy = replace(pipelines.lively(tiny.name)["sencache"], forecast="linear")
+    with attach(tiny.pipe, policy) as trace:
+        tiny(**embeds)
+    assert 2 * trace.cache_bytes == reckoned(tiny, policy)
+
+
+# --- The census -----------------------------------------------------------------------------------
+
+
+def alive() -> int:
+    """Bytes of all tensors made since the census was opened and still there, storages counted once."""
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter):
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[None]:
+    """Leave out what is there already, and let reference counts alone free the rest.
+
+    What a cycle holds until the garbage collector comes, a GPU goes on holding as well.
+    """
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def census(tiny: Tiny) -> list[int]:
+    """Bytes alive after every step of a run."""
+    counts: list[int] = []
+
+    def callback(*_: Any) -> dict[str, Any]:
+        counts.append(alive())
+        return {}
+
+    tiny(callback_on_step_end=callback)
+    return counts
+
+
+@pytest.mark.parametrize("method", ["none", *METHODS])
+def test_no_more_is_alive_than_the_trace_tells(tiny: Tiny, method: str) -> None:
+    """But for the step's first output, which the pipeline itself still holds except on Wan.
+
+    And nothing from the last step's callback on, before the pipeline decodes.
+    """
+    policies = {"none": Full(), **pipelines.lively(tiny.name)}
+    policy = replace(policies[method], forecast="linear")
+    with opened():
+        plain = census(tiny)
+    with opened(), attach(tiny.pipe, policy) as trace:
+        cached = census(tiny)
+    extra = [a - b for a, b in zip(cached, plain, strict=True)]
+    output = 2 * FLOAT * prod(SHAPES[tiny.name]["latent"])
+    scalars = 64
+    assert trace.cache_bytes - output <= max(extra) <= trace.cache_bytes + output + scalars
+    assert extra[-1] == 0
+
+
+def fail(tiny: Tiny) -> None:
+    def callback(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        if step == 5:
+            raise InterruptedError
+        return {}
+
+    with contextlib.suppress(InterruptedError):
+        tiny(callback_on_step_end=callback)
+
+
+def fail_inside(tiny: Tiny) -> None:
+    """In the fifth step, past the blocks, where the network comes whether they run or not."""
+    calls: list[int] = []
+
+    def hook(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 5 * tiny.branches:
+            raise InterruptedError
+
+    handle = tiny.pipe.transformer.proj_out.register_forward_pre_hook(hook)
+    with contextlib.suppress(InterruptedError):
+        tiny()
+    handle.remove()
+
+
+def left_by(act: Callable[[], object]) -> int:
+    """Bytes that `act` has made and that are still there."""
+    with opened():
+        act()
+        return alive()
+
+
+def run(tiny: Tiny) -> None:
+    tiny()
+
+
+@pytest.mark.parametrize("ending", [run, fail_inside])
+@pytest.mark.parametrize("method", ["none", *METHODS])
+def test_within_the_block_nothing_outlives_the_run(
+    tiny: Tiny, method: str, ending: Callable[[Tiny], None]
+) -> None:
+    """No more, that is, than after the same run without a cache."""
+    policies = {"none": Full(), **pipelines.lively(tiny.name)}
+    plain = left_by(lambda: ending(tiny))
+    with attach(tiny.pipe, replace(policies[method], forecast="linear")):
+        assert left_by(lambda: ending(tiny)) == plain
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        run,
+        fail_inside,
+        fail,
+    ],
+)
+def test_nothing_outlives_the_attachment(tiny: Tiny, ending: Callable[[Tiny], None]) -> None:
+    policy = replace(pipelines.lively(tiny.name)["easycache"], forecast="linear")
+
+    def attached() -> None:
+        with attach(tiny.pipe, policy):
+            ending(tiny)
+
+    plain = left_by(lambda: ending(tiny))
+    assert left_by(attached) == plain
+
+
+@pytest.mark.parametrize("taken", [4, STEPS + 1])
+def test_nothing_outlives_a_lane(tiny: Tiny, taken: int) -> None:
+    policy = replace(pipelines.lively(tiny.name)["easycache"], forecast="linear")
+
+    def generate(pipe: Any, callback: Any) -> Any:
+        return replace(tiny, pipe=pipe)(callback_on_step_end=callback).numpy()
+
+    def partly() -> None:
+        stepwise = lane(tiny.pipe, policy, generate, torch.device("cpu"))
+        for _ in range(taken):
+            next(stepwise)
+        stepwise.close()
+
+    assert left_by(partly) == 0
+
+
+def test_a_calibration_leaves_its_recording_and_nothing_else(tiny: Tiny) -> None:
+    def calibrated() -> None:
+        probe(tiny.pipe, tiny)
+
+    assert left_by(calibrated) == left_by(tiny)

@@ -1,0 +1,311 @@
+"""From typed text to lanes, and from lanes to policies: every name, every setting, and anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import string
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sencache.errors import SencacheError
+from sencache.library import bundled_profile as bundled_file
+from sencache.plan import LaneSpec, Planned, method_names, parse_lanes, plan_lane, with_budget
+from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
+from sencache.profile import Profile, load_profile
+from sencache.recording import Recording
+from sencache.schema import Request
+
+NAMES = ["none", "fewer-steps", "fixed", "sencache", "magcache", "teacache", "easycache", "control"]
+REQUEST = Request(prompt="x", steps=20, height=64, width=64, frames=17, guidance_scale=4.0)
+PROFILE = load_profile(bundled_file("tiny-wan.unipc-50"))
+KEYS = [
+    *("target", "forecast", "tolerance", "early_tolerance", "early_fraction", "max_reuses", "compute_last"),
+    *(
+        "threshold",
+        "retention",
+        "forced_first",
+        "forced_last",
+        "interval",
+        "steps",
+        "profile",
+        "name",
+        "knob",
+    ),
+]
+
+
+def summary(lanes: list[LaneSpec]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(lane.name, lane.method, lane.given) for lane in lanes]
+
+
+# ---- lanes
+
+
+def test_every_method_has_a_name() -> None:
+    assert method_names() == NAMES
+
+
+def test_a_lane_is_named_after_its_method() -> None:
+    assert summary(parse_lanes(",".join(NAMES))) == [(name, name, {}) for name in NAMES]
+
+
+def test_lanes_that_share_a_method_are_named_as_typed() -> None:
+    lanes = parse_lanes(
+        "sencache:tolerance=0.2,fixed:interval=3,sencache:tolerance=0.1:forecast=linear,sencache"
+    )
+    assert summary(lanes)[1:-1] == [
+        ("sencache:tolerance=0.2", "sencache", {"tolerance": "0.2"}),
+        ("fixed", "fixed", {"interval": "3"}),
+        ("sencache:tolerance=0.1:forecast=linear", "sencache", {"tolerance": "0.1", "forecast": "linear"}),
+        ("sencache", "sencache", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("", ["none", "fewer-steps"]),
+        (" , ,", ["none", "fewer-steps"]),
+        ("control", ["none", "control", "fewer-steps"]),
+        ("fewer-steps,control", ["none", "fewer-steps", "control"]),
+        ("control,none", ["none", "control", "fewer-steps"]),
+        ("control,fewer-steps,none,fixed", ["none", "control", "fewer-steps", "fixed"]),
+        (" control , fixed ,", ["none", "control", "fixed", "fewer-steps"]),
+    ],
+)
+def test_baselines_are_added_and_the_full_run_comes_first(typed: str, names: list[str]) -> None:
+    assert [lane.name for lane in parse_lanes(typed)] == names
+
+
+@pytest.mark.parametrize("typed", ["control,control", "none,none", "fixed:interval=2, fixed:interval=2"])
+def test_a_lane_given_twice_is_refused(typed: str) -> None:
+    with pytest.raises(SencacheError, match="is given twice; give it once or with other settings"):
+        parse_lanes(typed)
+
+
+def test_step_lists_are_joined_by_plus() -> None:
+    assert parse_lanes("fixed:steps=0+3+11")[1].given == {"steps": ("0", "3", "11")}
+    assert parse_lanes("fixed", ["fixed.steps=7"])[1].given == {"steps": ("7",)}
+
+
+def test_overrides_serve_all_lanes_of_a_method_and_give_way_to_the_lane() -> None:
+    lanes = parse_lanes(
+        "sencache,sencache:tolerance=0.5,control", ["sencache.tolerance=0.2", "sencache.max_reuses=1"]
+    )
+    assert [lane.given for lane in lanes] == [
+        {},
+        {"tolerance": "0.2", "max_reuses": "1"},
+        {"tolerance": "0.5", "max_reuses": "1"},
+        {},
+        {},
+    ]
+
+
+def test_of_two_overrides_the_later_holds() -> None:
+    assert parse_lanes("control", ["control.tolerance=1", "control.tolerance=2"])[1].given == {
+        "tolerance": "2"
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "overrides", "message"),
+    [
+        ("magic", [], "unknown method 'magic'; choose from none, fewer-steps, fixed, sencache"),
+        ("NONE", [], "unknown method 'NONE'"),
+        ("fixed;control", [], "unknown method 'fixed;control'"),
+        (":interval=2", [], "unknown method ''"),
+        ("fixed:", [], "fixed cannot take ''; write key=value with one of: "),
+        ("fixed:speed=1", [], "fixed cannot take 'speed=1'"),
+        ("fixed:interval", [], "fixed cannot take 'interval'"),
+        ("fixed:=3", [], "fixed cannot take '=3'"),
+        ("fixed:tolerance=1", [], "fixed cannot take 'tolerance=1'"),
+        ("sencache:profile=x", [], "sencache cannot take 'profile=x'"),
+        (
+            "none:target=output",
+            [],
+            "none cannot take 'target=output'; write key=value with one of: no settings",
+        ),
+        ("fewer-steps:steps=3", [], "fewer-steps cannot take 'steps=3'"),
+        ("fixed", ["interval=2"], "cannot read the setting 'interval=2'; write it as method.key=value"),
+        ("fixed", [""], "cannot read the setting ''"),
+        ("fixed", ["magic.interval=2"], "unknown method 'magic'"),
+        ("fixed", ["fixed.speed=2"], "fixed cannot take 'speed=2'"),
+        ("fixed", ["none.target=output"], "none cannot take"),
+        ("fixed", ["control.tolerance=1"], "a setting for 'control' is given, but no lane runs it"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(typed: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(SencacheError) as refusal:
+        parse_lanes(typed, overrides)
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["name", "summary", "senses", "caches", "knob"])
+def test_facts_about_a_method_are_no_settings(name: str) -> None:
+    with pytest.raises(
+        SencacheError, match=f"control cannot take '{name}=x'; write key=value with one of: t"
+    ):
+        parse_lanes(f"control:{name}=x")
+
+
+def test_a_setting_given_twice_in_one_lane_is_refused() -> None:
+    with pytest.raises(SencacheError, match="'control:tolerance=1:tolerance=2' gives a setting twice"):
+        parse_lanes("control:tolerance=1:tolerance=2")
+
+
+# ---- anything that can be typed
+
+PIECES = st.sampled_from(
+    [*NAMES, *KEYS, ":", ",", "=", "+", ".", "0", "1.5", "-1", "nan", "1e999", " ", "linear"]
+)
+TYPED = st.text(max_size=40) | st.lists(PIECES, max_size=12).map("".join)
+VALUES = st.text(string.printable, max_size=6) | st.sampled_from(
+    ["0", "1", "0.5", "2+3", "-1", "1e9", "inf", "nan", "true", "hold", "linear", "output", "9" * 400]
+)
+OPTIONS = st.tuples(st.sampled_from(KEYS), VALUES).map("=".join)
+LANES = st.builds(
+    lambda method, options: ":".join([method, *options]),
+    st.sampled_from(NAMES),
+    st.lists(OPTIONS, max_size=3),
+)
+
+
+def parsed(typed: str, overrides: list[str]) -> list[LaneSpec]:
+    """What `parse_lanes` makes of it; nothing where it refuses."""
+    try:
+        return parse_lanes(typed, overrides)
+    except SencacheError:
+        return []
+
+
+@given(TYPED, st.lists(TYPED, max_size=2))
+@example("none:", [])
+@example("fixed:steps=", ["."])
+def test_any_text_is_parsed_or_refused(typed: str, overrides: list[str]) -> None:
+    lanes = parsed(typed, overrides)
+    if lanes:
+        assert lanes[0].method == "none"
+        assert [lane.method for lane in lanes].count("fewer-steps") >= 1
+        assert len({lane.name for lane in lanes}) == len(lanes)
+
+
+@settings(max_examples=300)
+@given(st.lists(LANES, min_size=1, max_size=3).map(",".join))
+@example("fixed:steps=" + "9" * 5000)
+def test_any_lane_is_planned_or_refused(typed: str) -> None:
+    for lane in parsed(typed, []):
+        with contextlib.suppress(SencacheError):
+            plan = plan_lane(lane, REQUEST, PROFILE)
+            assert plan.spec is lane and plan.steps == REQUEST.steps
+            assert plan.policy.config().keys() >= lane.given.keys()
+
+
+# ---- planned
+
+POLICIES = {
+    "fixed": Fixed,
+    "sencache": SenCache,
+    "magcache": MagCache,
+    "teacache": TeaCache,
+    "easycache": EasyCache,
+    "control": Control,
+}
+
+
+def planned(typed: str, profile: Profile | None = PROFILE, **changes: Any) -> Planned:
+    lane = next(lane for lane in parse_lanes(typed) if lane.method == typed.split(":")[0])
+    return plan_lane(lane, REQUEST.model_copy(update=changes), profile)
+
+
+@pytest.mark.parametrize("method", POLICIES)
+def test_a_lane_gets_its_own_policy(method: str) -> None:
+    policy = planned(method).policy
+    assert type(policy) is POLICIES[method] and policy.name == method
+    assert getattr(policy, "profile", PROFILE) is PROFILE
+
+
+@pytest.mark.parametrize("method", ["none", "fewer-steps"])
+def test_baselines_compute_every_step(method: str) -> None:
+    for plan in (planned(method, None), planned(method, preset="slow")):
+        assert plan.policy == Full() and plan.steps == REQUEST.steps
+
+
+def test_what_was_typed_becomes_numbers() -> None:
+    typed = "sencache:tolerance=0.25:max_reuses=2:compute_last=true:target=output:forecast=linear"
+    policy = planned(typed).policy
+    assert policy == SenCache(
+        PROFILE, tolerance=0.25, max_reuses=2, compute_last=True, target="output", forecast="linear"
+    )
+    assert planned("fixed:steps=0+3+11").policy == Fixed(steps=(0, 3, 11))
+
+
+@pytest.mark.parametrize("method", POLICIES)
+@pytest.mark.parametrize("preset", ["slow", "fast"])
+def test_a_preset_sets_what_the_profile_says(method: str, preset: str) -> None:
+    config, expected = planned(method, preset=preset).policy.config(), PROFILE.presets[preset][method]
+    plain = planned(method).policy.config()
+    assert config == {**plain, **expected}
+    assert method == "fixed" or config != plain
+
+
+def test_what_the_user_gave_stands_above_the_preset() -> None:
+    policy = planned("control:tolerance=0.5", preset="fast").policy
+    assert policy.config()["tolerance"] == 0.5
+    assert PROFILE.presets["fast"]["control"]["tolerance"] != 0.5
+
+
+def test_a_preset_that_says_nothing_of_a_method_leaves_its_defaults() -> None:
+    profile = PROFILE.model_copy(update={"presets": {"slow": {}}})
+    assert planned("control", profile, preset="slow").policy == Control()
+
+
+@pytest.mark.parametrize(
+    ("typed", "profile", "changes", "message"),
+    [
+        ("control", PROFILE, {"preset": "warp"}, "unknown preset 'warp'; this model has: slow, fast"),
+        (
+            "control",
+            None,
+            {"preset": "slow"},
+            "unknown preset 'slow'; this model has: none, it has no profile",
+        ),
+        ("sencache", None, {}, "sencache needs a calibrated profile"),
+        ("magcache", None, {}, "magcache needs a calibrated profile"),
+        ("teacache", None, {}, "teacache needs a calibrated profile"),
+        ("sencache", "sensitivity", {}, "the profile of tiny-wan holds no sensitivities"),
+        ("magcache", "magcache", {}, "the profile of tiny-wan holds no MagCache ratios"),
+        ("teacache", "teacache", {}, "the profile of tiny-wan holds no TeaCache polynomial"),
+        ("control:tolerance=-1", PROFILE, {}, "control.tolerance is '-1'"),
+        ("control:tolerance=nan", PROFILE, {}, "control.tolerance is 'nan'"),
+        ("control:max_reuses=0", PROFILE, {}, "control.max_reuses is '0'"),
+        ("control:max_reuses=1.5", PROFILE, {}, "control.max_reuses is '1.5'"),
+        ("control:target=pixels", PROFILE, {}, "control.target is 'pixels'"),
+        ("control:forecast=cubic", PROFILE, {}, "control.forecast is 'cubic'"),
+        ("fixed:steps=0+20", PROFILE, {}, "fixed.steps names step 20, but the run has steps 0 to 19"),
+        ("fixed:steps=", PROFILE, {}, "fixed.steps.0 is ''"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    typed: str, profile: Any, changes: dict[str, Any], message: str
+) -> None:
+    if isinstance(profile, str):
+        profile = PROFILE.model_copy(update={profile: None})
+    with pytest.raises(SencacheError) as refusal:
+        planned(typed, profile, **changes)
+    assert str(refusal.value).startswith(message)
+
+
+def test_a_budget_sets_the_steps_of_the_plain_sampler() -> None:
+    fewer = planned("fewer-steps")
+    assert with_budget(fewer, 7, Recording()).steps == 7
+    assert with_budget(fewer, 7, Recording()).policy == Full()
+
+
+def test_a_budget_spreads_fixed_steps_evenly() -> None:
+    recording = Recording(timesteps=[float(t) for t in range(20, 0, -1)])
+    plan = with_budget(planned("fixed"), 5, recording)
+    assert plan.policy == Fixed(steps=(0, 4, 8, 12, 16))
+    assert with_budget(planned("fixed:interval=3"), 5, recording).policy == Fixed(interval=3)
