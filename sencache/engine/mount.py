@@ -19,7 +19,7 @@ from sencache.engine.stack import BlockCall, Stack, Tap, run_blocks
 from sencache.errors import SencacheError
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One forward of one transformer, from pre-hook to hook. `opens`: it is the first of its step."""
 
@@ -134,7 +134,7 @@ class Mount:
             self._decide(call, block_call)
         if call.turn.reuse:
             return self._skipped(call, block_call)
-        done = run_blocks(list(self.blocks), self.architecture.text_stream, block_call)
+        done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
         if self.session.observer is not None or self._target == "residual":
             call.residual = done.hidden - block_call.hidden
         return done.returned(self.architecture.text_stream)
@@ -208,7 +208,6 @@ class Mount:
             run.computed(scene)
         if value is not None:
             call.history.put(call.turn.step.timestep, value)
-            run.measure()
 
     def _rerun(
         self, now: float, args: tuple[Any, ...], kwargs: dict[str, Any], timestep: float

@@ -66,7 +66,10 @@ class Run:
 
     def history(self, module: int, branch: str) -> History:
         """What is kept of `branch` of one transformer."""
-        return self._histories.setdefault((module, branch), History(self.policy.forecast))
+        key = (module, branch)
+        if key not in self._histories:
+            self._histories[key] = History(self.policy.forecast)
+        return self._histories[key]
 
     def decide(self, turn: Turn, scene: Scene, cached: Callable[[], bool]) -> None:
         """Take the step's one decision and put it on record. `cached` tells whether there is anything to
@@ -85,14 +88,15 @@ class Run:
         if self.observer is not None:
             self.observer.observe(scene)
 
-    def measure(self) -> None:
-        """Update the trace's peak of memory kept between calls."""
+    def _measure(self) -> None:
+        # What is kept only grows during a run, so its peak is what is there at the end.
         kept = [t for sensor in self.sensors for t in sensor.tensors() if t is not None]
         kept += [value for history in self._histories.values() for value in history]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         self.trace.cache_bytes = max(self.trace.cache_bytes, sum(storages.values()))
 
     def release(self) -> None:
-        """Free every tensor; the trace stays."""
+        """Free every tensor; the trace stays, and says how much memory there was to free."""
+        self._measure()
         self.sensors.clear()
         self._histories.clear()

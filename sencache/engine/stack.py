@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 TEXT = "encoder_hidden_states"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class BlockCall:
     """The arguments of one block: the hidden states [B, tokens, width], and everything else as the model gave
     it.
@@ -21,11 +21,9 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def moved(self, hidden: torch.Tensor, text: torch.Tensor | None = None) -> BlockCall:
-        """The same call with other hidden states, and other text states where given."""
-        return replace(
-            self, hidden=hidden, kwargs=self.kwargs if text is None else {**self.kwargs, TEXT: text}
-        )
+    def moved(self, hidden: torch.Tensor) -> BlockCall:
+        """The same call with other hidden states."""
+        return BlockCall(hidden, self.args, self.kwargs)
 
     def returned(self, text_stream: bool) -> Any:
         """What a block returns that leaves its input as it is."""
@@ -64,9 +62,13 @@ class Tap(torch.nn.Module):
         return outputs
 
 
-def run_blocks(blocks: list[torch.nn.Module], text_stream: bool, call: BlockCall) -> BlockCall:
+def run_blocks(blocks: Iterable[torch.nn.Module], text_stream: bool, call: BlockCall) -> BlockCall:
     """All blocks in turn; returns the call with the states that the last one left."""
+    hidden, args, kwargs = call.hidden, call.args, call.kwargs
     for block in blocks:
-        out = block(call.hidden, *call.args, **call.kwargs)
-        call = call.moved(*out) if text_stream else call.moved(out)
-    return call
+        if text_stream:
+            hidden, text = block(hidden, *args, **kwargs)
+            kwargs = {**kwargs, TEXT: text}
+        else:
+            hidden = block(hidden, *args, **kwargs)
+    return BlockCall(hidden, args, kwargs)
