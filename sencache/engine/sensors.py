@@ -39,7 +39,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         # Guidance that doubles the batch hands over the same latent twice.
-        self.latent = self.latent[self.conditional]
+        if self.conditional.start:
+            self.latent = self.latent[self.conditional]
 
 
 class Sensor:
@@ -168,16 +169,16 @@ SENSORS: Mapping[Sense, type[Sensor]] = {
 def fetch(sensors: Iterable[Sensor]) -> dict[str, float]:
     """The signals of all `sensors` as Python floats, in one transfer from the device."""
     found = {name: value for sensor in sensors for name, value in sensor.values().items()}
-    if not found:
-        return {}
-    return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
+    if len(found) <= 1:
+        return {name: value.item() for name, value in found.items()}
+    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
 
 def rms(x: torch.Tensor) -> torch.Tensor:
     """Root mean square of every sample, accumulated in float32: [B, ...] -> [B]."""
     flat = x.flatten(1)
     norm: torch.Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float32)
-    return norm / math.sqrt(flat.shape[1])
+    return norm.div_(math.sqrt(flat.shape[1]))
 
 
 def mean_abs(x: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,14 @@
 
     python tests/benchmarks/overhead.py [--rounds 15]
 
-Variants are timed in turn, round after round, so that a busy machine disturbs all of them alike; medians,
-with the spread from the 25th to the 75th percentile. Run it on an otherwise idle machine.
+Variants are timed round after round, in another order each time, so that a busy machine disturbs all of them
+alike; medians, with the spread from the 25th to the 75th percentile. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -64,11 +65,12 @@ class _Generation:
 
 
 def _timed(rounds: int, variants: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Milliseconds per step of every variant, in turn."""
+    """Milliseconds per step of every variant."""
     times: dict[str, list[float]] = {name: [] for name in variants}
+    shuffle = random.Random(0).sample
     for _ in range(rounds):
-        for name, run in variants.items():
-            times[name].append(run() * 1000 / STEPS)
+        for name in shuffle(list(variants), len(variants)):
+            times[name].append(variants[name]() * 1000 / STEPS)
     return times
 
 
