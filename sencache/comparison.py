@@ -21,7 +21,7 @@ from sencache.lanes import Finished, Frames, Stepped, lane
 from sencache.metrics import compare_frames
 from sencache.models import Model, check_request
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_baselines, with_budget
-from sencache.policies import TeaCache, uses_profile
+from sencache.policies import uses_profile
 from sencache.profile import Profile
 from sencache.recording import Recorder
 from sencache.report import Lane, ProfileRef, Report, write_report
@@ -101,7 +101,7 @@ def compare(
 
 
 def _signal(planned: Sequence[Planned]) -> str | None:
-    return next((p.policy.signal for p in planned if isinstance(p.policy, TeaCache)), None)
+    return next((p.policy.signal for p in planned if p.policy.signal), None)
 
 
 @dataclass
@@ -128,14 +128,12 @@ class _Comparison:
             yield LaneStarted(p.spec.name, p.spec.method, p.policy.config(), p.steps)
         traces: list[list[Record]] = [[] for _ in planned]
         stepwise = [self._lane(p, observer) for p in planned]
-        ended: set[int] = set()
         for index, item in round_robin(stepwise):
             if isinstance(item, Stepped):
                 record = self._measured(planned[index], item)
                 traces[index].append(record)
                 yield StepDone(planned[index].spec.name, record)
             else:
-                ended.add(index)
                 yield self._finish(planned[index], traces[index], item)
 
     def _lane(self, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:

@@ -97,8 +97,7 @@ class SensitivityTable(Strict):
         for name in ("alpha_t", "alpha_x_std", "alpha_t_std"):
             if len(getattr(self, name)) != len(self.alpha_x):
                 raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries and alpha_x {len(self.alpha_x)}; give "
-                    f"equally many"
+                    f"{name} has {len(getattr(self, name))} entries, alpha_x {len(self.alpha_x)}; give equally many"
                 )
         return self
 

@@ -139,8 +139,8 @@ def _check_frames(spec: ModelSpec, frames: int) -> None:
         return
     nearest = min(max(round((frames - 1) / factor) * factor + 1, 1), spec.max_frames)
     raise SencacheError(
-        f"{spec.key} cannot make {frames} frames; use {factor}k+1 up to {spec.max_frames}, for example "
-        f"{nearest}"
+        f"{spec.key} cannot make {frames} frames; "
+        f"use {factor}k+1 up to {spec.max_frames}, for example {nearest}"
     )
 
 

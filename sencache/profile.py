@@ -68,8 +68,8 @@ class Profile(Strict):
         steps = self.schedule.steps
         if self.magcache and len(self.magcache.ratios) != steps:
             raise ValueError(
-                f"magcache.ratios has {len(self.magcache.ratios)} entries for {steps} steps; give one per "
-                f"step"
+                f"magcache.ratios has {len(self.magcache.ratios)} entries for {steps} steps; "
+                "give one per step"
             )
         if self.sensitivity is None:
             return self
@@ -120,8 +120,8 @@ class Profile(Strict):
         """TeaCache's polynomial; raises SencacheError when the profile has none."""
         if self.teacache is None:
             raise SencacheError(
-                f"the profile of {self.model.id} holds no TeaCache polynomial; calibrate this model for "
-                f"teacache"
+                f"the profile of {self.model.id} holds no TeaCache polynomial; "
+                "calibrate this model for teacache"
             )
         return self.teacache
 
@@ -129,9 +129,8 @@ class Profile(Strict):
         """Raise SencacheError for a model of another architecture."""
         if architecture != self.model.architecture:
             raise SencacheError(
-                f"the profile was made for {self.model.id} ({self.model.architecture}) and cannot serve a "
-                f"{architecture} model; "
-                f"choose a profile of a {architecture} model"
+                f"the profile was made for {self.model.id} ({self.model.architecture}) and cannot serve "
+                f"a {architecture} model; choose a profile of a {architecture} model"
             )
 
     def differences(self, timesteps: tuple[float, ...], elements: int) -> list[str]:
@@ -141,13 +140,13 @@ class Profile(Strict):
         notes = []
         if len(timesteps) != self.schedule.steps:
             notes.append(
-                f"the profile has {self.schedule.steps} steps, this run {len(timesteps)}: its tables are "
-                f"resampled"
+                f"the profile has {self.schedule.steps} steps, this run {len(timesteps)}: "
+                "its tables are resampled"
             )
         elif self.schedule.timesteps and not _close(timesteps, self.schedule.timesteps):
             notes.append(
-                "the profile was made on other timesteps (another scheduler or shift): the nearest ones "
-                "are used"
+                "the profile was made on other timesteps (another scheduler or shift): "
+                "the nearest ones are used"
             )
         if self.shape and elements != self.shape.elements:
             notes.append(
@@ -164,8 +163,8 @@ def parse_profile(text: str | bytes, source: str = "profile") -> Profile:
     """The profile in `text`; raises SencacheError naming `source`, the field, the value and the remedy."""
     if len(text) > MAX_BYTES:
         raise SencacheError(
-            f"{source} has {len(text):,} bytes, more than the {MAX_BYTES:,} a profile may have; choose a "
-            f"profile file"
+            f"{source} has {len(text):,} bytes, more than the {MAX_BYTES:,} a profile may have; "
+            "choose a profile file"
         )
     try:
         return Profile.model_validate_json(text, strict=True)

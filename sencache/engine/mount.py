@@ -163,9 +163,8 @@ class Mount:
     def _skipped(self, call: Call, block_call: BlockCall) -> Any:
         if not call.history.serves(self._cached_shape(call, block_call)):
             raise SencacheError(
-                f"step {call.turn.step.index} was to be reused, but nothing of its shape is kept for one "
-                f"of its "
-                f"guidance branches {sorted(call.turn.branches)}; run this pipeline without a cache"
+                f"step {call.turn.step.index} was to be reused, but nothing of its shape is kept for one of "
+                f"the guidance branches {sorted(call.turn.branches)}; run this pipeline without a cache"
             )
         if self._target == "residual":
             block_call = block_call.moved(block_call.hidden + call.forecast())
