@@ -94,11 +94,11 @@ class SensitivityTable(Strict):
 
     @model_validator(mode="after")
     def _same_length(self) -> SensitivityTable:
+        expected = len(self.alpha_x)
         for name in ("alpha_t", "alpha_x_std", "alpha_t_std"):
-            if len(getattr(self, name)) != len(self.alpha_x):
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries, alpha_x {len(self.alpha_x)}; give equally many"
-                )
+            length = len(getattr(self, name))
+            if length != expected:
+                raise ValueError(f"{name} has {length} entries and alpha_x {expected}; give equally many")
         return self
 
 
