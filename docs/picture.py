@@ -34,7 +34,7 @@ def main(folder: Path, out: Path) -> None:
     for row, lane in enumerate(report.lanes):
         _lane(image, draw, 104 + row * ROW, lane, folder)
     _legend(draw, 104 + ROW * len(report.lanes) + 18)
-    image.save(out, optimize=True)
+    image.quantize(255).save(out, optimize=True)
 
 
 def _subtitle(report: Report) -> str:

@@ -318,6 +318,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert tree(tmp_path) == set()
 
 
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    "asked", ["unknown method", "16 frames", "height 63", "long prompt", "nfe above steps"]
+)
+def test_a_bad_request_is_refused_before_the_model_is_loaded(
+    run: Program, tmp_path: Path, asked: str
+) -> None:
+    options, message = REFUSED[asked]
+    assert_one_line(compare_small(run, tmp_path / "out", *options), message)
+
+
 @pytest.mark.parametrize("option", ["--steps", "--seed", "--guidance", "--nfe"])
 def test_a_refusal_names_the_option_to_correct(run: Program, tmp_path: Path, option: str) -> None:
     answer = compare_small(run, tmp_path / "out", option, "-7")
