@@ -141,6 +141,9 @@ def test_a_listed_repository_has_its_own_commit(
     monkeypatch.setattr(sencache.hub, "LISTED", {REPO: Listed(REPO, (FILE,), revision)})
     assert pull_profile(FILE, REPO, hub=hub).revision == revision
     assert "choose from tiny.json" in refusal(lambda: pull_profile("other.json", REPO, hub=hub))
+    newer = server.repos[REPO].commit({FILE: CONTENT.replace(b"float32", b"float16")})
+    assert f"is taken at commit {revision}" in refusal(lambda: pull_profile(FILE, REPO, newer, hub=hub))
+    assert pull(hub, newer).dtype == "float16"
 
 
 def test_the_list_names_only_pinned_commits_or_none() -> None:
