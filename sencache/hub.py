@@ -61,7 +61,8 @@ def pull_profile(
     asked = _asked(file, repo, revision, unlisted)
     place = kept(asked, hub)
     if place.is_file():
-        return _read(asked, archive.read_file(place), stated, f"; if the kept copy is damaged, delete {place}")
+        content = archive.read_file(place)
+        return _read(asked, content, stated, f"; if the kept copy is damaged, delete {place}")
     content = fetch(asked, hub, _LIMITS[Path(file).suffix], on_bytes)
     pulled = _read(asked, content, stated, "")
     keep(asked, content, hub)
