@@ -64,7 +64,9 @@ def _ltx_modulated(block: torch.nn.Module, call: BlockCall) -> torch.Tensor:
     """`norm1(h) (1 + scale) + shift`, what the block's self-attention sees."""
     table, norm1 = (getattr(block, name) for name in ("scale_shift_table", "norm1"))
     temb: Any = _temb(block, call)
-    shift, scale = (table.to(temb.dtype) + temb.unflatten(-1, (len(table), -1)))[..., :2, :].unbind(dim=-2)
+    # Read outside the block's forward: its table is on the host while its group is offloaded.
+    table = table.to(temb.device, temb.dtype)
+    shift, scale = (table + temb.unflatten(-1, (len(table), -1)))[..., :2, :].unbind(dim=-2)
     modulated: torch.Tensor = norm1(call.hidden) * (1 + scale) + shift
     return modulated
 

@@ -71,7 +71,7 @@ class Mount:
 
     def _make_stand_ins(self) -> dict[str, torch.nn.Module]:
         stand_ins: dict[str, torch.nn.Module] = {
-            self.architecture.blocks: torch.nn.ModuleList([Stack(self.play)])
+            self.architecture.blocks: torch.nn.ModuleList([Stack(self.play, self.blocks)])
         }
         if isinstance(self.signal, ChildSignal):
             child: Any = self.module._modules[self.signal.child]

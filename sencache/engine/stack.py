@@ -34,12 +34,14 @@ class Stack(torch.nn.Module):
     """One pretended block. Given the first block's arguments it asks `play`, which runs the real blocks or
     not.
 
-    `play` is kept outside the module's registries, so no parameter is seen twice.
+    The real blocks are below it, so that whatever walks the transformer's modules during a forward, as the
+    scaling of LoRA layers does, finds them.
     """
 
-    def __init__(self, play: Callable[[BlockCall], Any]) -> None:
+    def __init__(self, play: Callable[[BlockCall], Any], blocks: torch.nn.Module) -> None:
         super().__init__()
         self.__dict__["_play"] = play
+        self.blocks = blocks
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Same arguments and return value as a block of the transformer."""
@@ -48,16 +50,17 @@ class Stack(torch.nn.Module):
 
 
 class Tap(torch.nn.Module):
-    """A child module whose first output is shown to `show` in passing."""
+    """A child module, below it, whose first output is shown to `show` in passing."""
 
     def __init__(self, child: torch.nn.Module, show: Callable[[torch.Tensor], None]) -> None:
         super().__init__()
-        self.__dict__["_tapped"] = child, show
+        self.__dict__["_show"] = show
+        self.child = child
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Same arguments and return value as the child."""
-        child, show = self.__dict__["_tapped"]
-        outputs = child(*args, **kwargs)
+        show: Callable[[torch.Tensor], None] = self.__dict__["_show"]
+        outputs = self.child(*args, **kwargs)
         show(outputs[0])
         return outputs
 

@@ -26,7 +26,7 @@ FLOORS = (
     ("plan", "lanes"),
     ("budget", "samples"),
     ("clips", "sensitivity"),
-    ("recording", "interleave", "report", "metrics", "models", "noising"),
+    ("recording", "interleave", "devices", "report", "metrics", "models", "noising"),
     ("engine.attach", "video"),
     ("engine.mount",),
     ("engine.session",),
