@@ -16,9 +16,12 @@ from sencache.errors import SencacheError
 
 @dataclass(frozen=True)
 class BlockSignal:
-    """A signal that `read` computes from the first block and its arguments."""
+    """A signal that `read` computes from the first block and its arguments; `weights`: with the block's own
+    weights, outside its forward.
+    """
 
     read: Callable[[torch.nn.Module, BlockCall], torch.Tensor]
+    weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         blocks="transformer_blocks",
         branches=("cond_uncond",),
         channel_axis=2,
-        signals={"modulated_input": BlockSignal(_ltx_modulated)},
+        signals={"modulated_input": BlockSignal(_ltx_modulated, weights=True)},
     ),
 }
 
