@@ -1,16 +1,24 @@
 """Pipelines of the real sizes with random weights, made on the device itself; and the same in miniature.
 
-Configurations are those of the published checkpoints' config.json. There is no text encoder and no VAE: random
-embeddings go in, latents come out.
+Configurations are those of the published checkpoints' config.json. There is no text encoder and no VAE:
+random embeddings go in, latents come out.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pipelines import profile as made_up_profile
+
+__all__ = ["ENTRIES", "Entry", "Size", "Subject", "made_up_profile", "make_subject", "make_transformer"]
 
 Config = dict[str, Any]
 
@@ -31,7 +39,8 @@ class Size:
 class Entry:
     """One model at both scales."""
 
-    make: Callable[[Config], Any]
+    network: str
+    make: Callable[[Any], Any]
     guidance: float
     full: Size
     tiny: Size
@@ -62,20 +71,19 @@ class Subject:
         return 2 if self.name == "wan" else 1
 
 
-def _wan(config: Config) -> Any:
-    from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+def _wan(transformer: Any) -> Any:
+    from diffusers import UniPCMultistepScheduler, WanPipeline
 
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
-    transformer = WanTransformer3DModel(**config)
     return WanPipeline(
         tokenizer=None, text_encoder=None, vae=None, scheduler=scheduler, transformer=transformer
     )
 
 
-def _cogvideox(config: Config) -> Any:
-    from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+def _cogvideox(transformer: Any) -> Any:
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
     scheduler = CogVideoXDDIMScheduler(
         beta_start=0.00085,
@@ -86,14 +94,13 @@ def _cogvideox(config: Config) -> Any:
         timestep_spacing="trailing",
         clip_sample=False,
     )
-    transformer = CogVideoXTransformer3DModel(**config)
     return CogVideoXPipeline(
         tokenizer=None, text_encoder=None, vae=None, scheduler=scheduler, transformer=transformer
     )
 
 
-def _ltx(config: Config) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
+def _ltx(transformer: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline
 
     scheduler = FlowMatchEulerDiscreteScheduler(
         base_image_seq_len=1024,
@@ -103,7 +110,6 @@ def _ltx(config: Config) -> Any:
         shift_terminal=0.1,
         use_dynamic_shifting=True,
     )
-    transformer = LTXVideoTransformer3DModel(**config)
     return LTXPipeline(
         tokenizer=None, text_encoder=None, vae=None, scheduler=scheduler, transformer=transformer
     )
@@ -138,6 +144,7 @@ SMALL: Config = {"num_attention_heads": 2, "num_layers": 4}
 
 ENTRIES = {
     "wan": Entry(
+        "WanTransformer3DModel",
         _wan,
         5.0,
         Size(WAN, 480, 832, 81, tokens=512, text=4096),
@@ -146,6 +153,7 @@ ENTRIES = {
         ),
     ),
     "cogvideox": Entry(
+        "CogVideoXTransformer3DModel",
         _cogvideox,
         6.0,
         Size(COGVIDEOX, 480, 720, 49, tokens=226, text=4096),
@@ -168,6 +176,7 @@ ENTRIES = {
         ),
     ),
     "ltx": Entry(
+        "LTXVideoTransformer3DModel",
         _ltx,
         3.0,
         Size(LTX, 512, 768, 161, tokens=128, text=4096),
@@ -188,9 +197,9 @@ def make_subject(name: str, scale: str, device: torch.device, dtype: torch.dtype
     entry = ENTRIES[name]
     size = entry.full if scale == "full" else entry.tiny
     torch.manual_seed(0)
-    with device:
-        pipe = entry.make(size.config)
-    _cast(pipe.transformer.eval().requires_grad_(False), dtype)
+    transformer = make_transformer(entry, size, device)
+    _cast(transformer.eval().requires_grad_(False), dtype)
+    pipe = entry.make(transformer)
     pipe.set_progress_bar_config(disable=True)
     shape = (1, size.tokens, size.text)
     arguments: dict[str, Any] = {
@@ -208,6 +217,14 @@ def make_subject(name: str, scale: str, device: torch.device, dtype: torch.dtype
     if name == "cogvideox":
         arguments["max_sequence_length"] = size.tokens
     return Subject(name, pipe, arguments, device)
+
+
+def make_transformer(entry: Entry, size: Size, device: torch.device) -> Any:
+    """The network alone, its weights drawn on `device`."""
+    import diffusers
+
+    with device:
+        return getattr(diffusers, entry.network)(**size.config)
 
 
 def _cast(transformer: Any, dtype: torch.dtype) -> None:
