@@ -1,0 +1,50 @@
+"""The page: a header, three tabs, and how the whole is launched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from sencache.palette import colour_variables
+from sencache.ui.theme import stylesheets, theme
+
+HEADER = """
+<header class="masthead">
+  <p class="wordmark">SenCache <span>Space</span></p>
+  <p class="tagline">One prompt, one noise, every step cache side by side.</p>
+</header>
+"""
+
+MAX_WAITING = 16
+ONE_HOUR = 3600
+
+
+def build_app() -> gr.Blocks:
+    """The whole app, its queue set, not yet launched."""
+    with gr.Blocks(
+        title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
+    ) as app:
+        gr.HTML(HEADER, padding=False)
+        with gr.Tabs(elem_id="pages"):
+            with gr.Tab("Compare", id="compare"):
+                pass
+            with gr.Tab("Profiles", id="profiles"):
+                pass
+            with gr.Tab("How it works", id="how"):
+                pass
+    app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+    return app
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch` is given besides host and port."""
+    return {
+        "theme": theme(),
+        "css": colour_variables(),
+        "css_paths": stylesheets(),
+        "ssr_mode": False,
+        "show_error": False,
+        "max_file_size": "2mb",
+        "footer_links": ["api", "settings"],
+    }
