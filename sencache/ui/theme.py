@@ -28,3 +28,8 @@ def stylesheets() -> list[Path]:
 def script(name: str) -> str:
     """The JavaScript of one component, read from `static/NAME.js`."""
     return (STATIC / f"{name}.js").read_text(encoding="utf-8")
+
+
+def template(name: str) -> str:
+    """The fixed HTML of one component, read from `static/NAME.html`; it holds no placeholder for any text."""
+    return (STATIC / f"{name}.html").read_text(encoding="utf-8")
