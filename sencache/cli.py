@@ -79,6 +79,8 @@ def compare(
     width: options.Pixels = None,
     frames: options.Frames = None,
     profile: options.ProfileFile = None,
+    scheduler: options.Scheduler = None,
+    shift: options.Shift = None,
     device: options.Device = "cpu",
     as_json: options.Json = False,
 ) -> None:
@@ -109,7 +111,9 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        report = _compare_into(folder, catalogue.load(model, device), request, lanes, chosen)
+        report = _compare_into(
+            folder, catalogue.load(model, device, scheduler, shift), request, lanes, chosen
+        )
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
@@ -158,34 +162,65 @@ def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: A
 def calibrate(
     model: options.ModelKey = "tiny-wan",
     out: options.OutProfile = Path("profile.json"),
-    steps: options.Steps = None,
     samples: options.Samples = 8,
     prompts: options.Prompts = None,
+    method: options.CalibrationMethod = "trajectory",
+    clips: options.Clips = None,
+    target: options.MeasuredTarget = "output",
+    steps: options.Steps = None,
     seed: options.FirstSeed = 1000,
+    scheduler: options.Scheduler = None,
+    shift: options.Shift = None,
+    guidance: options.Guidance = None,
+    height: options.Pixels = None,
+    width: options.Pixels = None,
+    frames: options.Frames = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Measure a model along its own trajectories and write one profile for SenCache, MagCache and
-    TeaCache.
-    """
-    from rich.progress import Progress
+    """Measure a model on a few videos and write one profile for SenCache, MagCache and TeaCache.
 
+    Costs one more evaluation per step than plain generations. Every video's result is kept in OUT.samples, so
+    that the same command goes on where it was stopped, and more samples can be added later.
+    """
     from sencache import models as catalogue
+    from sencache.calibration import CalibrationPlan, read_prompts
     from sencache.calibration import calibrate as measure
-    from sencache.calibration import read_prompts
     from sencache.profile import write_profile
+    from sencache.tables import StepProgress, calibration_summary
 
     spec = catalogue.model_spec(model)
     texts = read_prompts(prompts) if prompts else spec.calibration_prompts
-    request = _request(spec, prompt=texts[0], steps=steps, seed=seed)
+    size = {"height": height, "width": width, "frames": frames}
+    request = _request(spec, prompt=texts[0], steps=steps, seed=seed, guidance_scale=guidance, **size)
     for text in texts:
         catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
-    console = Console(stderr=True)
-    with atomic(out) as temporary, Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("calibrating", total=samples * request.steps)
-        loaded = catalogue.load(model, device)
-        profile = measure(loaded, request, texts, samples, on_step=lambda: bar.advance(task))
+    videos = _clips(method, clips)
+    with atomic(out) as temporary:
+        loaded = catalogue.load(model, device, scheduler, shift)
+        plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
+        with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
+            profile = measure(plan, Path(f"{out}.samples"), bar.advance)
         write_profile(profile, temporary)
-    typer.echo(f"wrote {out}, sha256 {profile.sha256}")
+    _print_lines(calibration_summary(profile))
+    typer.echo(f"wrote {out}, sha256 {profile.sha256}; single results are in {out}.samples")
+
+
+def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
+    from sencache.clips import find_clips
+
+    if method not in ("trajectory", "paper"):
+        raise SencacheError(f"unknown method {method!r}; choose trajectory or paper")
+    if (method == "paper") != (folder is not None):
+        raise SencacheError(
+            f"method {method} and clips {folder} do not go together; --clips DIR is for paper"
+        )
+    return find_clips(folder) if folder else ()
+
+
+def _target(name: str) -> Any:
+    if name not in ("output", "residual"):
+        raise SencacheError(f"cannot calibrate on {name!r}; choose output or residual")
+    return name
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -56,7 +57,7 @@ class SamplerSchedule(Strict):
                 raise ValueError(
                     f"{name} has {len(values)} entries for {self.steps} steps; give one per step"
                 )
-        for a, b in zip(self.timesteps or (), (self.timesteps or ())[1:], strict=False):
+        for a, b in pairwise(self.timesteps or ()):
             if b > a:
                 raise ValueError(
                     f"timesteps rise from {a} to {b}; list them in sampling order, from high to low"
@@ -115,6 +116,17 @@ class TeaCacheFit(Strict):
     signal: Literal["time_embedding", "time_projection", "modulated_input"]
     forced_first: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
     forced_last: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
+    fitted_range: tuple[NonNegative, NonNegative] | None = None
+    """Smallest and largest change of the signal that the polynomial was fitted on."""
+
+    @property
+    def monotone(self) -> bool | None:
+        """Whether a larger change gives a larger value within `fitted_range`; None where that is unknown."""
+        if self.fitted_range is None:
+            return None
+        low, high = self.fitted_range
+        values = [self.rescale(low + (high - low) * k / 200) for k in range(201)]
+        return all(a <= b for a, b in pairwise(values))
 
     def rescale(self, change: float) -> float:
         """The polynomial at `change`."""
@@ -132,6 +144,20 @@ class Calibration(Strict):
     date: Text
     versions: dict[str, str]
     seconds: NonNegative
+    method: Literal["trajectory", "paper"] = "trajectory"
+    """Along the model's own trajectories, or at noised latents of real clips as the SenCache paper does."""
+    clips: Annotated[tuple[Text, ...], Field(max_length=4096)] = ()
+    cost: NonNegative | None = None
+    """Evaluations of the transformer, relative to generating the same videos plainly."""
+
+
+class NfeSpread(Strict):
+    """Network evaluations of one preset over the calibrated videos."""
+
+    mean: NonNegative
+    std: NonNegative
+    min: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    max: Annotated[int, Field(ge=0, le=MAX_STEPS)]
 
 
 class Provenance(Strict):

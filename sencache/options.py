@@ -36,10 +36,31 @@ Settings = Annotated[
 Guidance = Annotated[float | None, Option(help="Guidance scale; 1 turns guidance off.")]
 Pixels = Annotated[int | None, Option(help="Pixels; the model's own if not given.")]
 Frames = Annotated[int | None, Option(help="Frames, 4k+1; the model's own if not given.")]
+Scheduler = Annotated[
+    str | None,
+    Option(help="`unipc` or `euler` (Wan), `ddim` or `dpm` (CogVideoX); the checkpoint's own if not given."),
+]
+Shift = Annotated[float | None, Option(help="Shift of a flow-matching schedule, as 3 or 5 on Wan.")]
 ProfileFile = Annotated[Path | None, Option(help="A profile file instead of the model's own.")]
 
 OutProfile = Annotated[Path, Option(help="The profile file to write.")]
 Samples = Annotated[int, Option(min=1, max=4096, help="Videos to measure; 8 suffice.")]
+CalibrationMethod = Annotated[
+    str,
+    Option(
+        help="`trajectory`: along the model's own runs. `paper`: at noised latents of real clips, three "
+        "evaluations per step, on top of a plain run for the other methods."
+    ),
+]
+Clips = Annotated[Path | None, Option(help="For `paper`: a folder of short videos.")]
+MeasuredTarget = Annotated[
+    str,
+    Option(
+        "--target",
+        help="Whose change is measured: the network's `output` (as published) or the "
+        "`residual` of its blocks.",
+    ),
+]
 Prompts = Annotated[Path | None, Option(help="A file with one prompt a line; the model's own if not given.")]
 FirstSeed = Annotated[int, Option(help="Seed of the first sample; the next ones count up.")]
 

@@ -18,6 +18,7 @@ from sencache.constants import (
     Calibration,
     MagnitudeRatios,
     ModelId,
+    NfeSpread,
     NonNegative,
     Provenance,
     SamplerSchedule,
@@ -48,6 +49,7 @@ class Profile(Strict):
     magcache: MagnitudeRatios | None
     teacache: TeaCacheFit | None
     presets: dict[str, dict[str, Settings]] = Field(default_factory=dict)
+    preset_nfe: dict[str, dict[str, NfeSpread]] = Field(default_factory=dict)
     calibration: Calibration | None
     provenance: Provenance
     _origin: str | None = PrivateAttr(default=None)

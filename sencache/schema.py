@@ -27,7 +27,7 @@ def first_problem(error: ValidationError) -> tuple[str, str, str]:
 
 
 class ModelInfo(Strict):
-    """Which checkpoint ran, where, and in which precision."""
+    """Which checkpoint ran, where, in which precision, and with which sampler."""
 
     key: str
     id: str
@@ -35,6 +35,7 @@ class ModelInfo(Strict):
     architecture: str
     device: str
     dtype: str
+    scheduler: str | None = None
 
 
 class Request(Strict):

@@ -21,10 +21,11 @@ MAX_MODULE, MAX_FUNCTION = 300, 60
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("options", "tables", "verify", "comparison", "calibration"),
+    ("options", "tables", "verify", "comparison", "calibration", "plots"),
     ("plan", "lanes"),
-    ("budget",),
-    ("recording", "interleave", "report", "metrics", "models"),
+    ("budget", "samples"),
+    ("clips", "sensitivity"),
+    ("recording", "interleave", "report", "metrics", "models", "noising"),
     ("engine.attach", "video"),
     ("engine.mount",),
     ("engine.session",),
@@ -39,7 +40,7 @@ FLOORS = (
     ),
     ("policies.base",),
     ("profile",),
-    ("constants", "files", "library"),
+    ("constants", "files", "library", "schedulers"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
