@@ -15,7 +15,6 @@ from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
 
 MAX_LANES = 16
-UPLOADED = "profile.json"
 
 Name = Annotated[str, Field(max_length=200)]
 Value = bool | int | float | Annotated[str, Field(max_length=2000)]
