@@ -40,14 +40,14 @@ def timeline_figure(report: Report) -> Any:
     figure.add_hline(y=1, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
     figure.update_yaxes(type="log", dtick=1, row=2, col=1)
     figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
-    return _dressed(figure, height + 300 + 110, left=150)
+    return _dressed(figure, height + 300 + 110, left=118)
 
 
 def _decisions(lanes: Sequence[Lane], steps: int) -> Any:
     from plotly.graph_objects import Heatmap
 
     return Heatmap(
-        z=[[_at(lane, step, steps).decision == "compute" for step in range(steps)] for lane in lanes],
+        z=[[int(_at(lane, step, steps).decision == "compute") for step in range(steps)] for lane in lanes],
         x=list(range(1, steps + 1)),
         y=[lane_label(lane.name) for lane in lanes],
         text=[[_at(lane, step, steps).reason.replace("_", " ") for step in range(steps)] for lane in lanes],
@@ -119,14 +119,14 @@ def drift_figure(report: Report) -> Any:
             )
     figure.update_yaxes(type="log", title={"text": "drift from the full run", "standoff": 8}, dtick=1)
     figure.update_xaxes(title={"text": "step", "standoff": 4})
-    return _dressed(figure, 380, left=66)
+    return _dressed(figure, 520, left=66)
 
 
 def walked_figure(profile: Profile, report: Report) -> Any:
-    """The profile's panels, with the steps that the SenCache lane computed marked on the sensitivities."""
+    """The profile's sensitivities, with the steps that the SenCache lane computed marked on them."""
     from plotly.graph_objects import Scatter
 
-    figure = profile_figure(profile)
+    figure = profile_figure(profile.model_copy(update={"magcache": None, "teacache": None}))
     lane = next((lane for lane in report.lanes if lane.method == "sencache"), None)
     if lane is None or profile.sensitivity is None:
         return figure

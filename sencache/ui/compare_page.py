@@ -39,12 +39,14 @@ class ComparePage:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
         self.entries = load_gallery()
         self.finished = [self._finished(entry) for entry in self.entries]
+        # The page's main knob is a budget: open a comparison that has one.
+        budgets = (n for n, entry in enumerate(self.entries) if entry.report.request.nfe)
+        self.first = next(budgets, 0)
         gr.HTML(INTRO, padding=False)
-        self.cards = GalleryCards(cards_of(self.entries, self.entries[0].name), elem_id="gallery")
+        self.cards = GalleryCards(cards_of(self.entries, self.entries[self.first].name), elem_id="gallery")
         with gr.Row(elem_id="workbench"):
             with gr.Column(scale=0, min_width=340, elem_id="controls"):
                 self.controls: Controls = build_controls(offer)
-                self.estimate = note("estimate")
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 self.status = note("status", EXAMPLE)
                 self.results: Results = build_results()
@@ -78,7 +80,7 @@ class ComparePage:
         self.cards.pick(
             self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET
         )
-        labels = [controls.fields["speed"], self.estimate]
+        labels = [controls.fields["speed"], controls.estimate]
         gr.on(
             [component.change for component in controls.inputs],
             self.relabel,
@@ -89,8 +91,11 @@ class ComparePage:
         )
 
     def loaded(self, request: gr.Request) -> list[Any]:
-        """First paint: the settings of the link, and the first finished comparison."""
-        return [*restored(self.controls, dict(request.query_params)), *shown(self.finished[0])]
+        """First paint: the first finished comparison, and its settings or those of the link."""
+        asked = dict(request.query_params)
+        first = self.finished[self.first]
+        query = asked if "prompt" in asked else dict(parse_qsl(first.query))
+        return [*restored(self.controls, query), *shown(first)]
 
     def open_card(self, event: gr.EventData) -> list[Any]:
         """Show the finished comparison whose card was pressed, and take over its settings."""
