@@ -95,6 +95,8 @@ function draw() {
     put(svg, "line", { class: "grid-line", x1: gutter, x2: width, y1: y(tick), y2: y(tick) });
     put(svg, "text", { x: gutter - 5, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
   }
+  put(svg, "text", { x: gutter + 5, y: 11 }, "score");
+  put(svg, "text", { x: width, y: floor - 5, "text-anchor": "end" }, "step");
   change(svg, gutter, cell, floor);
   put(svg, "rect", { class: "chosen", x: gutter + look.value * cell, y: 0, width: cell, height: floor });
   for (const s of steps) bar(svg, s, gutter + s.step * cell, cell, y);
