@@ -39,8 +39,9 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("profile",),
-    ("constants", "files", "library", "schedulers"),
+    ("npz",),
+    ("profile", "official"),
+    ("constants", "files", "library", "schedulers", "archive"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
