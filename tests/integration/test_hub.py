@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fake_hub
 import huggingface_hub
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import yaml
