@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from safetensors.numpy import save_file
 from sencache.clips import clean_latent, read_clip
 from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
-from sencache.engine.run import Observer
 from sencache.errors import SencacheError
 from sencache.files import atomic
 from sencache.models import Model
@@ -91,42 +90,29 @@ class Task:
         return 1 if self.clip is None else 2
 
     def measure(self, on_step: Callable[[], object]) -> Sample:
-        """Make the video and watch; `on_step` is called after every step. Raises SencacheError below two
-        steps, and where the scheduler repeats a timestep.
+        """Make the video and watch; `on_step` is called after every step. Raises SencacheError as `probe`
+        does, and for clips that cannot be used.
         """
-        if self.request.steps < 2:
-            raise SencacheError("calibration needs at least two steps to see a change; ask for more steps")
         began = time.perf_counter()
-        recorder = Recorder(architecture_of(self.model.pipe.transformer).default_signal, RECORDED)
-        magnitudes, along = Magnitudes(), Trajectory(self.target)
+        pipe, generate = self.model.pipe, partial(self._generate, on_step)
         if self.clip is None:
-            plain = self._generate([recorder, magnitudes, along], on_step)
-            alphas, extra = along.alphas(), along.evaluations
+            sample = probe(pipe, generate, self.target)
         else:
-            plain = self._generate([recorder, magnitudes], on_step)
-            alphas, extra = self._on_clip(self.clip, on_step)
-        return Sample(
-            alphas=alphas,
-            magnitudes=magnitudes.table(),
-            recording=recorder.recording(),
-            latent=recorder.latent_shape,
-            evaluations=(plain, extra),
-            seconds=time.perf_counter() - began,
-        )
+            sample = probe(pipe, generate, None)
+            alphas, evaluations = self._on_clip(self.clip, generate)
+            sample = replace(sample, alphas=alphas, evaluations=(sample.evaluations[0], evaluations))
+        return replace(sample, seconds=time.perf_counter() - began)
 
     def _generate(
         self,
-        observers: Sequence[Observer],
         on_step: Callable[[], object],
-        guidance: float | None = None,
         latent: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
-    ) -> int:
-        """One generation; `latent(step, shape)` gives every following step's latent where the sampler's own
-        is not wanted. Returns how often the transformer was evaluated.
+        **changes: Any,
+    ) -> None:
+        """One generation of the request with `changes`. `latent(step, own)` gives every following step's
+        latent where the sampler's own is not wanted.
         """
-        model, request = self.model, self.request
-        if guidance is not None:
-            request = request.model_copy(update={"guidance_scale": guidance})
+        model, request = self.model, self.request.model_copy(update=changes)
 
         def after_step(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             on_step()
@@ -134,13 +120,11 @@ class Task:
             return {} if latent is None or last else {"latents": latent(index + 1, tensors["latents"])}
 
         encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
-        with attach(model.pipe, Full(), observer=Together(observers)) as trace:
-            model.generate(model.pipe, encoded, request, after_step, output_type="latent")
-        return trace.transformer_calls
+        model.generate(model.pipe, encoded, request, after_step, output_type="latent")
 
-    def _on_clip(self, clip: Path, on_step: Callable[[], object]) -> tuple[Array, int]:
-        """The paper's measurement: the prompt's own branch at noised latents of the clip, fresh noise at
-        every step. The first step sees pure noise, as the samplers start from it.
+    def _on_clip(self, clip: Path, generate: Callable[..., None]) -> tuple[Array, int]:
+        """The paper's alphas and the evaluations they took: the prompt's own branch at noised latents of the
+        clip, fresh noise at every step. The first step sees pure noise, as the samplers start from it.
         """
         request, spec, pipe = self.request, self.model.spec, self.model.pipe
         pixels = read_clip(clip, request.frames, request.height, request.width, spec.fps)
@@ -148,13 +132,38 @@ class Task:
         generator = torch.Generator().manual_seed(request.seed)
         noising = Noising(pipe.scheduler)
 
-        def latent(step: int, like: torch.Tensor) -> torch.Tensor:
-            noise = torch.randn(like.shape, generator=generator).to(clean)
-            return noising.noised(clean, noise, step).to(like)
+        def latent(step: int, own: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(own.shape, generator=generator).to(clean)
+            return noising.noised(clean, noise, step).to(own)
 
         observer = Noised(self.target, noising)
-        calls = self._generate([observer], on_step, guidance=1.0, latent=latent)
-        return observer.alphas(), calls + observer.evaluations
+        with attach(pipe, Full(), observer=observer) as trace:
+            generate(latent=latent, guidance_scale=1.0)
+        return observer.alphas(), trace.transformer_calls + observer.evaluations
+
+
+def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "output") -> Sample:
+    """Watch one generation of one video along its own trajectory: `call()` calls `pipe`.
+
+    `target` None leaves the sensitivities out. Raises SencacheError below two steps, where the scheduler
+    repeats a timestep, and for several videos at once.
+    """
+    recorder = Recorder(architecture_of(pipe.transformer).default_signal, RECORDED)
+    magnitudes, along = Magnitudes(), Trajectory(target or "output")
+    observers = (recorder, magnitudes, along) if target else (recorder, magnitudes)
+    began = time.perf_counter()
+    with attach(pipe, Full(), observer=Together(observers)) as trace:
+        call()
+    if len(trace) < 2:
+        raise SencacheError("calibration needs at least two steps to see a change; ask for more steps")
+    return Sample(
+        alphas=along.alphas() if target else np.zeros((len(trace) - 1, 2)),
+        magnitudes=magnitudes.table(),
+        recording=recorder.recording(),
+        latent=recorder.latent_shape,
+        evaluations=(trace.transformer_calls, along.evaluations),
+        seconds=time.perf_counter() - began,
+    )
 
 
 def measured(task: Task, folder: Path | None, on_step: Callable[[], object]) -> Sample:
