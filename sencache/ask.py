@@ -10,12 +10,11 @@ from pydantic import Field, ValidationError
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
 from sencache.models import ModelSpec, check_request, model_spec, own_profile
-from sencache.plan import LaneSpec, parse_lanes, plan_lane
+from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
 
 MAX_LANES = 16
-UPLOADED = "profile.json"
 
 Name = Annotated[str, Field(max_length=200)]
 Value = bool | int | float | Annotated[str, Field(max_length=2000)]
@@ -72,7 +71,9 @@ def understand(ask: Ask) -> Understood:
     spec = model_spec(ask.model)
     request = _request(spec, ask)
     check_request(spec, request)
-    lanes = parse_lanes(",".join(ask.methods), _overrides(ask.settings))
+    # The baselines come first; the plan would add fewer-steps last.
+    methods = dict.fromkeys((REFERENCE, FEWER_STEPS, *ask.methods))
+    lanes = parse_lanes(",".join(methods), _overrides(ask.settings))
     if len(lanes) > MAX_LANES:
         raise SencacheError(f"{len(lanes)} lanes are too many for one comparison; choose up to {MAX_LANES}")
     profile = _profile(spec, ask)

@@ -8,8 +8,14 @@ import zipfile
 from pathlib import Path
 from textwrap import indent
 
+from sencache.errors import SencacheError
+from sencache.models import model_spec
 from sencache.policies import METHODS, uses_profile
+from sencache.profile import Profile
 from sencache.report import Lane, Report
+from sencache.verify import bundled_by_hash
+
+REPORT_NAME, CSV_NAME, ZIP_NAME, PROFILE_NAME = "report.json", "traces.csv", "comparison.zip", "profile.json"
 
 COLUMNS = (
     *("step", "timestep", "sigma", "decision", "reason", "score", "tolerance", "reference_step", "reuses"),
@@ -30,14 +36,32 @@ def traces_csv(report: Report) -> str:
     return out.getvalue()
 
 
-def archive(folder: Path, name: str) -> Path:
-    """`folder/name`: an uncompressed zip of all the folder's other files (the videos are compressed)."""
-    target = folder / name
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path != target]
-    with zipfile.ZipFile(target, "w") as packed:
-        for path in files:
+def pack(report: Report, source: Path, target: Path) -> None:
+    """Into `target`: the steps as CSV, and a zip of that and of everything in `source`, where `report` is."""
+    table = target / CSV_NAME
+    table.write_text(traces_csv(report), encoding="utf-8")
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and path.name != ZIP_NAME]
+    # Stored, not deflated: nearly all of it is video.
+    with zipfile.ZipFile(target / ZIP_NAME, "w") as packed:
+        for path in dict.fromkeys([*files, table]):
             packed.write(path, path.name)
-    return target
+
+
+def profile_of(report: Report) -> Profile | None:
+    """The bundled profile that a lane of `report` used, if there is one."""
+    used = next((lane.profile for lane in report.lanes if lane.profile is not None), None)
+    try:
+        return bundled_by_hash(used) if used else None
+    except SencacheError:
+        return None
+
+
+def snippets(report: Report, profile: Profile | None) -> dict[str, str]:
+    """Code that repeats each lane, by the lane's name; `profile` is the one that was used."""
+    origin = profile.origin if profile else None
+    path = f"bundled_profile({Path(origin).stem!r})" if origin else repr(PROFILE_NAME)
+    length = model_spec(report.model.key).max_sequence_length
+    return {lane.name: snippet(report, lane, path, length) for lane in report.lanes}
 
 
 def snippet(report: Report, lane: Lane, profile: str, sequence_length: int) -> str:
@@ -48,10 +72,12 @@ def snippet(report: Report, lane: Lane, profile: str, sequence_length: int) -> s
     """
     method = METHODS.get(lane.method)
     call = _call(report, lane, sequence_length)
-    head = f"import torch\n\nimport sencache\n\npipe = sencache.load({report.model.key!r}).pipe\n"
+    load_pipe = f"pipe = sencache.load({report.model.key!r}).pipe\n"
     if method is None or not method.caches:
-        return f"{head}{call}\n"
+        return f"import torch\n\nimport sencache\n\n{load_pipe}{call}\n"
     needs = uses_profile(lane.method)
+    library = "from sencache.library import bundled_profile\n" if needs and "(" in profile else ""
+    head = f"import torch\n\nimport sencache\n{library}\n{load_pipe}"
     load = f"profile = sencache.load_profile({profile})\n" if needs else ""
     given = [f"{key}={value!r}" for key, value in lane.config.items() if value is not None]
     arguments = ",\n    ".join([*(["profile"] if needs else []), *given])

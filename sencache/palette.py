@@ -26,12 +26,15 @@ LOOKS = {
 
 
 def lane_label(lane: str) -> str:
-    """`SenCache, forecast linear` for the lane `sencache:forecast=linear`; an unknown method stays as it
-    is.
-    """
+    """`SenCache, linear` for the lane `sencache:forecast=linear`; an unknown method stays as it is."""
     method, *settings = lane.split(":")
     name = LOOKS[method].label if method in LOOKS else method
-    return ", ".join([name, *(setting.replace("=", " ").replace("_", " ") for setting in settings)])
+    return ", ".join([name, *(_said(setting) for setting in settings)])
+
+
+def _said(setting: str) -> str:
+    """Which forecast or target it is says enough; other settings need their name."""
+    return setting.removeprefix("forecast=").removeprefix("target=").replace("=", " ").replace("_", " ")
 
 
 def colour_variables() -> str:

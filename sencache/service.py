@@ -22,20 +22,18 @@ from typing import Any
 import torch
 
 from sencache import comparison
-from sencache.ask import UPLOADED, Ask, Understood, understand
+from sencache.ask import Ask, Understood, understand
 from sencache.bridge import Thread, in_thread
-from sencache.deliver import archive, snippet, traces_csv
+from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.errors import SencacheError
 from sencache.failures import explain
 from sencache.models import Model, load
 from sencache.pace import Estimate, Paces
-from sencache.palette import lane_label
 from sencache.report import Lane, Report, load_report
 
 Event = dict[str, Any]
 
 BEAT_SECONDS = 0.1
-ZIP_NAME, CSV_NAME = "comparison.zip", "traces.csv"
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
@@ -126,8 +124,8 @@ class Studio:
         nothing came for a tenth of a second.
 
         Every event is a dict of plain values. `done` holds `folder` with report.json, one mp4 per lane,
-        traces.csv and comparison.zip, and a `snippets` text per lane; the folder is gone when the iterator
-        ends. Closing stops the run after the step it is in. Raises SencacheError with one sentence.
+        traces.csv and comparison.zip, `profile` as JSON text, and `snippets` of code by lane; the folder is gone
+        when the iterator ends. Closing stops the run after the step it is in. Raises SencacheError with one sentence.
         """
         asked, estimate = understand(ask), self.estimate(ask)
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
@@ -160,21 +158,11 @@ class Studio:
                 shutil.rmtree(job["folder"], ignore_errors=True)
 
     def _done(self, asked: Understood, ask: Ask, folder: Path, seconds: float) -> Event:
-        report = load_report(folder / "report.json")
+        report = load_report(folder / REPORT_NAME)
         self._paces.learn(report, seconds)
-        (folder / CSV_NAME).write_text(traces_csv(report), encoding="utf-8")
         if ask.profile_json is not None:
-            (folder / UPLOADED).write_text(ask.profile_json, encoding="utf-8")
-        archive(folder, ZIP_NAME)
-        return {"kind": "done", "folder": str(folder), "snippets": snippets(report, asked), "seconds": seconds}
-
-
-def snippets(report: Report, asked: Understood) -> dict[str, str]:
-    """Code that repeats each lane, by the lane's name."""
-    origin = asked.profile.origin if asked.profile else None
-    path = f"sencache.library.bundled_profile({Path(origin).stem!r})" if origin else repr(UPLOADED)
-    length = asked.spec.max_sequence_length
-    return {lane.name: snippet(report, lane, path, length) for lane in report.lanes}
-
-
-__all__ = ["CSV_NAME", "ZIP_NAME", "Studio", "device", "lane_label", "model", "on_zerogpu", "summary"]
+            (folder / PROFILE_NAME).write_text(ask.profile_json, encoding="utf-8")
+        pack(report, folder, folder)
+        code = snippets(report, asked.profile)
+        profile = asked.profile.to_json() if asked.profile else None
+        return {"kind": "done", "folder": str(folder), "snippets": code, "profile": profile, "seconds": seconds}

@@ -11,6 +11,7 @@ from gradio.components import Component
 from sencache.ask import Ask, make_ask
 from sencache.schema import MAX_PROMPT, MAX_STEPS
 from sencache.ui.knobs import Knob, build_knobs, given
+from sencache.ui.note import note
 
 SPEEDS = ("1.5", "2", "2.5", "3", "4")
 USUAL_SPEED = "2"
@@ -32,6 +33,7 @@ class Controls:
     knobs: list[Knob]
     run: gr.Button
     cancel: gr.Button
+    estimate: gr.HTML
     offer: dict[str, Any]
 
     @property
@@ -98,14 +100,15 @@ def build_controls(offer: dict[str, Any]) -> Controls:
         label=speed_label(USUAL_SPEED, model["steps"], MATCHED),
         elem_id="speed",
     )
-    fields["methods"] = _methods(offer)
     with gr.Row(elem_id="run-row"):
         run = gr.Button("Run comparison", variant="primary", elem_id="run", scale=3)
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
+    estimate = note("estimate")
+    fields["methods"] = _methods(offer)
     fields |= _more(offer, model)
     with gr.Accordion("Every method’s own settings", open=False, elem_id="knobs"):
         knobs = build_knobs(offer["methods"])
-    return Controls(fields, knobs, run, cancel, offer)
+    return Controls(fields, knobs, run, cancel, estimate, offer)
 
 
 def _methods(offer: dict[str, Any]) -> gr.CheckboxGroup:

@@ -18,7 +18,6 @@ from sencache.report import Report
 from sencache.schema import Request
 from sencache.ui.theme import script, template
 
-SHOWN_SETTINGS = 2
 DIGITS = 4
 
 
@@ -76,14 +75,11 @@ def _waiting(name: str) -> dict[str, Any]:
 
 
 def _settings(config: dict[str, Any]) -> str:
-    """The first settings that say something; the rest is in the report."""
+    """The setting that decides most, which is each method's first; all are in the report."""
     said = {k: v for k, v in config.items() if k not in ("target", "forecast") and v is not None}
-    shown = list(said.items())[:SHOWN_SETTINGS]
-    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in shown)
-
-
-def _short(value: Any) -> str:
-    return f"{len(value)} listed" if isinstance(value, (list, tuple)) else str(value)
+    if said.get("steps"):
+        return f"{len(said['steps'])} steps listed"
+    return next((f"{key.replace('_', ' ')} {value}" for key, value in said.items()), "")
 
 
 def _cell(record: Record) -> list[Any]:
@@ -106,7 +102,8 @@ def _rounded(value: float | None) -> float | None:
 
 def about(model: str, request: Request) -> str:
     """One line under the prompt: what was run."""
-    budget = f"{request.nfe} of {request.steps} evaluations each" if request.nfe else "own settings"
+    own = f"preset {request.preset}" if request.preset else "own settings"
+    budget = f"{request.nfe} of {request.steps} evaluations each" if request.nfe else own
     size = f"{request.width}×{request.height}, {request.frames} frames"
     return f"{model} · {size} · {request.steps} steps · {budget} · seed {request.seed}"
 

@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
+from sencache.report import Report
 from sencache.schema import MAX_PROMPT
-from sencache.ui.controls import BUDGETS, SPEEDS, Controls, bounds
+from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, evaluations
 
 TEXTS = ("prompt", "negative")
 MAX_VALUE = 4000
@@ -21,6 +22,23 @@ def query_of(controls: Controls, *values: Any) -> str:
     names = [*controls.fields, *(knob.name for knob in controls.knobs)]
     pairs = {name: _written(value) for name, value in zip(names, values, strict=True)}
     return urlencode({name: text for name, text in pairs.items() if text})
+
+
+def query_of_report(report: Report) -> str:
+    """The query that asks for a finished comparison again, as near as the page's fields can say it."""
+    request = report.request
+    speed = next((s for s in SPEEDS if evaluations(s, request.steps) == request.nfe), None)
+    methods = [lane.name for lane in report.lanes if lane.target is not None]
+    pairs = {
+        "prompt": request.prompt,
+        "speed": speed,
+        "budget": MATCHED if request.nfe else request.preset or OWN,
+        "methods": ",".join(methods),
+        "seed": request.seed,
+        "steps": request.steps,
+        "negative": request.negative_prompt,
+    }
+    return urlencode({name: value for name, value in pairs.items() if value not in (None, "")})
 
 
 def _written(value: Any) -> str:

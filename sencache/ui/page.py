@@ -6,7 +6,10 @@ from typing import Any
 
 import gradio as gr
 
+from sencache.offer import describe
 from sencache.palette import colour_variables
+from sencache.service import Studio
+from sencache.ui.compare_page import ComparePage
 from sencache.ui.theme import stylesheets, theme
 
 HEADER = """
@@ -21,18 +24,29 @@ ONE_HOUR = 3600
 
 
 def build_app() -> gr.Blocks:
-    """The whole app, its queue set, not yet launched."""
+    """The whole app with the first model loaded and its queue set, not yet launched."""
+    studio, offer = Studio(), describe()
+    studio.warm(offer["models"][0]["key"])
     with gr.Blocks(
         title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
     ) as app:
         gr.HTML(HEADER, padding=False)
         with gr.Tabs(elem_id="pages"):
             with gr.Tab("Compare", id="compare"):
-                pass
+                compare = ComparePage(studio, offer)
             with gr.Tab("Profiles", id="profiles"):
                 pass
             with gr.Tab("How it works", id="how"):
                 pass
+        compare.wire()
+        app.load(
+            compare.loaded,
+            None,
+            [*compare.controls.inputs, *compare.results.outputs],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
     return app
 
