@@ -42,7 +42,7 @@ def build_profiles_page() -> None:
             pull = _pull_box()
         with gr.Column(scale=3, min_width=320):
             facts = ProfileFacts(_facts(names[0], {}), elem_id="profile-facts")
-            plot = gr.Plot(_plot(names[0], NO_OVERLAY, {}), show_label=False, elem_id="profile-plot")
+            plot = gr.Plot(_plot(names[0], NO_OVERLAY, {}), show_label=False, elem_id="browsed-plot")
     gr.on([chosen.change, overlay.change], _shown, [chosen, overlay, own], [facts, plot], **PRIVATE)
     upload.upload(_uploaded, [upload, own], [own, chosen, overlay, checked], **PRIVATE)
     repo, file, revision, button, status = pull
