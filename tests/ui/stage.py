@@ -56,13 +56,14 @@ def visited(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
     """A page of its own. Afterwards: no error was logged, and no request left the machine."""
     opened = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **context})
     page, problems = opened.new_page(), list[str]()
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: problems.append(f"{message.text} {message.location}") if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.extend(_foreign(request.url)))
     page.goto(url)
     yield page
     opened.close()
-    assert problems == []
+    if problems:
+        pytest.fail("\n".join(problems))
 
 
 def _foreign(url: str) -> list[str]:
