@@ -1,4 +1,4 @@
-"""What a visitor or client asks for, as plain data, and what it comes to: a model, a request, lanes, a profile."""
+"""What a visitor or client asks for, as plain data, and what that comes to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished comparison is handed over as: a table of all steps, an archive, and code that repeats a lane."""
+"""What a finished comparison is handed over as: a table of steps, an archive, code that repeats a lane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a comparison is going to take: from the last one on this machine, before that from written figures."""
+"""How long a comparison is going to take: as the last one did, and before that by written figures."""
 
 from __future__ import annotations
 

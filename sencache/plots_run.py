@@ -1,4 +1,4 @@
-"""Figures of one comparison: decisions and scores over the steps, drift, and the profile the run walked along."""
+"""Figures of one comparison: decisions and scores over the steps, drift, the profile it walked along."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sencache.report import Lane, Report
 
 GRID = "rgba(128,136,144,0.2)"
 REUSED, COMPUTED = "rgba(15,118,110,0.22)", "#0f766e"
+FONT = "Inter, system-ui, sans-serif"
 ROW_PIXELS = 24
 DASHES = ("solid", "dot", "dash")
 SMALLEST = 1e-6
@@ -33,7 +34,10 @@ def timeline_figure(report: Report) -> Any:
         shared_xaxes=True,
         vertical_spacing=0.14,
         row_heights=[height / (height + 300), 300 / (height + 300)],
-        subplot_titles=["Decisions: dark is computed, light is reused", "Score over tolerance; reused up to 1"],
+        subplot_titles=[
+            "Decisions: dark computed, light reused",
+            "Score over tolerance; reused up to 1",
+        ],
     )
     figure.add_trace(_decisions(lanes, report.request.steps), row=1, col=1)
     figure.add_traces(list(_scores(report.lanes)), rows=2, cols=1)
@@ -119,7 +123,7 @@ def drift_figure(report: Report) -> Any:
             )
     figure.update_yaxes(type="log", title={"text": "drift from the full run", "standoff": 8}, dtick=1)
     figure.update_xaxes(title={"text": "step", "standoff": 4})
-    return _dressed(figure, 520, left=66)
+    return _dressed(figure, 520, left=66, top=12)
 
 
 def walked_figure(profile: Profile, report: Report) -> Any:
@@ -127,6 +131,7 @@ def walked_figure(profile: Profile, report: Report) -> Any:
     from plotly.graph_objects import Scatter
 
     figure = profile_figure(profile.model_copy(update={"magcache": None, "teacache": None}))
+    figure.update_layout(font={"family": FONT})
     lane = next((lane for lane in report.lanes if lane.method == "sencache"), None)
     if lane is None or profile.sensitivity is None:
         return figure
@@ -146,14 +151,14 @@ def walked_figure(profile: Profile, report: Report) -> Any:
     return figure
 
 
-def _dressed(figure: Any, height: int, left: int) -> Any:
+def _dressed(figure: Any, height: int, left: int, top: int = 44) -> Any:
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": left, "r": 12, "t": 44, "b": 52},
+        margin={"l": left, "r": 12, "t": top, "b": 52},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": GREY},
+        font={"family": FONT, "size": 12, "color": GREY},
         legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
     )
     figure.update_xaxes(fixedrange=True, gridcolor=GRID, zeroline=False)

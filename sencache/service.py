@@ -29,7 +29,7 @@ from sencache.errors import SencacheError
 from sencache.failures import explain
 from sencache.models import Model, load
 from sencache.pace import Estimate, Paces
-from sencache.report import Lane, Report, load_report
+from sencache.report import Lane, load_report
 
 Event = dict[str, Any]
 
@@ -65,7 +65,7 @@ def reserved_seconds(job: dict[str, Any]) -> int:
     return int(job["reserved"])
 
 
-@spaces.GPU(duration=reserved_seconds)
+@spaces.GPU(duration=reserved_seconds)  # type: ignore[untyped-decorator]
 def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
     """The whole comparison in one call, so that it is one reservation. Everything that crosses is plain.
 
@@ -124,8 +124,9 @@ class Studio:
         nothing came for a tenth of a second.
 
         Every event is a dict of plain values. `done` holds `folder` with report.json, one mp4 per lane,
-        traces.csv and comparison.zip, `profile` as JSON text, and `snippets` of code by lane; the folder is gone
-        when the iterator ends. Closing stops the run after the step it is in. Raises SencacheError with one sentence.
+        traces.csv and comparison.zip, `profile` as JSON text, and `snippets` of code by lane; the folder is
+        gone when the iterator ends. Closing stops the run after the step it is in. Raises SencacheError with
+        one sentence.
         """
         asked, estimate = understand(ask), self.estimate(ask)
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
@@ -165,4 +166,10 @@ class Studio:
         pack(report, folder, folder)
         code = snippets(report, asked.profile)
         profile = asked.profile.to_json() if asked.profile else None
-        return {"kind": "done", "folder": str(folder), "snippets": code, "profile": profile, "seconds": seconds}
+        return {
+            "kind": "done",
+            "folder": str(folder),
+            "snippets": code,
+            "profile": profile,
+            "seconds": seconds,
+        }

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import gradio as gr
+from gradio import update
 
 from sencache.deliver import pack, profile_of, snippets
 from sencache.errors import SencacheError
@@ -22,12 +23,18 @@ from sencache.ui.running import Runner
 EXAMPLE = "A finished comparison, to look at. Choose your own settings and press Run."
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+SHOW_RESULTS = """() => {
+  const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  if (innerWidth < 1080)
+    document.querySelector('#results').scrollIntoView({ behavior: calm ? 'auto' : 'smooth' });
+}"""
+
 INTRO = """
 <div class="intro">
   <h1>The same video, with fewer network evaluations</h1>
-  <p>A video diffusion model evaluates its network at every step. A step cache reuses an earlier result instead,
-  and each method decides by another signal. Here they make one video side by side, from the same noise, and every
-  decision can be looked at.</p>
+  <p>A video diffusion model evaluates its network at every step. A step cache reuses an earlier result
+  instead, and each method decides by another signal. Here they make one video side by side, from the same
+  noise, and every decision can be looked at.</p>
 </div>
 """
 
@@ -76,13 +83,16 @@ class ComparePage:
             show_progress_on=self.status,
             api_visibility="private",
         )
+        # On a narrow screen the lanes are below the settings.
+        controls.run.click(None, None, None, js=SHOW_RESULTS)
         controls.cancel.click(self.runner.cancelled, None, state, cancels=[running], **QUIET)
         self.cards.pick(
             self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET
         )
+        changing: list[Any] = controls.inputs
         labels = [controls.fields["speed"], controls.estimate]
         gr.on(
-            [component.change for component in controls.inputs],
+            [component.change for component in changing],
             self.relabel,
             controls.inputs,
             labels,
@@ -112,4 +122,4 @@ class ComparePage:
         named = dict(zip(self.controls.fields, values, strict=False))
         label = speed_label(named["speed"], self.controls.steps(*values), named["budget"])
         matched = named["budget"] == MATCHED
-        return [gr.update(label=label, interactive=matched), self.runner.estimate(*values)]
+        return [update(label=label, interactive=matched), self.runner.estimate(*values)]

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
+from gradio import update
 
 from sencache.report import Report
 from sencache.schema import MAX_PROMPT
@@ -54,10 +55,10 @@ def restored(controls: Controls, query: Mapping[str, str]) -> list[Any]:
     updates: list[Any] = []
     for name in controls.fields:
         value = _field(controls, name, query[name]) if name in query else None
-        updates.append(gr.skip() if value is None else gr.update(value=value))
+        updates.append(gr.skip() if value is None else update(value=value))
     for knob in controls.knobs:
         value = _knob(knob.setting, query[knob.name]) if knob.name in query else None
-        updates.append(gr.skip() if value is None else gr.update(value=value))
+        updates.append(gr.skip() if value is None else update(value=value))
     return updates
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gradio as gr
@@ -9,7 +10,10 @@ import gradio as gr
 from sencache.offer import describe
 from sencache.palette import colour_variables
 from sencache.service import Studio
+from sencache.ui.api import build_api
 from sencache.ui.compare_page import ComparePage
+from sencache.ui.how import build_how_page
+from sencache.ui.profiles_page import build_profiles_page
 from sencache.ui.theme import stylesheets, theme
 
 HEADER = """
@@ -27,6 +31,7 @@ def build_app() -> gr.Blocks:
     """The whole app with the first model loaded and its queue set, not yet launched."""
     studio, offer = Studio(), describe()
     studio.warm(offer["models"][0]["key"])
+    app: gr.Blocks
     with gr.Blocks(
         title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
     ) as app:
@@ -35,10 +40,11 @@ def build_app() -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compare = ComparePage(studio, offer)
             with gr.Tab("Profiles", id="profiles"):
-                pass
+                build_profiles_page()
             with gr.Tab("How it works", id="how"):
-                pass
+                build_how_page()
         compare.wire()
+        build_api(studio, offer)
         app.load(
             compare.loaded,
             None,
@@ -61,4 +67,5 @@ def launch_options() -> dict[str, Any]:
         "show_error": False,
         "max_file_size": "2mb",
         "footer_links": ["api", "settings"],
+        "mcp_server": os.environ.get("SENCACHE_MCP", "") == "1",
     }

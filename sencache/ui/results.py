@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import update
 
 from sencache.deliver import CSV_NAME, REPORT_NAME, ZIP_NAME
 from sencache.palette import lane_label
@@ -18,7 +19,6 @@ from sencache.ui.lanes import board_of, live_lanes
 from sencache.ui.numbers import numbers_table, table_of
 from sencache.ui.player import SyncPlayer, clips_of
 from sencache.ui.theme import script, template
-
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def build_results() -> Results:
             drift = gr.Plot(show_label=False, elem_id="drift", container=False)
         with gr.Column(min_width=320):
             gr.HTML("<h3>The profile, with the steps SenCache computed</h3>", padding=False)
-            profile = gr.Plot(show_label=False, elem_id="profile-plot", container=False)
+            profile = gr.Plot(show_label=False, elem_id="walked", container=False)
     _heading("Take it away", "The report holds every decision; the code makes one lane again in diffusers.")
     with gr.Row(elem_id="downloads"):
         names = ("Report, JSON", "All steps, CSV", "Everything, ZIP")
@@ -75,7 +75,8 @@ def build_results() -> Results:
     lane = gr.Dropdown([], label="Code for", elem_id="code-lane", interactive=True)
     code = gr.Code(language="python", label="Code", elem_id="code", interactive=False)
     snippets = gr.State({})
-    lane.change(_snippet, [lane, snippets], code, queue=False, show_progress="hidden", api_visibility="private")
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    lane.change(_snippet, [lane, snippets], code, **quiet)
     return Results(lanes, player, numbers, timeline, drift, profile, downloads, link, lane, code, snippets)
 
 
@@ -115,9 +116,9 @@ def shown(finished: Finished) -> list[Any]:
         timeline_figure(report),
         drift_figure(report),
         walked_figure(profile, report) if profile else None,
-        *(gr.update(value=str(path), interactive=True) for path in paths),
+        *(update(value=str(path), interactive=True) for path in paths),
         {"query": finished.query},
-        gr.update(choices=[(lane_label(name), name) for name in snippets], value=first),
+        update(choices=[(lane_label(name), name) for name in snippets], value=first),
         snippets[first],
         snippets,
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import update
 
 from sencache.ask import Ask, understand
 from sencache.deliver import REPORT_NAME
@@ -69,11 +70,11 @@ class Runner:
         try:
             yield [*self._state("Starting…", running=True), *rest]
             ask = self.controls.ask(*values)
-            for update in self._updates(ask, query_of(self.controls, *values)):
-                if isinstance(update, Finished):
-                    yield [*self._state(update.told, running=False), *shown(update)]
+            for news in self._updates(ask, query_of(self.controls, *values)):
+                if isinstance(news, Finished):
+                    yield [*self._state(news.told, running=False), *shown(news)]
                 else:
-                    text, lanes = update
+                    text, lanes = news
                     yield [said(text), gr.skip(), gr.skip(), lanes, *rest[1:]]
         except SencacheError as error:
             sentence = str(error)
@@ -82,7 +83,7 @@ class Runner:
 
     @staticmethod
     def _state(text: str, running: bool, bad: bool = False) -> list[Any]:
-        return [said(text, bad), gr.update(interactive=not running), gr.update(interactive=running)]
+        return [said(text, bad), update(interactive=not running), update(interactive=running)]
 
     def _updates(self, ask: Ask, query: str) -> Iterator[tuple[str, dict[str, Any]] | Finished]:
         """(status, value of the lanes) while it runs, thinned out over time, and last what came out."""

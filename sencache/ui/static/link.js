@@ -5,7 +5,6 @@ const paint = () => {
   url.search = (props.value || {}).query || '';
   url.hash = '';
   link.href = url.href;
-  link.textContent = url.search ? decodeURIComponent(url.search).slice(0, 90) : 'these settings';
   told.textContent = '';
 };
 button.addEventListener('click', async () => {

@@ -214,7 +214,7 @@ function options(select, chosen) {
 
 function build() {
   const value = props.value ?? {}, clips = value.clips ?? [];
-  const key = JSON.stringify(clips.map((clip) => [clip.name, clip.video?.path]));
+  const key = JSON.stringify(clips.map((clip) => [clip.name, clip.note, clip.video?.path]));
   if (key === shown) return;
   shown = key;
   wanted = false;
