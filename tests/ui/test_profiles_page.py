@@ -63,7 +63,9 @@ def upload(page: Any, path: Path) -> str:
     with page.expect_file_chooser() as chooser:
         page.locator("#profile-upload").click()
     chooser.value.set_files(path)
-    page.wait_for_function("(before) => document.querySelector('#profile-note .note').innerText !== before", arg=before)
+    page.wait_for_function(
+        "(before) => document.querySelector('#profile-note .note').innerText !== before", arg=before
+    )
     return str(page.locator("#profile-note .note").inner_text())
 
 
@@ -81,10 +83,17 @@ def curves(page: Any) -> int:
 def test_a_bundled_profile_is_described_and_drawn(page: Any, bundled_profile: Profile) -> None:
     shown = facts(page)
     assert page.locator("#profile-facts h3").inner_text() in bundled_profiles()
-    assert shown["sha256"] == load_profile(bundled_profiles()[page.locator("#profile-facts h3").inner_text()]).sha256
+    assert (
+        shown["sha256"]
+        == load_profile(bundled_profiles()[page.locator("#profile-facts h3").inner_text()]).sha256
+    )
     assert shown["Licence"] == bundled_profile.provenance.licence
     assert shown["Provenance"].startswith(bundled_profile.provenance.kind)
-    assert page.locator("#profile-facts .serves span").all_inner_texts() == ["SenCache", "MagCache", "TeaCache"]
+    assert page.locator("#profile-facts .serves span").all_inner_texts() == [
+        "SenCache",
+        "MagCache",
+        "TeaCache",
+    ]
     assert curves(page) == 4
 
 
