@@ -29,7 +29,12 @@ from sencache.video import read_mp4
 MODEL = "tiny-wan"
 ENTRIES = {
     "1-half": ["--prompt", "a red circle moving right, and a blue square moving left", "--preset", "slow"],
-    "2-equal-cost": ["--prompt", "a small purple square moving in a circle, on a black background", "--nfe", "25"],
+    "2-equal-cost": [
+        "--prompt",
+        "a small purple square moving in a circle, on a black background",
+        "--nfe",
+        "25",
+    ],
     "3-fast": ["--prompt", "a large green star spinning, on a gray background", "--preset", "fast"],
     "4-twenty": ["--prompt", "a yellow triangle bouncing up and down", "--nfe", "20", "--seed", "3"],
 }
@@ -40,7 +45,17 @@ def main() -> None:
     shutil.rmtree(GALLERY, ignore_errors=True)
     for name, arguments in ENTRIES.items():
         folder = GALLERY / name
-        command = [sys.executable, "-m", "sencache", "compare", "--model", MODEL, *arguments, "--out", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "sencache",
+            "compare",
+            "--model",
+            MODEL,
+            *arguments,
+            "--out",
+            str(folder),
+        ]
         subprocess.run(command, check=True)
         thumbnail(folder)
     first = GALLERY / next(iter(ENTRIES))
@@ -73,7 +88,10 @@ def replay(report: Report) -> Replay:
         alpha_t=tuple(alpha_t for _, alpha_t in alphas),
         latent_rms=rounded(recording.latent_rms),
         output_change=rounded(recording.output_l1 / recording.output_norm[:, None]),
-        **{name: lane.config[name] for name in ("early_fraction", "early_tolerance", "tolerance", "max_reuses")},
+        **{
+            name: lane.config[name]
+            for name in ("early_fraction", "early_tolerance", "tolerance", "max_reuses")
+        },
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData, GradioModel
+from pydantic import Field
 
 from sencache.errors import SencacheError
 from sencache.palette import lane_label
@@ -74,7 +75,7 @@ class Card(GradioModel):
 class Cards(GradioModel):
     """All cards, and the name of the one that is open."""
 
-    cards: list[Card] = []
+    cards: list[Card] = Field(default_factory=list)
     open: str | None = None
 
 
@@ -108,9 +109,7 @@ def _psnr(lane: Lane) -> float:
 def _number(lane: Lane) -> Number:
     psnr = lane.metrics.psnr if lane.metrics else None
     quality = "identical" if psnr is None else f"{psnr:.1f} dB"
-    return Number(
-        lane=lane_label(lane.name), method=lane.method, text=f"{lane.nfe}/{lane.steps} · {quality}"
-    )
+    return Number(lane=lane_label(lane.name), method=lane.method, text=f"{lane.nfe}/{lane.steps} · {quality}")
 
 
 class GalleryCards(gr.HTML):

@@ -7,9 +7,11 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData, GradioModel
+from pydantic import Field
 
 from sencache.palette import lane_label
 from sencache.report import Lane, Report
+from sencache.schema import PerFrame
 from sencache.ui.theme import script, template
 
 
@@ -26,8 +28,8 @@ class Clip(GradioModel):
     video: FileData
     reference: bool = False
     focus: bool = False
-    lpips: list[float] = []
-    psnr: list[float | None] = []
+    lpips: list[float] = Field(default_factory=list)
+    psnr: list[float | None] = Field(default_factory=list)
 
 
 class Clips(GradioModel):
@@ -36,7 +38,7 @@ class Clips(GradioModel):
     frames: int = 1
     width: int = 1
     height: int = 1
-    clips: list[Clip] = []
+    clips: list[Clip] = Field(default_factory=list)
 
 
 class SyncPlayer(gr.HTML):
@@ -69,7 +71,7 @@ def clips_of(report: Report, folder: str | Path) -> Clips:
 
 
 def _clip(lane: Lane, video: Path) -> Clip:
-    per_frame = lane.metrics.per_frame if lane.metrics else {"lpips": [], "psnr": []}
+    per_frame = lane.metrics.per_frame if lane.metrics else PerFrame(lpips=[], psnr=[], ssim=[])
     return Clip(
         name=lane_label(lane.name),
         note=f"{lane.nfe} of {lane.steps} steps · {lane.speedup:.2f}×",

@@ -51,12 +51,18 @@ def _rows(profile: Profile, origin: str) -> Iterator[tuple[str, str]]:
     yield "Architecture", model.architecture
     yield "Schedule", f"{schedule.scheduler}, {schedule.steps} steps{_shift(profile)}"
     if shape:
-        yield "Shape", f"{shape.width} × {shape.height}, {shape.frames} frames, {shape.elements:,} latent elements"
+        yield (
+            "Shape",
+            f"{shape.width} × {shape.height}, {shape.frames} frames, {shape.elements:,} latent elements",
+        )
     yield "Guidance", "" if profile.guidance_scale is None else f"{profile.guidance_scale:g}"
     yield "Precision", profile.dtype or ""
     yield "Presets", ", ".join(profile.presets)
     if profile.sensitivity:
-        yield "Sensitivities of", f"the {profile.sensitivity.target}, over {profile.sensitivity.samples} samples"
+        yield (
+            "Sensitivities of",
+            f"the {profile.sensitivity.target}, over {profile.sensitivity.samples} samples",
+        )
     if profile.calibration:
         yield "Calibrated", f"{profile.calibration.date}, {len(profile.calibration.prompts)} prompts"
     yield "Provenance", f"{where.kind}: {where.source}"

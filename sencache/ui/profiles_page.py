@@ -17,7 +17,7 @@ from sencache.profile import Profile, load_profile, parse_profile
 from sencache.ui.note import note, said
 from sencache.ui.profile_facts import ProfileFacts, facts_of
 
-# A visitor's own profiles: how each is called, and its text with where it came from. Nothing is kept elsewhere.
+# A visitor's own profiles by name, each with where it came from; kept nowhere else.
 Own = dict[str, tuple[Profile, str]]
 NO_OVERLAY = "no other"
 MOST_OWN = 12
@@ -117,7 +117,11 @@ def _parsed(content: bytes, name: str) -> Profile:
 
 
 def _pulled(
-    repo: str, file: str, revision: str, own: Own, progress: gr.Progress = gr.Progress()
+    repo: str,
+    file: str,
+    revision: str,
+    own: Own,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio finds it by its default)
 ) -> Iterator[tuple[Any, ...]]:
     """Pull one file; what happens is said while it happens."""
     yield gr.skip(), gr.skip(), gr.skip(), said(f"Asking the Hub for {file} of {repo} …")

@@ -18,10 +18,10 @@ Row = tuple[float, ...]
 class Replay(Strict):
     """What SenCache's rule needs of a run of N steps, and what its decisions would have cost.
 
-    `alpha_x`, `alpha_t`: [N], the profile's sensitivities at each timestep. `latent_rms`: [N, N], RMS distance
-    between the latents of any two steps. `output_change`: [N, N], mean absolute difference of the network's
-    output at step i to that at step j, over the mean absolute output at i: the relative error of using j's
-    output at i. `tolerance` and `max_reuses` are those of the comparison beside which the replay lies.
+    `alpha_x`, `alpha_t`: [N], the profile's sensitivities at each timestep. `latent_rms`: [N, N], RMS
+    distance between the latents of any two steps. `output_change`: [N, N], the relative error of using the
+    network's output at step j in place of that at step i: mean absolute difference over mean absolute output
+    at i. `tolerance` and `max_reuses` are those of the comparison beside which the replay lies.
     """
 
     schema_: Literal["sencache.replay/1"] = Field(default="sencache.replay/1", alias="schema")
@@ -42,7 +42,9 @@ class Replay(Strict):
     def _lengths(self) -> Replay:
         steps = len(self.timesteps)
         rows = (self.alpha_x, self.alpha_t, *self.latent_rms, *self.output_change)
-        if {len(row) for row in rows} != {steps} or {len(self.latent_rms), len(self.output_change)} != {steps}:
+        if {len(row) for row in rows} != {steps} or {len(self.latent_rms), len(self.output_change)} != {
+            steps
+        }:
             raise ValueError(f"every table must have {steps} entries a side, one per timestep")
         return self
 

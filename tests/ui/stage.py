@@ -42,9 +42,7 @@ def served(build: Callable[[], Any]) -> Iterator[str]:
     """The address of an app whose one page `build` makes."""
     with gr.Blocks(fill_width=True, analytics_enabled=False) as app:
         build()
-    _, url, _ = app.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
+    _, url, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         yield url
     finally:
@@ -56,13 +54,19 @@ def visited(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
     """A page of its own. Afterwards: no error was logged, and no request left the machine."""
     opened = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **context})
     page, problems = opened.new_page(), list[str]()
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            problems.append(f"{message.text} {message.location}") if message.type == "error" else None
+        ),
+    )
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.extend(_foreign(request.url)))
     page.goto(url)
     yield page
     opened.close()
-    assert problems == []
+    if problems:
+        pytest.fail("\n".join(problems))
 
 
 def _foreign(url: str) -> list[str]:

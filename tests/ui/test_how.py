@@ -21,7 +21,8 @@ from sencache.ui.theme import script
 
 TOLERANCES = (0.0, 0.004, 0.01, 0.05, 0.1, 0.17, 0.2315, 0.31, 0.6, 2.0, 100.0)
 CAPS = (1, 2, 3, 4, 6, 10)
-CELLS = """(row) => [...document.querySelectorAll(`.cells.${row} i`)].map((cell) => cell.classList.contains("computed"))"""
+CELLS = """(row) => [...document.querySelectorAll(`.cells.${row} i`)]
+  .map((cell) => cell.classList.contains("computed"))"""
 # All settings in one call, as the reader would make them.
 SWEEP = """([tolerances, caps]) => tolerances.flatMap((tolerance) => caps.map((cap) => {
   const set = (selector, value) => {
@@ -31,9 +32,9 @@ SWEEP = """([tolerances, caps]) => tolerances.flatMap((tolerance) => caps.map((c
   };
   set(".reuses", cap);
   set(".tolerance-exact", tolerance);
-  const cells = (row) => [...document.querySelectorAll(`.cells.${row} i`)].map((cell) => cell.classList.contains("computed"));
+  const cells = CELLS;
   return [cells("sencache"), cells("fixed"), document.querySelector(".nfe").textContent];
-}))"""
+}))""".replace("CELLS", CELLS)
 
 
 def recording(replay: Replay) -> Recording:
@@ -134,7 +135,9 @@ def test_the_rule_agrees_on_invented_runs_with_ties_and_zeros(page: Any, bundled
     for run, records in zip(runs, played, strict=True):
         used = policy(run, bundled_profile, run.tolerance, run.max_reuses)
         expected = list(simulate(used, recording(run)))
-        assert [record[:2] for record in records] == [[r.decision == "compute", r.reason] for r in expected], run
+        assert [record[:2] for record in records] == [
+            [r.decision == "compute", r.reason] for r in expected
+        ], run
         for (_, _, score, limit), record in zip(records, expected, strict=True):
             if record.score is not None:
                 assert (score, limit) == (record.score, record.tolerance)

@@ -26,7 +26,8 @@ PIXELS = """(selector) => [...document.querySelectorAll(selector)].map((source) 
   context.drawImage(source, 0, 0, 16, 16);
   return context.getImageData(8, 8, 1, 1).data[0];
 })"""
-SETTLED = """() => [...document.querySelectorAll('video')].every((v) => v.paused && !v.seeking && v.readyState >= 2)"""
+SETTLED = """() => [...document.querySelectorAll("video")]
+  .every((video) => video.paused && !video.seeking && video.readyState >= 2)"""
 
 
 def clip(folder: Path, name: str, offset: int, **more: Any) -> Clip:
@@ -98,7 +99,7 @@ def test_buttons_and_keys_go_one_frame_and_stop_at_the_ends(page: Any) -> None:
 
 
 SAMPLE = """(count) => new Promise((done) => {
-  const seen = [], canvas = new OffscreenCanvas(4, 4), context = canvas.getContext("2d", { willReadFrequently: true });
+  const seen = [], context = new OffscreenCanvas(4, 4).getContext("2d", { willReadFrequently: true });
   const look = () => {
     seen.push([...document.querySelectorAll(".player video")].map((video) => {
       context.drawImage(video, 0, 0, 4, 4);
@@ -184,7 +185,11 @@ def test_onion_mixes_two_lanes(page: Any) -> None:
 
 def test_values_are_those_of_the_frame_and_identity_is_no_number(page: Any) -> None:
     values = page.locator("figcaption .now")
-    for frame, expected in ((0, "LPIPS 0.0000 · 30.0 dB"), (2, "identical frame"), (9, "LPIPS 0.0090 · 39.0 dB")):
+    for frame, expected in (
+        (0, "LPIPS 0.0000 · 30.0 dB"),
+        (2, "identical frame"),
+        (9, "LPIPS 0.0090 · 39.0 dB"),
+    ):
         page.get_by_role("slider", name="Frame").fill(str(frame))
         assert values.all_inner_texts() == ["the reference", expected, expected, expected]
         marked = page.locator(".player .marker").bounding_box()
