@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import gradio as gr
@@ -89,7 +90,10 @@ def _facts(name: str, own: Own) -> dict[str, Any]:
 
 def _plot(name: str, other: str, own: Own) -> Any:
     names = [name] if other in (NO_OVERLAY, name) else [name, other]
-    return overlay_figure([_profile(each, own)[0] for each in names])
+    figure = overlay_figure([_profile(each, own)[0] for each in names])
+    # Long titles would run out of a phone.
+    figure.for_each_annotation(lambda title: title.update(text="<br>".join(wrap(title.text, 42))))
+    return figure
 
 
 def _shown(name: str, other: str, own: Own) -> tuple[Any, Any]:

@@ -96,7 +96,7 @@ function draw() {
     put(svg, "text", { x: gutter - 5, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
   }
   put(svg, "text", { x: gutter + 5, y: 11 }, "score");
-  put(svg, "text", { x: width, y: floor - 5, "text-anchor": "end" }, "step");
+  put(svg, "text", { x: gutter - 5, y: height - 4, "text-anchor": "end" }, "step");
   change(svg, gutter, cell, floor);
   put(svg, "rect", { class: "chosen", x: gutter + look.value * cell, y: 0, width: cell, height: floor });
   for (const s of steps) bar(svg, s, gutter + s.step * cell, cell, y);
