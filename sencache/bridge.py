@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+THREAD_NAME = "comparison"
+
 
 @dataclass(frozen=True)
 class _Last:
@@ -51,7 +53,8 @@ def in_thread(
     """
     thread: Thread[Item] = Thread(queue.SimpleQueue(), threading.Event())
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(_work, make, thread), daemon=True).start()
+    work = (_work, make, thread)
+    threading.Thread(target=context.run, args=work, name=THREAD_NAME, daemon=True).start()
     try:
         yield from _read(thread.items, beat)
     finally:

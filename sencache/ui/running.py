@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from sencache.ui.lanes import LaneBoard, about
 from sencache.ui.links import query_of
 from sencache.ui.note import said
 from sencache.ui.results import Finished, shown
+
+log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 0.1
 TOLD = {
@@ -76,8 +79,8 @@ class Runner:
                 else:
                     text, lanes = news
                     yield [said(text), gr.skip(), gr.skip(), lanes, *rest[1:]]
-        except SencacheError as error:
-            sentence = str(error)
+        except Exception as error:
+            sentence = _sentence(error)
             yield [*self._state(sentence, running=False, bad=True), *rest]
             raise gr.Error(sentence, print_exception=False) from None
 
@@ -98,6 +101,16 @@ class Runner:
             elif time.monotonic() - sent >= UPDATE_SECONDS:
                 sent = time.monotonic()
                 yield text, board.value()
+
+
+def _sentence(error: Exception) -> str:
+    """What the visitor reads; ZeroGPU speaks in gradio's own errors, as of a quota that is used up."""
+    if isinstance(error, gr.Error):
+        return str(error.message)
+    if isinstance(error, SencacheError):
+        return str(error)
+    log.exception("a run of the page failed")
+    return f"the page stopped on an unexpected {type(error).__name__}; reload it and run again"
 
 
 def _finished(event: Event, query: str) -> Finished:
