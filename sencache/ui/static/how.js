@@ -84,7 +84,7 @@ const left = () => matchMedia("(max-width: 640px)").matches ? 28 : 40;
 
 function draw() {
   const width = plot.clientWidth, height = plot.clientHeight, gutter = left(), cell = (width - gutter) / total;
-  if (!width) return;
+  if (width < 2 * gutter) return;
   const scores = steps.map(({ score }) => score), most = Math.max(...scores, 1e-3);
   // A tolerance far above every score is drawn on the upper border, or no bar could be seen.
   const top = 1.12 * Math.max(most, Math.min(tolerance, 1.6 * most)), floor = height - 18;
