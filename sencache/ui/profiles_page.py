@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import gradio as gr
@@ -22,6 +23,11 @@ Own = dict[str, tuple[Profile, str]]
 NO_OVERLAY = "no other"
 MOST_OWN = 12
 ONE_HOUR = 3600
+INTRO = """
+<h1>Profiles</h1>
+<p>What SenCache, MagCache and TeaCache know of a model before a run begins: constants measured once, for one
+checkpoint and one schedule. EasyCache, Control and fixed intervals need none.</p>
+"""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -29,6 +35,7 @@ def build_profiles_page() -> None:
     """Put the page into the block that is open."""
     names = list(bundled_profiles())
     own = gr.State({}, time_to_live=ONE_HOUR)
+    gr.HTML(INTRO, padding=False, elem_classes="intro")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=280):
             chosen = gr.Dropdown(names, value=names[0], label="Profile", elem_id="profile-choice")
@@ -89,7 +96,10 @@ def _facts(name: str, own: Own) -> dict[str, Any]:
 
 def _plot(name: str, other: str, own: Own) -> Any:
     names = [name] if other in (NO_OVERLAY, name) else [name, other]
-    return overlay_figure([_profile(each, own)[0] for each in names])
+    figure = overlay_figure([_profile(each, own)[0] for each in names])
+    # Long titles would run out of a phone.
+    figure.for_each_annotation(lambda title: title.update(text="<br>".join(wrap(title.text, 42))))
+    return figure
 
 
 def _shown(name: str, other: str, own: Own) -> tuple[Any, Any]:

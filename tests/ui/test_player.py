@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from gradio.data_classes import FileData
@@ -26,8 +27,10 @@ PIXELS = """(selector) => [...document.querySelectorAll(selector)].map((source) 
   context.drawImage(source, 0, 0, 16, 16);
   return context.getImageData(8, 8, 1, 1).data[0];
 })"""
-SETTLED = """() => [...document.querySelectorAll("video")]
-  .every((video) => video.paused && !video.seeking && video.readyState >= 2)"""
+SETTLED = """() => {
+  const videos = [...document.querySelectorAll("video")];
+  return videos.length === 4 && videos.every((v) => v.paused && !v.seeking && v.readyState >= 2);
+}"""
 
 
 def clip(folder: Path, name: str, offset: int, **more: Any) -> Clip:
@@ -38,13 +41,17 @@ def clip(folder: Path, name: str, offset: int, **more: Any) -> Clip:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     folder = tmp_path_factory.mktemp("clips")
     full = clip(folder, "full", 0, reference=True)
     same = clip(folder, "same", 0, lpips=LPIPS, psnr=PSNR)
     brighter = clip(folder, "brighter", OFFSETS["brighter"], lpips=LPIPS, psnr=PSNR, focus=True)
     hostile = same.model_copy(update={"name": HOSTILE})
-    clips = Clips(frames=FRAMES, width=64, height=64, clips=[full, same, brighter, hostile])
+    return Clips(frames=FRAMES, width=64, height=64, clips=[full, same, brighter, hostile])
+
+
+@pytest.fixture(scope="module")
+def url(clips: Clips) -> Iterator[str]:
     with served(lambda: SyncPlayer(clips)) as address:
         yield address
 
@@ -60,7 +67,6 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     """Nothing moves unless asked to."""
     with visited(browser, url, reduced_motion="reduce") as opened:
         opened.wait_for_function(SETTLED)
-        opened.wait_for_function("document.querySelectorAll('video').length === 4")
         yield opened
 
 
@@ -219,9 +225,31 @@ def test_it_plays_by_itself_unless_less_motion_is_wanted(page: Any, browser: Any
         lively.wait_for_function("[...document.querySelectorAll('video')].some((v) => !v.paused)")
 
 
+def test_out_of_sight_it_waits(browser: Any, clips: Clips) -> None:
+    def below() -> None:
+        gr.HTML("<div style='height: 3000px'></div>")
+        SyncPlayer(clips)
+
+    playing = "document.querySelector('button.play').getAttribute('aria-label') === 'Pause'"
+    with served(below) as url, visited(browser, url, reduced_motion="no-preference") as page:
+        page.wait_for_function(SETTLED)
+        assert not page.evaluate(playing)
+        page.locator(".player .bar").scroll_into_view_if_needed()
+        page.wait_for_function(playing)
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_function(f"!({playing})")
+        page.locator(".player .bar").scroll_into_view_if_needed()
+        page.wait_for_function(playing)
+        page.locator("button.play").click()
+        page.evaluate("scrollTo(0, 0)")
+        page.locator(".player .bar").scroll_into_view_if_needed()
+        page.wait_for_function(SETTLED)
+        assert not page.evaluate(playing), "what the visitor stopped stays so"
+
+
 def test_it_fits_a_phone(browser: Any, url: str) -> None:
     with visited(browser, url, viewport={"width": 390, "height": 844}, reduced_motion="reduce") as page:
-        page.wait_for_function("document.querySelectorAll('video').length === 4")
+        page.wait_for_function(SETTLED)
         for view in ("Side by side", "Difference", "Swipe", "Onion"):
             page.get_by_role("radio", name=view).check(force=True)
             assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -84,7 +84,7 @@ const left = () => matchMedia("(max-width: 640px)").matches ? 28 : 40;
 
 function draw() {
   const width = plot.clientWidth, height = plot.clientHeight, gutter = left(), cell = (width - gutter) / total;
-  if (!width) return;
+  if (width < 2 * gutter) return;
   const scores = steps.map(({ score }) => score), most = Math.max(...scores, 1e-3);
   // A tolerance far above every score is drawn on the upper border, or no bar could be seen.
   const top = 1.12 * Math.max(most, Math.min(tolerance, 1.6 * most)), floor = height - 18;
@@ -96,7 +96,7 @@ function draw() {
     put(svg, "text", { x: gutter - 5, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
   }
   put(svg, "text", { x: gutter + 5, y: 11 }, "score");
-  put(svg, "text", { x: width, y: floor - 5, "text-anchor": "end" }, "step");
+  put(svg, "text", { x: gutter - 5, y: height - 4, "text-anchor": "end" }, "step");
   change(svg, gutter, cell, floor);
   put(svg, "rect", { class: "chosen", x: gutter + look.value * cell, y: 0, width: cell, height: floor });
   for (const s of steps) bar(svg, s, gutter + s.step * cell, cell, y);

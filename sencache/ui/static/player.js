@@ -17,7 +17,8 @@ for (const radio of element.querySelectorAll("input[type=radio]")) radio.name +=
 
 // Beyond the first the clock is corrected by speed, beyond the second by a jump; in seconds.
 const NUDGE = 0.02, JUMP = 0.12;
-let lanes = [], frames = 1, wanted = false, seen = true, ticking = 0, shown = "";
+// `wanted`: it plays; `going`: it would, were it in sight.
+let lanes = [], frames = 1, wanted = false, going = false, seen = false, loaded = false, ticking = 0, shown = "";
 
 const videos = () => lanes.map((lane) => lane.video);
 const duration = () => Math.min(...videos().map((video) => video.duration || 0));
@@ -32,6 +33,7 @@ const strip = lineStrip($(".strip"), (frame) => goTo(frame));
 // ---- time
 
 function goTo(frame) {
+  going = false;
   pause();
   setFrame(frame);
 }
@@ -87,6 +89,7 @@ function follow(video, clock) {
 
 function atEnd() {
   if (loop.getAttribute("aria-pressed") !== "true") {
+    going = false;
     pause();
     return setFrame(frames - 1);
   }
@@ -235,12 +238,20 @@ function build() {
   choose();
   show(0);
   const ready = videos().map((video) => new Promise((done) => { video.addEventListener("canplay", done, { once: true }); }));
-  Promise.all(ready).then(() => { if (key === shown && !calm.matches && seen) start(); });
+  going = !calm.matches;
+  loaded = false;
+  Promise.all(ready).then(() => {
+    loaded = key === shown;
+    if (loaded && seen && going) start();
+  });
 }
 
 const columns = (count) => count <= 4 ? Math.max(count, 1) : count <= 6 ? 3 : count <= 8 ? 4 : 5;
 
-play.onclick = () => wanted ? pause() : start();
+play.onclick = () => {
+  going = !wanted;
+  if (wanted) pause(); else start();
+};
 $(".back").onclick = () => goTo(frameNow() - 1);
 $(".forward").onclick = () => goTo(frameNow() + 1);
 seek.oninput = () => goTo(Number(seek.value));
@@ -255,11 +266,10 @@ for (const input of element.querySelectorAll(".views input, .options input, .opt
   input.addEventListener("input", choose);
 }
 for (const input of element.querySelectorAll(".metrics input")) input.oninput = () => strip.metric(input.value);
-// A clip out of sight costs nothing; it goes on where it was.
-let resume = false;
+// Out of sight it costs nothing; it goes on where it was.
 new IntersectionObserver(([entry]) => {
   seen = entry.isIntersecting;
-  if (!seen) { resume = wanted; pause(); } else if (resume && !calm.matches) start();
+  if (!seen) pause(); else if (going && loaded) start();
 }).observe(root);
 build();
 watch("value", build);
