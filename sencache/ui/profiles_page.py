@@ -98,7 +98,9 @@ def _plot(name: str, other: str, own: Own) -> Any:
     names = [name] if other in (NO_OVERLAY, name) else [name, other]
     figure = overlay_figure([_profile(each, own)[0] for each in names])
     # Long titles would run out of a phone.
-    figure.for_each_annotation(lambda title: title.update(text="<br>".join(wrap(title.text, 42))))
+    figure.for_each_annotation(
+        lambda title: title.update(text="<br>".join(wrap(title.text, 46)), align="left", xshift=-44)
+    )
     return figure
 
 

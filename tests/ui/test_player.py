@@ -128,6 +128,19 @@ def test_lanes_stay_within_one_frame_of_each_other(page: Any, speed: str) -> Non
     assert np.ptp(numbers, axis=1).max() <= 1
 
 
+def test_a_lane_that_falls_behind_catches_up(page: Any) -> None:
+    page.get_by_label("Speed").select_option("0.5")
+    page.get_by_role("button", name="Loop").click()  # A new round would bring them together too.
+    page.get_by_role("button", name="Play").click()
+    videos = "[...document.querySelectorAll('video')]"
+    apart = f"Math.max(...{videos}.map((v) => Math.abs(v.currentTime - {videos}[0].currentTime)))"
+    page.wait_for_function(f"{videos}[0].currentTime > 0.3")
+    page.evaluate(f"{videos}[1].currentTime += 0.3; {videos}[2].currentTime -= 0.1")
+    page.wait_for_function(f"{apart} > 0.09")
+    page.wait_for_function(f"{apart} < 0.04")
+    assert page.evaluate(f"{videos}.every((v) => !v.paused)")
+
+
 def test_it_plays_to_the_end_once_or_for_ever(page: Any) -> None:
     loop, play = page.get_by_role("button", name="Loop"), page.locator("button.play")
     page.get_by_label("Speed").select_option("2")
