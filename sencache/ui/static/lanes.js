@@ -10,7 +10,7 @@ const make = (tag, name, parent) => {
   return node;
 };
 const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const figure = (value) => value === null ? '–' : Number(value).toPrecision(3).replace(/\.?0+$/, '').replace(/\.?0+e/, 'e');
+const figure = (value) => value === null ? '–' : Number(value).toPrecision(4).replace(/(\.\d*?)0+($|e)/, '$1$2').replace(/\.($|e)/, '$1');
 const lanes = () => (props.value && props.value.lanes) || [];
 
 function build() {
