@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from gradio.data_classes import FileData
-from stage import chromium, served, visited
+from stage import served, visited
 
 from sencache.ui.player import Clip, Clips, SyncPlayer
 from sencache.video import write_mp4
@@ -54,12 +54,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 def url(clips: Clips) -> Iterator[str]:
     with served(lambda: SyncPlayer(clips)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture
