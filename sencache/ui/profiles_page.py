@@ -139,6 +139,11 @@ def _pulled(
     yield gr.skip(), gr.skip(), gr.skip(), said(f"Asking the Hub for {file} of {repo} …")
 
     def fetch() -> tuple[Profile, str, str]:
+        if not revision.strip() and repo in LISTED and LISTED[repo].revision is None:
+            raise SencacheError(
+                "no commit is given; paste the full hash of 40 digits from "
+                f"https://huggingface.co/datasets/{repo}/commits/main"
+            )
         pulled = pull_profile(file, repo, revision.strip() or None, on_bytes=lambda d, t: progress((d, t)))
         return pulled, f"{file} of {repo}", "pulled from the Hub"
 
