@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sencache.ask import Understood
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec
 from sencache.report import Report
+from sencache.schema import Request
 
 # ZeroGPU books this many seconds of quota per second reserved on the half card that it lends by default.
 ZEROGPU_FACTOR = 1.5
@@ -20,22 +21,29 @@ USUAL_SHARE = {"fast": 0.42, "slow": 0.5, None: 0.5}
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds of one computed step, of one reused step, and per lane of everything else, at a given volume.
+class Cost:
+    """Seconds of something: `fixed`, and `per_voxel` for each of height x width x frames."""
 
-    `voxels` is height x width x frames; all three figures are taken to grow in proportion to it.
-    """
+    fixed: float
+    per_voxel: float
 
-    computed: float
-    reused: float
-    rest: float
-    voxels: int
-    measured: bool
+    def at(self, voxels: int) -> float:
+        """Seconds for a video of `voxels`."""
+        return self.fixed + self.per_voxel * voxels
 
 
-# By (model, device type): medians on two cores of an AMD EPYC, one of them free.
-FIRST = {("tiny-wan", "cpu"): Pace(0.022, 0.0025, 0.6, 64 * 64 * 17, False)}
-SLOWEST = Pace(0.5, 0.05, 5.0, 64 * 64 * 17, False)
+@dataclass(frozen=True)
+class Figures:
+    """What one computed step costs, one reused step, and all else of a lane: decoding, measuring, encoding."""
+
+    computed: Cost
+    reused: Cost
+    rest: Cost
+
+
+# By (model, device type), measured on one core of an AMD EPYC; how far a machine is from that is learnt.
+FIGURES = {("tiny-wan", "cpu"): Figures(Cost(0.013, 1.4e-7), Cost(0.002, 0.0), Cost(0.06, 2.9e-6))}
+UNKNOWN = Figures(Cost(0.1, 3e-8), Cost(0.02, 0.0), Cost(1.0, 1e-7))
 
 
 @dataclass(frozen=True)
@@ -51,53 +59,44 @@ class Estimate:
 
 
 class Paces:
-    """What the runs of this process taught, by model and device."""
+    """How much faster or slower than the figures the last run of this process was, by model and device."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], Pace] = {}
+        self._factors: dict[tuple[str, str], float] = {}
 
     def estimate(self, asked: Understood, device: str) -> Estimate:
         """The time that `asked` is going to take on a device of type `device`."""
-        key = (asked.spec.key, device)
+        key, request = (asked.spec.key, device), asked.request
         with self._lock:
-            pace = self._known.get(key) or FIRST.get(key, SLOWEST)
-        seconds = _seconds(asked, pace)
+            factor = self._factors.get(key)
+        counts = [_expected(lane, request) for lane in asked.lanes]
+        seconds = (factor or 1.0) * _seconds(key, request, counts)
         reserved = min(ZEROGPU_LONGEST, math.ceil(RESERVE * seconds + OVERHEAD_SECONDS))
-        return Estimate(seconds, pace.measured, reserved, math.ceil(reserved * ZEROGPU_FACTOR))
+        return Estimate(seconds, factor is not None, reserved, math.ceil(reserved * ZEROGPU_FACTOR))
 
     def learn(self, report: Report, seconds: float) -> None:
         """Take the pace of the comparison that `report` tells of; it took `seconds` in all."""
-        steps = {kind: _times(report, kind) for kind in ("compute", "reuse")}
-        if not steps["compute"]:
-            return
-        computed = sum(steps["compute"]) / len(steps["compute"])
-        reused = sum(steps["reuse"]) / len(steps["reuse"]) if steps["reuse"] else computed / 10
-        rest = max(seconds - sum(map(sum, steps.values())), 0.0) / len(report.lanes)
-        request = report.request
-        pace = Pace(computed, reused, rest, request.height * request.width * request.frames, True)
+        key = (report.model.key, report.model.device.partition(":")[0])
+        counts = [(float(lane.nfe), float(lane.steps - lane.nfe)) for lane in report.lanes]
+        factor = seconds / _seconds(key, report.request, counts)
         with self._lock:
-            self._known[report.model.key, report.model.device.partition(":")[0]] = pace
+            self._factors[key] = factor
 
 
-def _times(report: Report, decision: str) -> list[float]:
-    records = (record for lane in report.lanes for record in lane.trace)
-    return [record.seconds for record in records if record.decision == decision and record.seconds]
+Counts = tuple[float, float]
 
 
-def _seconds(asked: Understood, pace: Pace) -> float:
-    request = asked.request
-    volume = request.height * request.width * request.frames / pace.voxels
-    return volume * sum(_lane_seconds(asked, lane, pace) for lane in asked.lanes)
+def _seconds(key: tuple[str, str], request: Request, lanes: list[Counts]) -> float:
+    """By the figures, for lanes of so many computed and reused steps."""
+    figures, voxels = FIGURES.get(key, UNKNOWN), request.height * request.width * request.frames
+    steps = (c * figures.computed.at(voxels) + r * figures.reused.at(voxels) for c, r in lanes)
+    return sum(steps) + len(lanes) * figures.rest.at(voxels)
 
 
-def _lane_seconds(asked: Understood, lane: LaneSpec, pace: Pace) -> float:
-    steps = asked.request.steps
-    computed = steps if lane.method == REFERENCE else _computed(asked)
-    reused = 0 if lane.method == FEWER_STEPS else steps - computed
-    return computed * pace.computed + reused * pace.reused + pace.rest
-
-
-def _computed(asked: Understood) -> float:
-    request = asked.request
-    return request.nfe or request.steps * USUAL_SHARE.get(request.preset, 0.5)
+def _expected(lane: LaneSpec, request: Request) -> Counts:
+    """Computed and reused steps, before it has run: as the budget says, else as is usual."""
+    if lane.method == REFERENCE:
+        return float(request.steps), 0.0
+    computed = float(request.nfe or request.steps * USUAL_SHARE.get(request.preset, 0.5))
+    return computed, 0.0 if lane.method == FEWER_STEPS else request.steps - computed

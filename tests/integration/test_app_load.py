@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +121,15 @@ def test_only_the_named_endpoints_are_public(app: tuple[str, Studio]) -> None:
     told = client(app[0]).view_api(return_format="dict")
     assert set(told["named_endpoints"]) == {"/compare", "/profiles", "/profile"}
     assert told["unnamed_endpoints"] == {}
+
+
+def test_the_documented_example_runs(app: tuple[str, Studio], capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    space: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", app[0]), space)
+    assert [lane["name"] for lane in space["report"]["lanes"]] == [
+        *("none", "fewer-steps", "sencache", "sencache:forecast=linear", "control")
+    ]
+    printed = capsys.readouterr().out
+    assert "0 compute first_step" in printed
