@@ -1,4 +1,4 @@
-"""Make everything in examples/gallery anew: `python examples/make_gallery.py`.
+"""Make everything in examples/gallery anew: `python -m examples.make_gallery`.
 
 Each entry is what `python -m sencache compare` writes, with a thumbnail; the first also gets the recorded
 run that the page "How it works" replays. Takes about a minute on two CPU cores.
@@ -6,6 +6,7 @@ run that the page "How it works" replays. Takes about a minute on two CPU cores.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,17 +27,14 @@ from sencache.ui.gallery import GALLERY, THUMBNAIL
 from sencache.ui.replay import REPLAY, Replay
 from sencache.video import read_mp4
 
+ROOT = Path(__file__).parents[1]
 MODEL = "tiny-wan"
+# What `compare` is asked for; the first entry is the one that "How it works" replays.
 ENTRIES = {
-    "1-half": ["--prompt", "a red circle moving right, and a blue square moving left", "--preset", "slow"],
-    "2-equal-cost": [
-        "--prompt",
-        "a small purple square moving in a circle, on a black background",
-        "--nfe",
-        "25",
-    ],
-    "3-fast": ["--prompt", "a large green star spinning, on a gray background", "--preset", "fast"],
-    "4-twenty": ["--prompt", "a yellow triangle bouncing up and down", "--nfe", "20", "--seed", "3"],
+    "1-half": '--prompt "a red circle moving right, and a blue square moving left" --preset slow',
+    "2-equal-cost": '--prompt "a small purple square moving in a circle, on a black background" --nfe 25',
+    "3-fast": '--prompt "a large green star spinning, on a gray background" --preset fast',
+    "4-twenty": '--prompt "a yellow triangle bouncing up and down" --nfe 20 --seed 3',
 }
 
 
@@ -44,20 +42,9 @@ def main() -> None:
     """Every entry, then the recording."""
     shutil.rmtree(GALLERY, ignore_errors=True)
     for name, arguments in ENTRIES.items():
-        folder = GALLERY / name
-        command = [
-            sys.executable,
-            "-m",
-            "sencache",
-            "compare",
-            "--model",
-            MODEL,
-            *arguments,
-            "--out",
-            str(folder),
-        ]
-        subprocess.run(command, check=True)
-        thumbnail(folder)
+        asked = [*shlex.split(arguments), "--model", MODEL, "--out", str(GALLERY / name)]
+        subprocess.run([sys.executable, "-m", "sencache", "compare", *asked], check=True, cwd=ROOT)
+        thumbnail(GALLERY / name)
     first = GALLERY / next(iter(ENTRIES))
     text = replay(load_report(first / "report.json")).model_dump_json(by_alias=True)
     (first / REPLAY).write_text(text + "\n", encoding="utf-8")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from sencache.constants import Calibration
 from sencache.profile import Profile
+from sencache.schedulers import SCHEDULERS, SHIFTS
 
 MARK = "<!-- Written by `sencache profiles push`, which replaces it at the next push. -->"
 PROJECT = "SenCache Space"
@@ -26,11 +28,11 @@ LIMITS = (
 
 def dataset_card(repo: str, profiles: Mapping[str, Profile]) -> str:
     """README.md of the dataset `repo` that holds `profiles` by file name, with its YAML front matter."""
-    models = sorted({profile.model.id for profile in profiles.values()})
-    title = f"Step-caching profiles for {', '.join(_plain(model) for model in models)}"
+    models = sorted({" ".join(profile.model.id.split()) for profile in profiles.values()})
+    title = f"Step-caching profiles for {', '.join(models)}"
     intro = (
-        f"{MARK}\n\n# {title}\n\nCalibrated constants with which step caches decide when a video diffusion "
-        f"transformer may reuse an earlier evaluation. Made and read by {PROJECT}."
+        f"{MARK}\n\n# {_plain(title)}\n\nCalibrated constants with which step caches decide when a video "
+        f"diffusion transformer may reuse an earlier evaluation. Made and read by {PROJECT}."
     )
     sections = [_section(repo, file, profiles[file]) for file in sorted(profiles)]
     return "\n\n".join(
@@ -68,7 +70,8 @@ def _section(repo: str, file: str, profile: Profile) -> str:
 
 def _facts(profile: Profile) -> list[tuple[str, str]]:
     schedule, shape, model = profile.schedule, profile.shape, profile.model
-    shift = {key: value for key, value in schedule.config.items() if "shift" in key or key == "mu"}
+    shifts = {key: schedule.config.get(key) for key in ("flow_shift", "shift", "mu", "snr_shift_scale")}
+    shift = {key: value for key, value in shifts.items() if isinstance(value, (int, float))}
     size = (
         f"{shape.width}x{shape.height}, {shape.frames} frames, latent {list(shape.latent)}" if shape else "?"
     )
@@ -94,9 +97,13 @@ def _measured(profile: Profile) -> list[tuple[str, str]]:
         rows.append(("sensitivities", f"of the network's {table.target}, mean of {table.samples} videos"))
         rows.append(("spread over videos", _spread(table.alpha_x, table.alpha_x_std, "alpha_x")))
         rows.append(("", _spread(table.alpha_t, table.alpha_t_std, "alpha_t")))
+    if (fit := profile.teacache) and fit.monotone is False:
+        rows.append(("TeaCache polynomial", "not monotone over the changes that it was fitted on"))
     if made := profile.calibration:
         versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
-        rows.append(("measured", f"{made.date}, {len(made.seeds)} videos, {made.seconds:.0f} s, {versions}"))
+        where = f"noised latents of {len(made.clips)} clips" if made.clips else "the model's own trajectories"
+        rows.append(("measured", f"{made.date}, on {where}, {len(made.seeds)} videos, {made.seconds:.0f} s"))
+        rows.append(("versions", versions))
         rows.append(("prompts", "; ".join(made.prompts)[:1000]))
     return rows
 
@@ -116,11 +123,17 @@ def served(profile: Profile) -> list[str]:
 
 def _presets(profile: Profile) -> str:
     rows = [
-        (preset, method, _settings(settings) or "as by default")
+        (preset, method, _settings(settings) or "as by default", _evaluations(profile, preset, method))
         for preset, methods in profile.presets.items()
         for method, settings in methods.items()
     ]
-    return _table(("preset", "method", "settings"), rows) if rows else ""
+    head = ("preset", "method", "settings", f"evaluations of {profile.schedule.steps}, mean (least to most)")
+    return _table(head, rows) if rows else ""
+
+
+def _evaluations(profile: Profile, preset: str, method: str) -> str:
+    spread = profile.preset_nfe.get(preset, {}).get(method)
+    return f"{spread.mean:.1f} ({spread.min} to {spread.max})" if spread else "not recorded"
 
 
 def _settings(settings: Mapping[str, Any], before: str = "") -> str:
@@ -148,16 +161,33 @@ def _has_slow(profile: Profile, method: str) -> bool:
 
 
 def _reproduce(file: str, profile: Profile) -> str:
-    made = profile.calibration
-    if made is None:
+    if profile.calibration is None:
         return ""
-    first = f" --seed {made.seeds[0]}" if made.seeds else ""
-    count = f" --samples {len(made.seeds)}" if made.seeds else ""
-    command = f"python -m sencache calibrate --model MODEL --steps {profile.schedule.steps}{count}{first}"
+    words = " ".join(_calibration_options(profile, profile.calibration))
     return (
-        f"\n\nMeasure it again; `MODEL` is the key of {_plain(profile.model.id)} in `sencache models`:\n\n"
-        f"```sh\n{command} --out {file}\n```"
+        f"\n\nMeasure it again; `MODEL` is the key of {_plain(profile.model.id)} in `sencache models`, and "
+        "`prompts.txt` holds the prompts above, one a line:\n\n"
+        f"```sh\npython -m sencache calibrate --model MODEL --prompts prompts.txt {words} --out {file}\n```"
     )
+
+
+def _calibration_options(profile: Profile, made: Calibration) -> Iterator[str]:
+    schedule, shape = profile.schedule, profile.shape
+    yield f"--samples {len(made.seeds)} --seed {min(made.seeds, default=0)} --steps {schedule.steps}"
+    names = {cls: name for name, cls in SCHEDULERS[profile.model.architecture].items()}
+    if schedule.scheduler in names:
+        yield f"--scheduler {names[schedule.scheduler]}"
+    shift = schedule.config.get(SHIFTS.get(schedule.scheduler, ""))
+    if isinstance(shift, float) and not schedule.config.get("use_dynamic_shifting"):
+        yield f"--shift {shift:g}"
+    if profile.guidance_scale is not None:
+        yield f"--guidance {profile.guidance_scale:g}"
+    if shape:
+        yield f"--height {shape.height} --width {shape.width} --frames {shape.frames}"
+    if profile.sensitivity and profile.sensitivity.target != "output":
+        yield f"--target {profile.sensitivity.target}"
+    if made.method == "paper":
+        yield "--method paper --clips CLIPS"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -199,7 +199,7 @@ def calibrate(
         with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
             profile = measure(plan, Path(f"{out}.samples"), bar.advance)
         write_profile(profile, temporary)
-    _print_lines(calibration_summary(profile))
+    print_lines(calibration_summary(profile))
     typer.echo(f"wrote {out}, sha256 {profile.sha256}; single results are in {out}.samples")
 
 

@@ -64,9 +64,9 @@ def profiles_validate(file: options.CheckedFile) -> None:
 def profiles_import_npz(
     file: options.NpzFile,
     out: options.PulledOut = None,
-    model: options.CheckpointId = None,
-    shift: options.Shift = None,
-    latent: options.Latent = None,
+    model: options.NpzModel = None,
+    shift: options.NpzShift = None,
+    latent: options.NpzLatent = None,
     as_json: options.Json = False,
 ) -> None:
     """Turn a sensitivity file of the SenCache authors into a profile.
@@ -86,9 +86,9 @@ def profiles_pull(
     revision: options.Revision = None,
     out: options.PulledOut = None,
     own_token: options.OwnToken = False,
-    model: options.CheckpointId = None,
-    shift: options.Shift = None,
-    latent: options.Latent = None,
+    model: options.NpzModel = None,
+    shift: options.NpzShift = None,
+    latent: options.NpzLatent = None,
     as_json: options.Json = False,
 ) -> None:
     """Get one profile from the Hub, check it, and write it.

@@ -91,11 +91,16 @@ PushedRepo = Annotated[
 PushedName = Annotated[str | None, Option("--name", help="Its name there; that of the file if not given.")]
 Private = Annotated[bool, Option("--private", help="Make a new repository private.")]
 NpzFile = Annotated[Path, Argument(help="A sensitivity file (.npz) of the SenCache authors' scripts.")]
-CheckpointId = Annotated[
+NpzModel = Annotated[
     str | None, Option("--model", help="The checkpoint it was measured on; known for the official files.")
 ]
-Shift = Annotated[float | None, Option(help="The shift of its flow schedule; known for the official files.")]
-Latent = Annotated[
+NpzShift = Annotated[
+    float | None, Option("--shift", help="The shift of its flow schedule; known for the official files.")
+]
+NpzLatent = Annotated[
     str | None,
-    Option(help="Channels, frames, height, width of its latent, as 16x21x60x104; CogVideoX: frames first."),
+    Option(
+        "--latent",
+        help="Channels, frames, height, width of its latent, as 16x21x60x104; CogVideoX: frames first.",
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Finished comparisons that come with the app, as `python examples/make_gallery.py` made them."""
+"""Finished comparisons that come with the app, as `python -m examples.make_gallery` made them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_gallery(folder: Path = GALLERY) -> list[Entry]:
     """All entries by name; raises SencacheError when there is none, or one that is not complete."""
     reports = sorted(folder.glob("*/report.json"))
     if not reports:
-        raise SencacheError(f"{folder} holds no comparison; make them with python examples/make_gallery.py")
+        raise SencacheError(f"{folder} holds no comparison; make them with python -m examples.make_gallery")
     return [_entry(path) for path in reports]
 
 
@@ -49,7 +49,7 @@ def _entry(path: Path) -> Entry:
     for name in (THUMBNAIL, *(lane.video for lane in entry.report.lanes)):
         if name is None or not (entry.folder / name).is_file():
             raise SencacheError(
-                f"{entry.folder} lacks {name or 'a video'}; make it anew with python examples/make_gallery.py"
+                f"{entry.folder} lacks {name or 'a video'}; make it anew with python -m examples.make_gallery"
             )
     return entry
 

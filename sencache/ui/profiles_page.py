@@ -98,7 +98,9 @@ def _plot(name: str, other: str, own: Own) -> Any:
     names = [name] if other in (NO_OVERLAY, name) else [name, other]
     figure = overlay_figure([_profile(each, own)[0] for each in names])
     # Long titles would run out of a phone.
-    figure.for_each_annotation(lambda title: title.update(text="<br>".join(wrap(title.text, 42))))
+    figure.for_each_annotation(
+        lambda title: title.update(text="<br>".join(wrap(title.text, 46)), align="left", xshift=-44)
+    )
     return figure
 
 
@@ -137,6 +139,11 @@ def _pulled(
     yield gr.skip(), gr.skip(), gr.skip(), said(f"Asking the Hub for {file} of {repo} …")
 
     def fetch() -> tuple[Profile, str, str]:
+        if not revision.strip() and repo in LISTED and LISTED[repo].revision is None:
+            raise SencacheError(
+                "no commit is given; paste the full hash of 40 digits from "
+                f"https://huggingface.co/datasets/{repo}/commits/main"
+            )
         pulled = pull_profile(file, repo, revision.strip() or None, on_bytes=lambda d, t: progress((d, t)))
         return pulled, f"{file} of {repo}", "pulled from the Hub"
 

@@ -55,10 +55,10 @@ def load_replay(path: Path) -> Replay:
         return Replay.model_validate_json(path.read_bytes())
     except OSError as error:
         raise SencacheError(
-            f"cannot read {path} ({error.strerror}); make it with python examples/make_gallery.py"
+            f"cannot read {path} ({error.strerror}); make it with python -m examples.make_gallery"
         ) from None
     except ValidationError as error:
         where, value, problem = first_problem(error)
         raise SencacheError(
-            f"{path}: {where} is {value!r} ({problem}); make it anew with python examples/make_gallery.py"
+            f"{path}: {where} is {value!r} ({problem}); make it anew with python -m examples.make_gallery"
         ) from None

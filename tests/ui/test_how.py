@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stage import chromium, served, visited
+from stage import served, visited
 
 from sencache.constants import SensitivityTable
 from sencache.policies import Fixed, Policy, SenCache
@@ -73,12 +73,6 @@ def computed(used: Policy, replay: Replay) -> list[bool]:
 @pytest.fixture(scope="module")
 def stored() -> Replay:
     return load_replay(next(iter(GALLERY.glob(f"*/{REPLAY}"))))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from gradio.data_classes import FileData
-from stage import chromium, served, visited
+from stage import served, visited
 
 from sencache.ui.player import Clip, Clips, SyncPlayer
 from sencache.video import write_mp4
@@ -54,12 +54,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 def url(clips: Clips) -> Iterator[str]:
     with served(lambda: SyncPlayer(clips)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -126,6 +120,19 @@ def test_lanes_stay_within_one_frame_of_each_other(page: Any, speed: str) -> Non
     numbers = np.rint(seen / LEVEL)
     assert numbers.max() - numbers.min() >= 8, "it did play"
     assert np.ptp(numbers, axis=1).max() <= 1
+
+
+def test_a_lane_that_falls_behind_catches_up(page: Any) -> None:
+    page.get_by_label("Speed").select_option("0.5")
+    page.get_by_role("button", name="Loop").click()  # A new round would bring them together too.
+    page.get_by_role("button", name="Play").click()
+    videos = "[...document.querySelectorAll('video')]"
+    apart = f"Math.max(...{videos}.map((v) => Math.abs(v.currentTime - {videos}[0].currentTime)))"
+    page.wait_for_function(f"{videos}[0].currentTime > 0.3")
+    page.evaluate(f"{videos}[1].currentTime += 0.3; {videos}[2].currentTime -= 0.1")
+    page.wait_for_function(f"{apart} > 0.09")
+    page.wait_for_function(f"{apart} < 0.04")
+    assert page.evaluate(f"{videos}.every((v) => !v.paused)")
 
 
 def test_it_plays_to_the_end_once_or_for_ever(page: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import chromium, served, visited
+from stage import served, visited
 
 from sencache.hub import LISTED
 from sencache.library import bundled_profiles
@@ -26,12 +26,6 @@ def url() -> Iterator[str]:
         patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
         with served(build_profiles_page) as address:
             yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture
