@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,42 @@ def test_nothing_of_an_upload_is_kept(page: Any, tmp_path: Path, named: dict[str
     later.get_by_label("Profile", exact=True).first.click()
     later.get_by_role("option").first.wait_for()
     assert later.get_by_role("option", name="gone-tomorrow.json").count() == 0
+
+
+def test_published_constants_alone_are_said_to_be_that(
+    page: Any, tmp_path: Path, named: dict[str, Any]
+) -> None:
+    named["sensitivity"], named["provenance"]["kind"] = None, "published"
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(named), encoding="utf-8")
+    upload(page, path)
+    page.locator("#profile-facts h3", has_text="published.json").wait_for()
+    assert page.locator("#profile-facts .serves span").all_inner_texts() == ["MagCache", "TeaCache"]
+    said = page.locator("#profile-facts .warning").first.inner_text()
+    assert "SenCache cannot use it" in said and "Pull" in said and "python -m sencache calibrate" in said
+    page.wait_for_function("document.querySelector('#browsed-plot .js-plotly-plot').data.length === 2")
+
+
+def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
+    page: Any, monkeypatch: pytest.MonkeyPatch, bundled_profile: Profile
+) -> None:
+    go_on = threading.Event()
+
+    def pull(file: str, repo: str, revision: str, on_bytes: Any) -> Profile:
+        on_bytes(1234, 5678)
+        assert go_on.wait(60)
+        return bundled_profile.located(file, repo, revision)
+
+    monkeypatch.setattr("sencache.ui.profiles_page.pull_profile", pull)
+    page.get_by_role("button", name="Pull from the Hub").click()
+    page.get_by_label("Commit").fill(f" {COMMIT} ")
+    page.get_by_role("button", name="Pull", exact=True).click()
+    page.locator("#pull-note .note", has_text="1,234 of 5,678 bytes").wait_for()
+    go_on.set()
+    repo, entry = next(iter(LISTED.items()))
+    page.locator("#profile-facts h3", has_text=f"{entry.files[0]} of {repo}").wait_for()
+    shown = facts(page)
+    assert (shown["Repository"], shown["Commit"], shown["From"]) == (repo, COMMIT, "pulled from the Hub")
 
 
 def test_pulling_without_network_says_so(page: Any) -> None:
