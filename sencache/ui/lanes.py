@@ -1,11 +1,13 @@
 """The live lanes: one row per method, one cell per step, patched from small JSON while a run goes on.
 
 The template is fixed and `static/lanes.js` owns the DOM, so an update costs a few class changes; all texts
-are set as text, never as HTML.
+are set as text, never as HTML. A lane's cells are one growing text, a JSON array per line: gradio then sends
+only what was appended, and the browser keeps no deep structure.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,24 +56,26 @@ class LaneBoard:
             lane.update(state="done", seconds=result["denoise_seconds"], speedup=result["speedup"])
 
     def _step(self, lane: dict[str, Any], record: Record) -> None:
-        lane["cells"].append(_cell(record))
+        lane["cells"] += json.dumps(_cell(record), separators=(",", ":")) + "\n"
+        lane["taken"] += 1
         lane["nfe"] += record.decision == "compute"
         lane["seconds"] = round(lane["seconds"] + (record.seconds or 0.0), 3)
         reference = self._lanes["none"]
-        if reference["cells"] and lane["seconds"]:
-            done = len(lane["cells"]) / lane["steps"]
-            full = reference["seconds"] / len(reference["cells"]) * reference["steps"]
+        if reference["taken"] and lane["seconds"]:
+            done = lane["taken"] / lane["steps"]
+            full = reference["seconds"] / reference["taken"] * reference["steps"]
             lane["speedup"] = round(done * full / lane["seconds"], 2)
 
     def value(self) -> dict[str, Any]:
         """A new value every time: what was sent before must not change under gradio's feet."""
-        lanes = [{**lane, "cells": [*lane["cells"]]} for lane in self._lanes.values()]
+        lanes = [dict(lane) for lane in self._lanes.values()]
         return {"title": self.title, "about": self.about, "reasons": REASONS, "lanes": lanes}
 
 
 def _waiting(name: str) -> dict[str, Any]:
-    state = {"steps": 0, "state": "waiting", "settings": "", "nfe": 0, "seconds": 0.0, "speedup": None}
-    return {"name": name, "method": name.split(":")[0], "label": lane_label(name), **state, "cells": []}
+    figures = {"steps": 0, "taken": 0, "nfe": 0, "seconds": 0.0, "speedup": None}
+    said = {"state": "waiting", "settings": "", "cells": ""}
+    return {"name": name, "method": name.split(":")[0], "label": lane_label(name), **figures, **said}
 
 
 def _settings(config: dict[str, Any]) -> str:

@@ -31,13 +31,13 @@ function row(lane, index) {
   const figures = make('div', 'lane-figures', box);
   const [nfe, clock, speed] = ['nfe', 'clock', 'speed'].map((part) => make('span', part, figures));
   listen(track, index);
-  return { box, settings, track, nfe, clock, speed, cells: [], done: 0 };
+  return { box, settings, track, nfe, clock, speed, cells: [], text: '', read: [] };
 }
 
 function paint() {
   const value = props.value || {};
   const now = lanes().map((lane) => lane.name).join('\n') + (lanes()[0] ? lanes()[0].steps : '');
-  const shrunk = rows.some((r, i) => lanes()[i] && lanes()[i].cells.length < r.done);
+  const shrunk = rows.some((r, i) => lanes()[i] && !lanes()[i].cells.startsWith(r.text));
   if (now !== shape || shrunk) { shape = now; build(); }
   write($('.lanes-title'), value.title || '');
   write($('.lanes-about'), value.about || '');
@@ -52,11 +52,18 @@ function update(r, lane) {
     r.track.replaceChildren();
     r.track.style.setProperty('--steps', lane.steps || 1);
     r.cells = Array.from({ length: lane.steps }, () => make('i', 'cell', r.track));
-    r.done = 0;
+    r.text = '';
+    r.read = [];
     r.track.tabIndex = lane.steps ? 0 : -1;
     if (lane.steps) slider(r.track, lane);
   }
-  for (; r.done < lane.cells.length; r.done++) r.cells[r.done].className = lane.cells[r.done][0] ? 'cell c' : 'cell r';
+  for (const line of lane.cells.slice(r.text.length).split('\n')) {
+    if (!line) continue;
+    const cell = JSON.parse(line);
+    r.cells[r.read.length].className = cell[0] ? 'cell c' : 'cell r';
+    r.read.push(cell);
+  }
+  r.text = lane.cells;
   write(r.settings, lane.settings);
   write(r.nfe, lane.steps ? `${lane.nfe}/${lane.steps}` : '–');
   write(r.clock, lane.seconds ? `${lane.seconds.toFixed(2)} s` : '–');
@@ -75,7 +82,7 @@ function slider(track, lane) {
 function announce() {
   const total = lanes().reduce((sum, lane) => sum + lane.steps, 0);
   if (!total) return;
-  const quarter = Math.floor(4 * lanes().reduce((sum, lane) => sum + lane.cells.length, 0) / total);
+  const quarter = Math.floor(4 * lanes().reduce((sum, lane) => sum + lane.taken, 0) / total);
   if (quarter !== told) write(live, `${25 * quarter} percent of all steps done`);
   told = quarter;
 }
@@ -106,7 +113,7 @@ function look(place) {
 }
 
 function tell() {
-  const lane = lanes()[looked.lane], cell = lane.cells[looked.step], r = rows[looked.lane];
+  const lane = lanes()[looked.lane], r = rows[looked.lane], cell = r.read[looked.step];
   if (r.cells[looked.step]) r.cells[looked.step].classList.add('at');
   rowsBox.style.setProperty('--at', (looked.step + 0.5) / lane.steps);
   why.style.setProperty('--hue', r.box.style.getPropertyValue('--hue'));
