@@ -72,6 +72,8 @@ class ComparePage:
         """All listeners of the page."""
         controls, results = self.controls, self.results
         state = [self.status, controls.run, controls.cancel]
+        # Listeners of one button run one after another: this one answers at once, the next one queues.
+        controls.run.click(self.runner.announced, controls.inputs, self.status, **QUIET)
         running = controls.run.click(
             self.runner.run,
             controls.inputs,
@@ -79,8 +81,7 @@ class ComparePage:
             validator=self.runner.validate,
             concurrency_id="gpu",
             concurrency_limit=1,
-            show_progress="minimal",
-            show_progress_on=self.status,
+            show_progress="hidden",
             api_visibility="private",
         )
         # On a narrow screen the lanes are below the settings.

@@ -63,6 +63,11 @@ class Runner:
         said_early = [(message.find(name), index) for index, name in enumerate(names) if name in message]
         return min(said_early, default=(0, 0))[1]
 
+    def announced(self, *values: Any) -> dict[str, str | bool]:
+        """What the status says from the click until the run's turn has come."""
+        told = self.estimate(*values)
+        return told if told["bad"] else said("Waiting for a free device…")
+
     def cancelled(self) -> list[Any]:
         """Status, Run and Cancel after the visitor pressed Cancel."""
         return self._state("Cancelled; the lanes show how far it came.", running=False)
