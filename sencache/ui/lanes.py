@@ -15,7 +15,7 @@ import gradio as gr
 
 from sencache.engine.trace import Record
 from sencache.palette import lane_label
-from sencache.reading import REASONS, signals, terms
+from sencache.wording import REASONS, signals, terms
 from sencache.report import Report
 from sencache.schema import Request
 from sencache.ui.theme import script, template

@@ -37,7 +37,7 @@ FLOORS = (
     ("plan", "lanes"),
     ("budget", "samples"),
     ("clips", "sensitivity"),
-    ("reading",),
+    ("wording",),
     ("recording", "interleave", "report", "metrics", "models", "noising"),
     ("engine.attach", "video"),
     ("engine.mount",),
