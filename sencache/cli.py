@@ -32,13 +32,15 @@ DEFAULT_METHODS = (
 
 
 def main() -> None:
-    """Run the command line; bad input prints one line and exits with code 2."""
+    """Run the command line; bad input prints one line, JSON where that was asked for, and exits with code 2."""
     try:
         app()
     except SencacheError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {_plain(str(error))}", highlight=False
-        )
+        if "--json" in sys.argv:
+            typer.echo(json.dumps({"error": str(error), "code": error.code}), err=True)
+        else:
+            console = Console(stderr=True, soft_wrap=True)
+            console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(2)
 
 
@@ -251,8 +253,10 @@ def profiles_show(name: options.ProfileName) -> None:
 def profiles_validate(file: options.CheckedFile) -> None:
     """Check a profile file: exit code 2 and one line when it is refused."""
     from sencache.profile import load_profile
+    from sencache.soundness import check_presets
 
     profile = load_profile(file)
+    check_presets(profile)
     typer.echo(f"{file} is a valid profile of {profile.model.id}, sha256 {profile.sha256}")
 
 

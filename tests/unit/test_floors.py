@@ -23,7 +23,7 @@ FLOORS = (
     ("cli",),
     ("options", "tables", "verify", "comparison", "calibration"),
     ("plan", "lanes"),
-    ("budget",),
+    ("budget", "soundness"),
     ("recording", "interleave", "report", "metrics", "models"),
     ("engine.attach", "video"),
     ("engine.mount",),
@@ -39,7 +39,7 @@ FLOORS = (
     ),
     ("policies.base",),
     ("profile",),
-    ("constants", "files", "library"),
+    ("constants", "files", "library", "reading"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
