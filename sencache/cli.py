@@ -32,7 +32,7 @@ DEFAULT_METHODS = (
 
 
 def main() -> None:
-    """Run the command line; bad input prints one line, JSON where that was asked for, and exits with code 2."""
+    """Run the command line; bad input prints one line, as JSON with `--json`, and exits with code 2."""
     try:
         app()
     except SencacheError as error:
