@@ -51,6 +51,8 @@ class Profile(Strict):
     calibration: Calibration | None
     provenance: Provenance
     _origin: str | None = PrivateAttr(default=None)
+    _repo: str | None = PrivateAttr(default=None)
+    _revision: str | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Profile) and self.to_json() == other.to_json()
@@ -62,6 +64,22 @@ class Profile(Strict):
     def origin(self) -> str | None:
         """Name of the file the profile was read from, None for one made in memory."""
         return self._origin
+
+    @property
+    def repo(self) -> str | None:
+        """The Hub repository it was pulled from, if it was."""
+        return self._repo
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of that repository."""
+        return self._revision
+
+    def located(self, origin: str, repo: str | None = None, revision: str | None = None) -> Profile:
+        """The same profile, as read from the file `origin`, of the Hub's `repo` at `revision` if given."""
+        located = self.model_copy()
+        located._origin, located._repo, located._revision = origin, repo, revision
+        return located
 
     @model_validator(mode="after")
     def _lengths(self) -> Profile:
@@ -185,11 +203,9 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
             raise SencacheError(
                 f"{path} is larger than the {MAX_BYTES:,} bytes a profile may have; choose a profile file"
             )
-        profile = parse_profile(path.read_bytes(), str(path))
+        return parse_profile(path.read_bytes(), str(path)).located(path.name)
     except OSError as error:
         raise SencacheError(f"cannot read profile {path} ({error.strerror}); check the path") from None
-    profile._origin = path.name
-    return profile
 
 
 def write_profile(profile: Profile, path: str | os.PathLike[str]) -> None:

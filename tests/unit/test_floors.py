@@ -38,8 +38,9 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("profile",),
-    ("constants", "files", "library"),
+    ("npz",),
+    ("profile", "official"),
+    ("constants", "files", "library", "archive"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
