@@ -192,7 +192,8 @@ class _Comparison:
         method = planned.spec.method
         if method in (REFERENCE, FEWER_STEPS) or not uses_profile(method) or self.profile is None:
             return None
-        return ProfileRef(path=self.profile.origin, sha256=self.profile.sha256)
+        used = self.profile
+        return ProfileRef(path=used.origin, repo=used.repo, revision=used.revision, sha256=used.sha256)
 
     def as_fewer_steps(self, planned: Planned) -> Planned:
         """`planned` with the steps that the SenCache lane computed, else the first caching lane, else half of

@@ -52,6 +52,8 @@ class Profile(Strict):
     calibration: Calibration | None
     provenance: Provenance
     _origin: str | None = PrivateAttr(default=None)
+    _repo: str | None = PrivateAttr(default=None)
+    _revision: str | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Profile) and self.to_json() == other.to_json()
@@ -63,6 +65,22 @@ class Profile(Strict):
     def origin(self) -> str | None:
         """Name of the file the profile was read from, None for one made in memory."""
         return self._origin
+
+    @property
+    def repo(self) -> str | None:
+        """The Hub repository it was pulled from, if it was."""
+        return self._repo
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of that repository."""
+        return self._revision
+
+    def located(self, origin: str, repo: str | None = None, revision: str | None = None) -> Profile:
+        """The same profile, as read from the file `origin`, of the Hub's `repo` at `revision` if given."""
+        located = self.model_copy()
+        located._origin, located._repo, located._revision = origin, repo, revision
+        return located
 
     @model_validator(mode="after")
     def _lengths(self) -> Profile:
@@ -192,9 +210,7 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
     """Read and check one profile file; raises SencacheError when it is missing, too large or not a valid
     profile, with the codes of `reading.read_limited` and `parse_profile`.
     """
-    profile = parse_profile(read_limited(path, "profile", MAX_BYTES), str(path))
-    profile._origin = Path(path).name
-    return profile
+    return parse_profile(read_limited(path, "profile", MAX_BYTES), str(path)).located(Path(path).name)
 
 
 def write_profile(profile: Profile, path: str | os.PathLike[str]) -> None:

@@ -38,8 +38,10 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("profile",),
-    ("constants", "files", "library", "reading"),
+    ("npz",),
+    ("profile", "official"),
+    ("archive", "constants"),
+    ("files", "library", "reading"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -1,0 +1,148 @@
+"""Reading NumPy archives that nobody vouches for.
+
+Nothing is unpickled and NumPy's own header parser, which evaluates text, is never called: sizes, names and
+headers are checked first, and only plain numbers are turned into arrays. Memory stays within a few times
+`MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sencache.errors import SencacheError
+
+MAX_BYTES = 4_000_000
+MAX_MEMBERS = 16
+MAX_HEADER = 1024
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_DIRECTORY_ENTRY = b"PK\x01\x02"
+_ENCRYPTED = 0x1
+_HEADER = re.compile(
+    r"\{'descr': '([^']{1,16})', 'fortran_order': (True|False), "
+    r"'shape': \((\d{1,9},|\d{1,9}(?:, \d{1,9}){1,7})\), \} *\n"
+)
+_NUMBERS = re.compile(r"[<>|=]?([fiu])([1248])")
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of an ordinary file of at most `MAX_BYTES`; raises SencacheError for anything else."""
+    path = Path(path)
+    try:
+        ordinary = stat.S_ISREG(path.stat().st_mode)
+        # Opening a pipe would wait for a writer.
+        data = _head(path) if ordinary else b""
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise SencacheError(f"cannot read {path} ({problem}); check the path") from None
+    if not ordinary:
+        raise SencacheError(f"{path} is not a file; give an npz file")
+    if len(data) > MAX_BYTES:
+        raise SencacheError(
+            f"{path} has more than the {MAX_BYTES:,} bytes a sensitivity file may have; choose another file"
+        )
+    return data
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def parse_archive(data: bytes, names: Collection[str], source: str) -> dict[str, Array]:
+    """The arrays of an npz archive, by name; at most `MAX_BYTES` when decompressed.
+
+    Raises SencacheError, naming `source`, when `data` is no such archive, or holds anything but plain arrays
+    of integers or floats called one of `names`.
+    """
+    if data.count(_DIRECTORY_ENTRY) > MAX_MEMBERS:
+        raise SencacheError(f"{source} holds more than {MAX_MEMBERS} arrays; use the file as published")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = _checked(archive.infolist(), names, source)
+            texts = {name: _expanded(archive, member) for name, member in members.items()}
+    except SencacheError:
+        raise
+    # A damaged archive makes zipfile raise almost anything, from BadZipFile to struct.error.
+    except Exception as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise SencacheError(
+            f"{source} is not a sound npz archive ({problem[:100]}); download it again"
+        ) from None
+    return {name: _array(text, name, source) for name, text in texts.items()}
+
+
+def _expanded(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as file:
+        # Without a size the whole stream would be expanded at once, whatever the directory says.
+        text = file.read(member.file_size)
+    if len(text) != member.file_size:
+        raise EOFError(f"{member.filename} is cut short")
+    return text
+
+
+def _checked(
+    members: list[zipfile.ZipInfo], names: Collection[str], source: str
+) -> dict[str, zipfile.ZipInfo]:
+    """The members by array name, none of them decompressed yet."""
+    checked: dict[str, zipfile.ZipInfo] = {}
+    for member in members:
+        name = member.filename.removesuffix(".npy")
+        if name not in names or member.filename != f"{name}.npy":
+            raise SencacheError(
+                f"{source} holds {member.filename[:60]!r}; a sensitivity file holds only {', '.join(names)}"
+            )
+        if name in checked:
+            raise SencacheError(f"{source} holds {name} twice; use the file as published")
+        if member.flag_bits & _ENCRYPTED or member.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise SencacheError(f"{source}: {name} is encrypted or packed in an unusual way; save it anew")
+        checked[name] = member
+    expanded = sum(member.file_size for member in members)
+    if expanded > MAX_BYTES:
+        raise SencacheError(
+            f"{source} expands to {expanded:,} bytes, more than the {MAX_BYTES:,} a sensitivity file may have"
+        )
+    return checked
+
+
+def _array(data: bytes, name: str, source: str) -> Array:
+    """The array in the text of one .npy file: magic, version, header length, header, numbers."""
+    major = data[6] if data[:6] == b"\x93NUMPY" and len(data) > 12 else 0
+    if major not in (1, 2, 3):
+        raise SencacheError(f"{source}: {name} is not a NumPy array; use the file as published")
+    start = 10 if major == 1 else 12
+    length = int.from_bytes(data[8:start], "little")
+    if length > min(MAX_HEADER, len(data) - start):
+        raise SencacheError(f"{source}: {name} has a header of {length:,} bytes; use the file as published")
+    header = data[start : start + length].decode("latin-1")
+    match = _HEADER.fullmatch(header)
+    numbers = _NUMBERS.fullmatch(match[1]) if match else None
+    if match is None or numbers is None:
+        raise SencacheError(
+            f"{source}: {name} is described as {header.strip()[:80]!r}; "
+            "only plain arrays of integers or floats are read"
+        )
+    shape = tuple(int(size) for size in match[3].split(",") if size)
+    body = memoryview(data)[start + length :]
+    dtype = np.dtype(match[1])
+    if math.prod(shape) * dtype.itemsize != len(body):
+        raise SencacheError(
+            f"{source}: {name} claims {math.prod(shape):,} numbers of {dtype.itemsize} bytes, "
+            f"but {len(body):,} bytes follow; download it again"
+        )
+    order = "F" if match[2] == "True" else "C"
+    return np.frombuffer(body, dtype).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]

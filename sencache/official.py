@@ -1,0 +1,230 @@
+"""What is known of the sensitivity files that the SenCache authors publish, and what a user must state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sencache.archive import Array
+from sencache.constants import Architecture, Shape
+from sencache.errors import SencacheError
+
+OFFICIAL = "Yassaman/SenCache"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a sensitivity file does not say of itself: the checkpoint and schedule it was measured on.
+
+    `samples` stands for a count that the file does not give.
+    """
+
+    model: str
+    architecture: Architecture
+    scheduler: str
+    config: dict[str, Any]
+    shape: Shape
+    guidance_scale: float | None = None
+    dtype: str | None = None
+    samples: int = 1
+    source: str = "a SenCache sensitivity file"
+
+
+@dataclass(frozen=True)
+class Known:
+    """One of the official files, by name, by hash, or by its first and last timestep and its extreme values.
+
+    `ends` are the first and the last timestep, `ranges` the least and the greatest value of J_x_norm and of
+    J_t_norm.
+    """
+
+    file: str
+    facts: Facts
+    steps: int = 50
+    sha256: str | None = None
+    ends: tuple[float, float] | None = None
+    ranges: tuple[float, ...] = ()
+
+
+def _shape(latent: tuple[int, ...], width: int, height: int, frames: int) -> Shape:
+    return Shape(height=height, width=width, frames=frames, latent=latent, elements=math.prod(latent))
+
+
+def _official(file: str, **facts: Any) -> Facts:
+    # The paper measures on 8 videos.
+    return Facts(source=f"{OFFICIAL} (Hub dataset), {file}", samples=8, **facts)
+
+
+# Element counts are the squares of the scales in the authors' code; LTX latents are packed into tokens.
+KNOWN = (
+    Known(
+        "sensitivity_wan21.npz",
+        _official(
+            "sensitivity_wan21.npz",
+            model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+            architecture="wan",
+            scheduler="UniPCMultistepScheduler",
+            config={"flow_shift": 5.0},
+            shape=_shape((16, 21, 60, 104), 832, 480, 81),
+            guidance_scale=5.0,
+        ),
+        ends=(999.0, 92.0),
+        ranges=(1.0287, 31.9340, 1.9452, 30.9178),
+    ),
+    Known(
+        "sensitivity_cogvid.npz",
+        _official(
+            "sensitivity_cogvid.npz",
+            model="THUDM/CogVideoX1.5-5B",
+            architecture="cogvideox",
+            scheduler="the checkpoint's own",
+            config={},
+            shape=_shape((14, 16, 60, 90), 720, 480, 49),
+            guidance_scale=6.0,
+            dtype="bfloat16",
+        ),
+    ),
+    Known(
+        "sensitivity_ltx.npz",
+        _official(
+            "sensitivity_ltx.npz",
+            model="a-r-r-o-w/LTX-Video-0.9.1-diffusers",
+            architecture="ltx",
+            scheduler="FlowMatchEulerDiscreteScheduler",
+            config={"mu": 3.2},
+            shape=_shape((8064, 128), 768, 512, 161),
+            guidance_scale=3.0,
+            dtype="bfloat16",
+        ),
+        sha256="42cd631394ab1174f595bdfa3052312b65482720b367c7fbb5767742acd36b14",
+    ),
+)
+
+# Which entry of a scheduler's configuration is its shift, and how pixels relate to latents: axes of frames,
+# height and width in [C, F, H, W] or [F, C, H, W], pixels per latent pixel, frames per latent frame.
+SHIFT_KEYS = {"wan": "flow_shift", "ltx": "mu"}
+SCHEDULERS = {known.facts.architecture: known.facts.scheduler for known in KNOWN}
+GEOMETRY: dict[str, tuple[tuple[int, int, int], int, int]] = {
+    "wan": ((1, 2, 3), 8, 4),
+    "cogvideox": ((0, 2, 3), 8, 4),
+    "ltx": ((1, 2, 3), 32, 8),
+}
+
+
+def facts_of(
+    name: str,
+    sha256: str,
+    timesteps: Array,
+    means: Array,
+    *,
+    model: str | None,
+    shift: float | None,
+    latent: Sequence[int] | None,
+) -> Facts:
+    """What the file called `name` was measured on: as known of an official one, as stated of any other.
+
+    `timesteps` [steps] and `means` [steps, 2] are its J_x and J_t. Raises SencacheError when something needed
+    is not stated, when it is stated otherwise than known, and when a file has an official one's name but not
+    its schedule.
+    """
+    for known in KNOWN:
+        if sha256 == known.sha256 or _has_values(known, timesteps, means):
+            return _confirmed(known, model, shift, latent)
+        if name == known.file:
+            _check_schedule(known, timesteps)
+            return _confirmed(known, model, shift, latent)
+    return _stated(name, model, shift, latent)
+
+
+def _has_values(known: Known, timesteps: Array, means: Array) -> bool:
+    if not known.ranges or not _has_schedule(known, timesteps):
+        return False
+    extremes = np.stack([means.min(axis=0), means.max(axis=0)], axis=1).ravel()
+    return bool(np.allclose(extremes, known.ranges, rtol=0, atol=1e-4))
+
+
+def _has_schedule(known: Known, timesteps: Array) -> bool:
+    ends = (float(timesteps[0]), float(timesteps[-1]))
+    return len(timesteps) == known.steps and known.ends in (None, ends)
+
+
+def _check_schedule(known: Known, timesteps: Array) -> None:
+    if not _has_schedule(known, timesteps):
+        ends = f" from {known.ends[0]:g} to {known.ends[1]:g}" if known.ends else ""
+        raise SencacheError(
+            f"{known.file} has {known.steps} timesteps{ends}, this file {len(timesteps)} "
+            f"from {timesteps[0]:g} to {timesteps[-1]:g}; "
+            "rename it and state its model, shift and latent"
+        )
+
+
+def _confirmed(known: Known, model: str | None, shift: float | None, latent: Sequence[int] | None) -> Facts:
+    """What is known, where nothing else was stated."""
+    facts = known.facts
+    own_shift = facts.config.get(SHIFT_KEYS.get(facts.architecture, ""))
+    elements = math.prod(latent) if latent else None
+    for what, stated, own in (
+        ("model", model, facts.model),
+        ("shift", shift, own_shift),
+        ("elements of the latent", elements, facts.shape.elements),
+    ):
+        if stated is not None and stated != own:
+            raise SencacheError(
+                f"{what} {stated} contradicts {known.file}, which was measured at {own}; "
+                "leave it away, or rename the file if it is another"
+            )
+    return facts
+
+
+def _stated(name: str, model: str | None, shift: float | None, latent: Sequence[int] | None) -> Facts:
+    if model is None or latent is None:
+        missing = " and ".join(
+            what for what, value in (("--model", model), ("--latent", latent)) if value is None
+        )
+        raise SencacheError(
+            f"{name} is none of the official files ({', '.join(known.file for known in KNOWN)}); "
+            f"state what it was measured on with {missing}"
+        )
+    architecture = _architecture(model)
+    return Facts(
+        model=model,
+        architecture=architecture,
+        scheduler=SCHEDULERS[architecture],
+        config=_shift(architecture, shift),
+        shape=_stated_shape(architecture, latent),
+    )
+
+
+def _architecture(model: str) -> Architecture:
+    found = [name for name in SCHEDULERS if name in model.lower()]
+    if len(found) != 1 or len(model) > 200:
+        raise SencacheError(
+            f"{model[:60]!r} does not tell its architecture; "
+            f"give the id of a checkpoint that names one of {', '.join(SCHEDULERS)}"
+        )
+    return found[0]
+
+
+def _shift(architecture: str, shift: float | None) -> dict[str, Any]:
+    key = SHIFT_KEYS.get(architecture)
+    if (key is None) != (shift is None):
+        remedy = "leave --shift away" if key is None else "state it with --shift"
+        verb = "have no" if key is None else "need their"
+        raise SencacheError(f"{architecture} schedules {verb} shift; {remedy}")
+    if shift is not None and not 0 < shift <= 100:
+        raise SencacheError(f"a shift of {shift:g} is not between 0 and 100; state that of the schedule")
+    return {key: shift} if key else {}
+
+
+def _stated_shape(architecture: str, latent: Sequence[int]) -> Shape:
+    axes, pixels, rate = GEOMETRY[architecture]
+    if len(latent) != 4 or not all(1 <= size <= 100_000 for size in latent):
+        order = "frames, channels" if axes[0] == 0 else "channels, frames"
+        raise SencacheError(f"latent {tuple(latent)} is not four sizes: give {order}, height, width")
+    frames, height, width = (latent[axis] for axis in axes)
+    packed = (frames * height * width, latent[0]) if architecture == "ltx" else tuple(latent)
+    return _shape(packed, width * pixels, height * pixels, (frames - 1) * rate + 1)
