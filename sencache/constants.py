@@ -20,7 +20,7 @@ MAX_NUMBER = 1e9
 Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=1, le=2**20)]
+Side = Annotated[int, Field(ge=1, le=2**40)]
 # Without fail-fast, a file full of wrong entries costs a report on each of them.
 Table = Annotated[tuple[NonNegative, ...], Field(fail_fast=True, min_length=1, max_length=MAX_STEPS)]
 Trajectory = Annotated[tuple[Finite, ...], Field(fail_fast=True, max_length=MAX_STEPS)]
@@ -104,7 +104,7 @@ class Shape(Strict):
     width: Side
     frames: Side
     latent: Annotated[tuple[Side, ...], Field(fail_fast=True, min_length=1, max_length=8)]
-    elements: Annotated[int, Field(ge=1, le=2**40)]
+    elements: Annotated[int, Field(ge=1, le=2**60)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Shape:
@@ -122,7 +122,7 @@ class SensitivityTable(Strict):
     alpha_t: Table
     alpha_x_std: Table
     alpha_t_std: Table
-    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    samples: Annotated[int, Field(ge=1, le=2**31)]
     target: Literal["output", "residual"]
 
     @model_validator(mode="after")

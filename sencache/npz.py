@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sencache.archive import Array, parse_archive, read_file
+from sencache.archive import MAX_BYTES, Array, parse_archive
 from sencache.constants import ModelId, Provenance, SamplerSchedule, SensitivityTable
 from sencache.errors import SencacheError
 from sencache.official import Facts, facts_of
 from sencache.profile import Profile
+from sencache.reading import read_limited
 from sencache.schema import MAX_STEPS
 
 NAMES = ("timesteps", "J_x_norm", "J_t_norm", "sample_counts", "raw_data")
@@ -57,11 +58,12 @@ def import_npz(
     where the file comes from. Where a file has no spread over samples, zeros stand for it.
 
     Raises SencacheError when the file is not sound, when something needed is not stated, or when it is stated
-    otherwise than known.
+    otherwise than known. Codes: those of `reading.read_limited` and `archive.parse_archive`,
+    `npz.missing-array`, `npz.wrong-shape`, `npz.out-of-range`, `npz.timesteps`, `npz.all-zero`.
     """
     path = Path(path)
     name = name or path.name
-    data = read_file(path)
+    data = read_limited(path, "sensitivity file", MAX_BYTES)
     table = _table(parse_archive(data, NAMES, name), name)
     digest = hashlib.sha256(data).hexdigest()
     facts = facts_of(name, digest, table.timesteps, table.means, model=model, shift=shift, latent=latent)
@@ -70,13 +72,17 @@ def import_npz(
 
 def _table(arrays: dict[str, Array], source: str) -> _Table:
     if "timesteps" not in arrays:
-        raise SencacheError(f"{source} holds no timesteps; use the file as the calibration script wrote it")
+        raise SencacheError(
+            f"{source} holds no timesteps; use the file as the calibration script wrote it",
+            "npz.missing-array",
+        )
     timesteps = _column(arrays["timesteps"], "timesteps", source)
     steps = len(timesteps)
     if not 2 <= steps <= MAX_STEPS or timesteps[0] > 1000 or not (np.diff(timesteps) < 0).all():
         raise SencacheError(
             f"{source}: timesteps must be 2 to {MAX_STEPS} values that fall from at most 1000, and they are "
-            f"{steps} from {timesteps[0]:g} to {timesteps[-1]:g}; list them in sampling order"
+            f"{steps} from {timesteps[0]:g} to {timesteps[-1]:g}; list them in sampling order",
+            "npz.timesteps",
         )
     if {"J_x_norm", "J_t_norm"} <= arrays.keys():
         columns = [_column(arrays[name], name, source, steps) for name in ("J_x_norm", "J_t_norm")]
@@ -85,10 +91,14 @@ def _table(arrays: dict[str, Array], source: str) -> _Table:
     elif "raw_data" in arrays:
         table = _averaged(timesteps, arrays["raw_data"], source)
     else:
-        raise SencacheError(f"{source} holds neither J_x_norm and J_t_norm nor raw_data; choose another file")
+        raise SencacheError(
+            f"{source} holds neither J_x_norm and J_t_norm nor raw_data; choose another file",
+            "npz.missing-array",
+        )
     if not table.means.max(axis=0).all():
         raise SencacheError(
-            f"{source}: J_x_norm or J_t_norm is zero throughout, so nothing was measured; calibrate anew"
+            f"{source}: J_x_norm or J_t_norm is zero throughout, so nothing was measured; calibrate anew",
+            "npz.all-zero",
         )
     return table
 
@@ -96,7 +106,10 @@ def _table(arrays: dict[str, Array], source: str) -> _Table:
 def _column(values: Array, name: str, source: str, length: int | None = None) -> Array:
     if values.ndim != 1 or length not in (None, len(values)) or not len(values):
         expected = f"one value for each of the {length} timesteps" if length else "a list of numbers"
-        raise SencacheError(f"{source}: {name} has shape {values.shape}, and should be {expected}")
+        raise SencacheError(
+            f"{source}: {name} has shape {values.shape}, and should be {expected}; choose another file",
+            "npz.wrong-shape",
+        )
     return _sound(values, name, source)
 
 
@@ -107,7 +120,8 @@ def _sound(values: Array, name: str, source: str) -> Array:
     if wrong.size:
         raise SencacheError(
             f"{source}: {name} holds {wrong[0]:g}; only numbers from 0 to {MAX_SENSITIVITY:g} make sense, "
-            "calibrate anew"
+            "calibrate anew",
+            "npz.out-of-range",
         )
     return values
 
@@ -120,7 +134,8 @@ def _samples(arrays: dict[str, Array], source: str, steps: int) -> int | None:
     fewest = float(counts.min())
     if fewest < 1:
         raise SencacheError(
-            f"{source}: sample_counts holds {fewest:g}; every timestep needs a sample, calibrate anew"
+            f"{source}: sample_counts holds {fewest:g}; every timestep needs a sample, calibrate anew",
+            "npz.out-of-range",
         )
     return int(fewest)
 
@@ -128,7 +143,9 @@ def _samples(arrays: dict[str, Array], source: str, steps: int) -> int | None:
 def _averaged(timesteps: Array, raw: Array, source: str) -> _Table:
     if raw.ndim != 3 or not raw.shape[0] or raw.shape[1:] != (len(timesteps), 2):
         raise SencacheError(
-            f"{source}: raw_data has shape {raw.shape}, and should be [samples, {len(timesteps)}, 2]"
+            f"{source}: raw_data has shape {raw.shape}, and should be [samples, {len(timesteps)}, 2]; "
+            "choose another file",
+            "npz.wrong-shape",
         )
     values = _sound(raw, "raw_data", source)
     return _Table(timesteps, values.mean(axis=0), values.std(axis=0), raw.shape[0])

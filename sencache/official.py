@@ -222,7 +222,7 @@ def _shift(architecture: str, shift: float | None) -> dict[str, Any]:
 
 def _stated_shape(architecture: str, latent: Sequence[int]) -> Shape:
     axes, pixels, rate = GEOMETRY[architecture]
-    if len(latent) != 4 or not all(1 <= size <= 100_000 for size in latent):
+    if len(latent) != 4 or not all(1 <= size <= 10_000 for size in latent):
         order = "frames, channels" if axes[0] == 0 else "channels, frames"
         raise SencacheError(f"latent {tuple(latent)} is not four sizes: give {order}, height, width")
     frames, height, width = (latent[axis] for axis in axes)

@@ -220,7 +220,7 @@ NAN, INF = float("nan"), float("inf")
         ("sensitivity.alpha_x.0", 1.1e9, "sensitivity.alpha_x.0", "'1100000000.0'"),
         ("magcache.ratios.0", 1e10, "magcache.ratios.0", "'10000000000.0'"),
         ("teacache.coefficients.1", -1e10, "teacache.coefficients.1", "'-10000000000.0'"),
-        ("shape.latent.0", 2**21, "shape.latent.0", f"'{2**21}'"),
+        ("shape.latent.0", 2**41, "shape.latent.0", f"'{2**41}'"),
         ("calibration.seeds.1", -1, "calibration.seeds.1", "'-1'"),
         ("calibration.seeds.0", 2**63, "calibration.seeds.0", f"'{2**63}'"),
         ("schedule.config.flow_shift", 10**4000, "schedule.config.flow_shift", "'1000000"),
