@@ -163,11 +163,11 @@ class TeaCacheFit(Strict):
         return self
 
     def liveliest(self) -> float:
-        """The change from 0 to 1, in hundredths, that the polynomial rescales to most.
+        """The change from 0 to 1 that the polynomial rescales to most, of 201 that lie densest near 0.
 
         A relative L1 change above 1 would be a signal that has nothing of the step before left.
         """
-        return max((k / 100 for k in range(101)), key=self.rescale)
+        return max(((k / 200) ** 3 for k in range(201)), key=self.rescale)
 
     def rescale(self, change: float) -> float:
         """The polynomial at `change`."""

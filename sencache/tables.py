@@ -86,21 +86,22 @@ def models_table(specs: Iterable[ModelSpec]) -> Table:
 
 
 def profiles_table(profiles: Mapping[str, Profile]) -> Table:
-    """One row per profile."""
-    table = Table("profile", "model", "scheduler", "steps", "serves", "kind", "sha256")
+    """One row per profile; on a narrow screen the names are folded, never cut."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, width in {
+        "profile": 0,
+        "model": 0,
+        "steps": 5,
+        "serves": 9,
+        "kind": 9,
+        "sha256": 12,
+    }.items():
+        table.add_column(heading, overflow="fold", min_width=width)
     for name, profile in profiles.items():
         parts = {"sencache": profile.sensitivity, "magcache": profile.magcache, "teacache": profile.teacache}
         serves = ", ".join(method for method, part in parts.items() if part)
-        schedule = profile.schedule
-        table.add_row(
-            name,
-            profile.model.id,
-            schedule.scheduler,
-            str(schedule.steps),
-            serves,
-            profile.provenance.kind,
-            profile.sha256[:12],
-        )
+        kind, digest = profile.provenance.kind, profile.sha256[:12]
+        table.add_row(name, profile.model.id, str(profile.schedule.steps), serves, kind, digest)
     return table
 
 
