@@ -217,8 +217,9 @@ def verify(
 
 @app.command()
 def schema(name: options.SchemaName) -> None:
-    """Print the JSON schema of a report or a profile."""
+    """Print the JSON schema of a report or a profile, as published in docs/schema."""
     from pydantic import BaseModel
+    from pydantic.json_schema import GenerateJsonSchema
 
     from sencache.profile import Profile
     from sencache.report import Report
@@ -226,7 +227,9 @@ def schema(name: options.SchemaName) -> None:
     kinds: dict[str, type[BaseModel]] = {"report": Report, "profile": Profile}
     if name not in kinds:
         raise SencacheError(f"no schema {name!r}; choose report or profile")
-    _print_json(kinds[name].model_json_schema(by_alias=True))
+    _print_json(
+        {"$schema": GenerateJsonSchema.schema_dialect, **kinds[name].model_json_schema(by_alias=True)}
+    )
 
 
 @profiles_app.command("list")

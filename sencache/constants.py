@@ -14,7 +14,11 @@ from sencache.schema import MAX_STEPS, Strict
 
 Architecture = Literal["wan", "cogvideox", "ltx"]
 Text = Annotated[str, Field(max_length=2000)]
-Key = Annotated[str, Field(max_length=100)]
+# What may become a part of a path or of an address: no separators, no leading dots.
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+Key = Annotated[str, Field(max_length=100, pattern=rf"^{NAME}$")]
+Revision = Annotated[str, Field(max_length=100, pattern=rf"^{NAME}$")]
+Checkpoint = Annotated[str, Field(max_length=200, pattern=rf"^{NAME}(/{NAME})?$")]
 # Far beyond all that was ever measured, and far below where a sum or product over a run overflows.
 MAX_NUMBER = 1e9
 Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
@@ -65,8 +69,8 @@ Presets = Annotated[
 class ModelId(Strict):
     """The checkpoint that was measured."""
 
-    id: Text
-    revision: Text | None = None
+    id: Checkpoint
+    revision: Revision | None = None
     architecture: Architecture
 
 

@@ -26,6 +26,7 @@ FAULTS = {
     "too_long": "wrong-length",
     "too_short": "wrong-length",
     "string_too_long": "wrong-length",
+    "string_pattern_mismatch": "bad-name",
     "greater_than": "out-of-range",
     "greater_than_equal": "out-of-range",
     "less_than": "out-of-range",
@@ -40,6 +41,8 @@ def first_problem(error: ValidationError) -> tuple[str, str, str]:
     """(field, offending value, what is wrong) of the first thing that a check found."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])[:120] or "the file"
+    # A key may hold line breaks and the control codes of terminals.
+    where = "".join(character if character.isprintable() else "?" for character in where)
     return where, _shown(problem["input"]), problem["msg"]
 
 
