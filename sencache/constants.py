@@ -18,7 +18,8 @@ Text = Annotated[str, Field(max_length=2000)]
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 Key = Annotated[str, Field(max_length=100, pattern=rf"^{NAME}$")]
 Revision = Annotated[str, Field(max_length=100, pattern=rf"^{NAME}$")]
-Checkpoint = Annotated[str, Field(max_length=200, pattern=rf"^{NAME}(/{NAME})?$")]
+CHECKPOINT = rf"^{NAME}(/{NAME})?$"
+Checkpoint = Annotated[str, Field(max_length=200, pattern=CHECKPOINT)]
 # Far beyond all that was ever measured, and far below where a sum or product over a run overflows.
 MAX_NUMBER = 1e9
 Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sencache.archive import Array
-from sencache.constants import Architecture, Shape
+from sencache.constants import CHECKPOINT, Architecture, Shape
 from sencache.errors import SencacheError
 
 OFFICIAL = "Yassaman/SenCache"
@@ -201,7 +202,7 @@ def _stated(name: str, model: str | None, shift: float | None, latent: Sequence[
 
 def _architecture(model: str) -> Architecture:
     found = [name for name in SCHEDULERS if name in model.lower()]
-    if len(found) != 1 or len(model) > 200:
+    if len(found) != 1 or len(model) > 200 or not re.fullmatch(CHECKPOINT, model):
         raise SencacheError(
             f"{model[:60]!r} does not tell its architecture; "
             f"give the id of a checkpoint that names one of {', '.join(SCHEDULERS)}"

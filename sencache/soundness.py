@@ -50,8 +50,8 @@ def check_offer(profile: Profile, method: str, config: dict[str, Any]) -> None:
     the profile lacks. Code `profile.reuses-everything`: along the profile's own schedule nothing but the
     steps that are forced would be computed, and more than 10 reused in a row.
     """
-    if not config and not (method in METHODS and uses_profile(method)):
-        return
+    if not config and method in METHODS and not uses_profile(method):
+        return  # The method's own defaults, of which no profile has a part.
     try:
         policy = make_policy(method, config, profile)
         policy.check(profile.schedule.steps)
@@ -60,9 +60,10 @@ def check_offer(profile: Profile, method: str, config: dict[str, Any]) -> None:
         raise SencacheError(str(error), error.code or "profile.preset") from None
     forced = all(decision.reuse or decision.reason in FORCED for decision in decisions)
     if forced and max(decision.reuses for decision in decisions) > HARMLESS:
+        settings = str(config)[:200] if config else "its defaults"
         raise SencacheError(
             f"with the profile of {profile.model.id}, {method} would reuse every step that is not forced "
-            f"(settings {config or 'as by default'}); choose another profile or calibrate anew",
+            f"(settings {settings}); choose another profile or calibrate anew",
             "profile.reuses-everything",
         )
 
