@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,8 @@ import typer
 from rich.console import Console
 
 from sencache import options
+from sencache.cli_profiles import profiles_app
+from sencache.console import print_json, print_lines
 from sencache.errors import SencacheError
 from sencache.files import atomic, staged
 
@@ -23,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-profiles_app = typer.Typer(help="List, show and check calibrated profiles.", no_args_is_help=True)
 app.add_typer(profiles_app, name="profiles")
 
 DEFAULT_METHODS = (
@@ -55,7 +53,7 @@ def models(as_json: options.Json = False) -> None:
     from sencache.tables import models_table
 
     if as_json:
-        _print_json(
+        print_json(
             [{"key": spec.key, "summary": spec.summary, "licence": spec.licence} for spec in MODELS.values()]
         )
     else:
@@ -201,7 +199,7 @@ def calibrate(
         with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
             profile = measure(plan, Path(f"{out}.samples"), bar.advance)
         write_profile(profile, temporary)
-    _print_lines(calibration_summary(profile))
+    print_lines(calibration_summary(profile))
     typer.echo(f"wrote {out}, sha256 {profile.sha256}; single results are in {out}.samples")
 
 
@@ -239,11 +237,11 @@ def verify(
     problems = verify(content, find)
     records = sum(len(lane.trace) for lane in content.lanes)
     if as_json:
-        _print_json(
+        print_json(
             {"ok": not problems, "lanes": len(content.lanes), "records": records, "problems": problems}
         )
     else:
-        _print_lines(problems or [f"{len(content.lanes)} lanes, {records} decisions: all hold"])
+        print_lines(problems or [f"{len(content.lanes)} lanes, {records} decisions: all hold"])
     if problems:
         raise typer.Exit(1)
 
@@ -259,49 +257,4 @@ def schema(name: options.SchemaName) -> None:
     kinds: dict[str, type[BaseModel]] = {"report": Report, "profile": Profile}
     if name not in kinds:
         raise SencacheError(f"no schema {name!r}; choose report or profile")
-    _print_json(kinds[name].model_json_schema(by_alias=True))
-
-
-@profiles_app.command("list")
-def profiles_list(as_json: options.Json = False) -> None:
-    """List the bundled profiles."""
-    from sencache.library import bundled_profiles
-    from sencache.profile import load_profile
-    from sencache.tables import profiles_table
-
-    loaded = {name: load_profile(path) for name, path in bundled_profiles().items()}
-    if as_json:
-        _print_json([{"name": name, "model": p.model.id, "sha256": p.sha256} for name, p in loaded.items()])
-    else:
-        Console().print(profiles_table(loaded))
-
-
-@profiles_app.command("show")
-def profiles_show(name: options.ProfileName) -> None:
-    """Print one profile as JSON."""
-    typer.echo(_find_profile(name).to_json(), nl=False)
-
-
-@profiles_app.command("validate")
-def profiles_validate(file: options.CheckedFile) -> None:
-    """Check a profile file: exit code 2 and one line when it is refused."""
-    from sencache.profile import load_profile
-
-    profile = load_profile(file)
-    typer.echo(f"{file} is a valid profile of {profile.model.id}, sha256 {profile.sha256}")
-
-
-def _find_profile(name: str) -> Any:
-    from sencache.library import bundled_profile
-    from sencache.profile import load_profile
-
-    return load_profile(name if os.path.isfile(name) else bundled_profile(name))
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        typer.echo(line)
+    print_json(kinds[name].model_json_schema(by_alias=True))

@@ -71,3 +71,36 @@ UsedProfile = Annotated[
 SchemaName = Annotated[str, Argument(help="`report` or `profile`.")]
 ProfileName = Annotated[str, Argument(help="A bundled profile's name, or a file.")]
 CheckedFile = Annotated[Path, Argument(help="A profile file.")]
+
+HtmlFile = Annotated[Path | None, Option("--html", help="Draw it into this HTML file.")]
+HubFile = Annotated[
+    str, Argument(help="A file of the repository: a profile (.json) or sensitivities (.npz).")
+]
+PulledRepo = Annotated[
+    str | None,
+    Option("--repo", help="A dataset repository of your own choice, owner/name, instead of the listed one."),
+]
+Revision = Annotated[str | None, Option(help="The commit to take it from: 40 hexadecimal digits.")]
+OwnToken = Annotated[
+    bool, Option("--own-token", help="Send the token of your Hub login, for private and gated repositories.")
+]
+PulledOut = Annotated[Path | None, Option("--out", help="The profile file to write; FILE.json if not given.")]
+PushedRepo = Annotated[
+    str, Argument(help="A dataset repository of yours, owner/name; made if it is missing.")
+]
+PushedName = Annotated[str | None, Option("--name", help="Its name there; that of the file if not given.")]
+Private = Annotated[bool, Option("--private", help="Make a new repository private.")]
+NpzFile = Annotated[Path, Argument(help="A sensitivity file (.npz) of the SenCache authors' scripts.")]
+NpzModel = Annotated[
+    str | None, Option("--model", help="The checkpoint it was measured on; known for the official files.")
+]
+NpzShift = Annotated[
+    float | None, Option("--shift", help="The shift of its flow schedule; known for the official files.")
+]
+NpzLatent = Annotated[
+    str | None,
+    Option(
+        "--latent",
+        help="Channels, frames, height, width of its latent, as 16x21x60x104; CogVideoX: frames first.",
+    ),
+]

@@ -21,7 +21,8 @@ MAX_MODULE, MAX_FUNCTION = 300, 60
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("options", "tables", "verify", "comparison", "calibration", "plots"),
+    ("cli_profiles",),
+    ("console", "options", "tables", "verify", "comparison", "calibration", "plots"),
     ("plan", "lanes"),
     ("budget", "samples"),
     ("clips", "sensitivity"),
@@ -39,8 +40,9 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("npz",),
-    ("profile", "official"),
+    ("hub",),
+    ("npz", "card"),
+    ("profile", "official", "download"),
     ("constants", "files", "library", "schedulers", "archive"),
     ("schema", "errors", "versions"),
 )
