@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sencache.calibration import calibrate
+    from sencache.calibration import CalibrationPlan, calibrate
     from sencache.comparison import compare
     from sencache.engine.attach import attach
     from sencache.engine.trace import Record, Trace
@@ -42,6 +42,7 @@ _HOMES = {
     "Trace": "engine.trace",
     "attach": "engine.attach",
     "calibrate": "calibration",
+    "CalibrationPlan": "calibration",
     "compare": "comparison",
     "load": "models",
     "load_profile": "profile",
@@ -62,6 +63,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "CalibrationPlan",
     "Control",
     "EasyCache",
     "Fixed",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ import typer
 from rich.console import Console
 
 from sencache import options
+from sencache.cli_profiles import profiles_app
+from sencache.console import print_json, print_lines
 from sencache.errors import SencacheError
 from sencache.files import atomic, staged
 
@@ -23,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-profiles_app = typer.Typer(help="List, show and check calibrated profiles.", no_args_is_help=True)
 app.add_typer(profiles_app, name="profiles")
 
 DEFAULT_METHODS = (
@@ -57,7 +56,7 @@ def models(as_json: options.Json = False) -> None:
     from sencache.tables import models_table
 
     if as_json:
-        _print_json(
+        print_json(
             [{"key": spec.key, "summary": spec.summary, "licence": spec.licence} for spec in MODELS.values()]
         )
     else:
@@ -81,6 +80,8 @@ def compare(
     width: options.Pixels = None,
     frames: options.Frames = None,
     profile: options.ProfileFile = None,
+    scheduler: options.Scheduler = None,
+    shift: options.Shift = None,
     device: options.Device = "cpu",
     as_json: options.Json = False,
 ) -> None:
@@ -111,7 +112,9 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        report = _compare_into(folder, catalogue.load(model, device), request, lanes, chosen)
+        report = _compare_into(
+            folder, catalogue.load(model, device, scheduler, shift), request, lanes, chosen
+        )
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
@@ -160,34 +163,65 @@ def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: A
 def calibrate(
     model: options.ModelKey = "tiny-wan",
     out: options.OutProfile = Path("profile.json"),
-    steps: options.Steps = None,
     samples: options.Samples = 8,
     prompts: options.Prompts = None,
+    method: options.CalibrationMethod = "trajectory",
+    clips: options.Clips = None,
+    target: options.MeasuredTarget = "output",
+    steps: options.Steps = None,
     seed: options.FirstSeed = 1000,
+    scheduler: options.Scheduler = None,
+    shift: options.Shift = None,
+    guidance: options.Guidance = None,
+    height: options.Pixels = None,
+    width: options.Pixels = None,
+    frames: options.Frames = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Measure a model along its own trajectories and write one profile for SenCache, MagCache and
-    TeaCache.
-    """
-    from rich.progress import Progress
+    """Measure a model on a few videos and write one profile for SenCache, MagCache and TeaCache.
 
+    Costs one more evaluation per step than plain generations. Every video's result is kept in OUT.samples, so
+    that the same command goes on where it was stopped, and more samples can be added later.
+    """
     from sencache import models as catalogue
+    from sencache.calibration import CalibrationPlan, read_prompts
     from sencache.calibration import calibrate as measure
-    from sencache.calibration import read_prompts
     from sencache.profile import write_profile
+    from sencache.tables import StepProgress, calibration_summary
 
     spec = catalogue.model_spec(model)
     texts = read_prompts(prompts) if prompts else spec.calibration_prompts
-    request = _request(spec, prompt=texts[0], steps=steps, seed=seed)
+    size = {"height": height, "width": width, "frames": frames}
+    request = _request(spec, prompt=texts[0], steps=steps, seed=seed, guidance_scale=guidance, **size)
     for text in texts:
         catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
-    console = Console(stderr=True)
-    with atomic(out) as temporary, Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("calibrating", total=samples * request.steps)
-        loaded = catalogue.load(model, device)
-        profile = measure(loaded, request, texts, samples, on_step=lambda: bar.advance(task))
+    videos = _clips(method, clips)
+    with atomic(out) as temporary:
+        loaded = catalogue.load(model, device, scheduler, shift)
+        plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
+        with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
+            profile = measure(plan, Path(f"{out}.samples"), bar.advance)
         write_profile(profile, temporary)
-    typer.echo(f"wrote {out}, sha256 {profile.sha256}")
+    print_lines(calibration_summary(profile))
+    typer.echo(f"wrote {out}, sha256 {profile.sha256}; single results are in {out}.samples")
+
+
+def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
+    from sencache.clips import find_clips
+
+    if method not in ("trajectory", "paper"):
+        raise SencacheError(f"unknown method {method!r}; choose trajectory or paper")
+    if (method == "paper") != (folder is not None):
+        raise SencacheError(
+            f"method {method} and clips {folder} do not go together; --clips DIR is for paper"
+        )
+    return find_clips(folder) if folder else ()
+
+
+def _target(name: str) -> Any:
+    if name not in ("output", "residual"):
+        raise SencacheError(f"cannot calibrate on {name!r}; choose output or residual")
+    return name
 
 
 @app.command()
@@ -206,11 +240,11 @@ def verify(
     problems = verify(content, find)
     records = sum(len(lane.trace) for lane in content.lanes)
     if as_json:
-        _print_json(
+        print_json(
             {"ok": not problems, "lanes": len(content.lanes), "records": records, "problems": problems}
         )
     else:
-        _print_lines(problems or [f"{len(content.lanes)} lanes, {records} decisions: all hold"])
+        print_lines(problems or [f"{len(content.lanes)} lanes, {records} decisions: all hold"])
     if problems:
         raise typer.Exit(1)
 
@@ -227,53 +261,4 @@ def schema(name: options.SchemaName) -> None:
     kinds: dict[str, type[BaseModel]] = {"report": Report, "profile": Profile}
     if name not in kinds:
         raise SencacheError(f"no schema {name!r}; choose report or profile")
-    _print_json(
-        {"$schema": GenerateJsonSchema.schema_dialect, **kinds[name].model_json_schema(by_alias=True)}
-    )
-
-
-@profiles_app.command("list")
-def profiles_list(as_json: options.Json = False) -> None:
-    """List the bundled profiles."""
-    from sencache.library import bundled_profiles
-    from sencache.profile import load_profile
-    from sencache.tables import profiles_table
-
-    loaded = {name: load_profile(path) for name, path in bundled_profiles().items()}
-    if as_json:
-        _print_json([{"name": name, "model": p.model.id, "sha256": p.sha256} for name, p in loaded.items()])
-    else:
-        Console().print(profiles_table(loaded))
-
-
-@profiles_app.command("show")
-def profiles_show(name: options.ProfileName) -> None:
-    """Print one profile as JSON."""
-    typer.echo(_find_profile(name).to_json(), nl=False)
-
-
-@profiles_app.command("validate")
-def profiles_validate(file: options.CheckedFile) -> None:
-    """Check a profile file: exit code 2 and one line when it is refused."""
-    from sencache.profile import load_profile
-    from sencache.soundness import check_presets
-
-    profile = load_profile(file)
-    check_presets(profile)
-    typer.echo(f"{file} is a valid profile of {profile.model.id}, sha256 {profile.sha256}")
-
-
-def _find_profile(name: str) -> Any:
-    from sencache.library import bundled_profile
-    from sencache.profile import load_profile
-
-    return load_profile(name if os.path.isfile(name) else bundled_profile(name))
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        typer.echo(line)
+    print_json({"$schema": GenerateJsonSchema.schema_dialect, **kinds[name].model_json_schema(by_alias=True)})

@@ -93,15 +93,19 @@ def compare(
         yield from comparison.run(first)
         yield from comparison.run([comparison.as_fewer_steps(p) for p in planned if p not in first])
     else:
-        recorder = Recorder(_signal(planned))
+        recorder = _recorder(planned)
         reference, *others = planned
         yield from comparison.run([reference], recorder)
-        yield from comparison.run([with_budget(p, request.nfe, recorder.recording) for p in others])
+        recording = recorder.recording()
+        yield from comparison.run([with_budget(p, request.nfe, recording) for p in others])
     yield Compared(comparison.report([spec.name for spec in lanes]))
 
 
-def _signal(planned: Sequence[Planned]) -> str | None:
-    return next((p.policy.signal for p in planned if p.policy.signal), None)
+def _recorder(planned: Sequence[Planned]) -> Recorder:
+    """One that notes what the policies of `planned` look at."""
+    policies = [p.policy for p in planned]
+    signal = next((policy.signal for policy in policies if policy.signal), None)
+    return Recorder(signal, {policy.target for policy in policies if "forecast_error" in policy.senses})
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from itertools import pairwise
 from types import NoneType
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ MAX_NUMBER = 1e9
 Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Side = Annotated[int, Field(ge=1, le=2**40)]
 # Without fail-fast, a file full of wrong entries costs a report on each of them.
 Table = Annotated[tuple[NonNegative, ...], Field(fail_fast=True, min_length=1, max_length=MAX_STEPS)]
@@ -94,7 +96,7 @@ class SamplerSchedule(Strict):
                 raise ValueError(
                     f"{name} has {len(values)} entries for {self.steps} steps; give one per step"
                 )
-        for a, b in zip(self.timesteps or (), (self.timesteps or ())[1:], strict=False):
+        for a, b in pairwise(self.timesteps or ()):
             if b > a:
                 raise ValueError(
                     f"timesteps rise from {a} to {b}; list them in sampling order, from high to low"
@@ -157,14 +159,27 @@ class TeaCacheFit(Strict):
     signal: Literal["time_embedding", "time_projection", "modulated_input"]
     forced_first: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
     forced_last: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
+    fitted_range: tuple[NonNegative, NonNegative] | None = None
+    """Smallest and largest change of the signal that the polynomial was fitted on."""
+
+    @property
+    def monotone(self) -> bool | None:
+        """Whether a larger change gives a larger value within `fitted_range`; None where that is unknown."""
+        if self.fitted_range is None:
+            return None
+        low, high = self.fitted_range
+        values = [self.rescale(low + (high - low) * k / 200) for k in range(201)]
+        return all(a <= b for a, b in pairwise(values))
 
     @model_validator(mode="after")
-    def _rises(self) -> TeaCacheFit:
+    def _sound(self) -> TeaCacheFit:
         if self.rescale(self.liveliest()) <= 0:
             raise ValueError(
                 "the polynomial is positive for no change from 0 to 1, so every step would be reused; "
                 "fit it to measured changes"
             )
+        if self.fitted_range and self.fitted_range[0] > self.fitted_range[1]:
+            raise ValueError(f"fitted_range {self.fitted_range} ends before it begins; give low, then high")
         return self
 
     def liveliest(self) -> float:
@@ -186,12 +201,30 @@ class Calibration(Strict):
     """How the numbers were measured."""
 
     prompts: Annotated[tuple[Text, ...], Field(fail_fast=True, max_length=4096)]
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(fail_fast=True, max_length=4096)
-    ]
+    seeds: Annotated[tuple[Seed, ...], Field(fail_fast=True, max_length=4096)]
     date: Text
     versions: Annotated[dict[Key, Text], Field(max_length=100)]
     seconds: NonNegative
+    method: Literal["trajectory", "paper"] = "trajectory"
+    """Along the model's own trajectories, or at noised latents of real clips as the SenCache paper does."""
+    clips: Annotated[tuple[Text, ...], Field(fail_fast=True, max_length=4096)] = ()
+    cost: NonNegative | None = None
+    """Evaluations of the transformer, relative to generating the same videos plainly."""
+
+
+class NfeSpread(Strict):
+    """Network evaluations of one preset over the calibrated videos."""
+
+    mean: NonNegative
+    std: NonNegative
+    min: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    max: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+
+
+PresetSpreads = Annotated[
+    dict[Key, Annotated[dict[Key, NfeSpread], Field(max_length=16)]],
+    Field(max_length=8),
+]
 
 
 class Provenance(Strict):

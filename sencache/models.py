@@ -14,6 +14,7 @@ import torch
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
 from sencache.profile import Profile, load_profile
+from sencache.schedulers import describe, other_scheduler
 from sencache.schema import MAX_PROMPT, ModelInfo, Request
 
 ASSETS = Path(__file__).parent / "assets"
@@ -173,6 +174,7 @@ class Model:
             architecture=self.spec.architecture,
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
+            scheduler=describe(self.pipe.scheduler),
         )
 
     def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, torch.Tensor]:
@@ -215,10 +217,11 @@ class Model:
         return np.asarray(video[0], dtype=np.float32)
 
 
-def load(key: str, device: str = "cpu") -> Model:
+def load(key: str, device: str = "cpu", scheduler: str | None = None, shift: float | None = None) -> Model:
     """Load the model `key` from disk onto `device`; raises SencacheError when either is not there.
 
-    The weights are stored in half precision and run in float32 on a CPU, in bfloat16 on a GPU.
+    The weights are stored in half precision and run in float32 on a CPU, in bfloat16 on a GPU. `scheduler`
+    and `shift` replace the checkpoint's own.
     """
     spec = model_spec(key)
     target = _device(device)
@@ -233,6 +236,7 @@ def load(key: str, device: str = "cpu") -> Model:
             f"the weights of {key} cannot be read ({reason}); install the package again"
         ) from None
     pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = other_scheduler(pipe.scheduler, spec.architecture, scheduler, shift)
     return Model(spec, pipe.to(target), target, dtype)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from sencache.archive import MAX_BYTES, Array, parse_archive
 from sencache.constants import ModelId, Provenance, SamplerSchedule, SensitivityTable
 from sencache.errors import SencacheError
-from sencache.official import Facts, facts_of
+from sencache.official import Facts, Stated, facts_of
 from sencache.profile import Profile
 from sencache.reading import read_limited
 from sencache.schema import MAX_STEPS
@@ -45,28 +45,31 @@ def import_npz(
     path: str | os.PathLike[str],
     source: str | None = None,
     *,
-    name: str | None = None,
     model: str | None = None,
     shift: float | None = None,
     latent: Sequence[int] | None = None,
 ) -> Profile:
     """A profile from one sensitivity file.
 
-    An official file, told by its `name` (the path's, unless given) or content, needs nothing else. For any
-    other state `model`, the id of a Wan, CogVideoX or LTX checkpoint, `shift`, that of its flow schedule, and
-    `latent`, one sample's as channels, frames, height, width (CogVideoX: frames first). `source` is noted as
-    where the file comes from. Where a file has no spread over samples, zeros stand for it.
+    An official file, told by its name or its content, needs nothing else. For any other state `model`, the
+    id of a Wan, CogVideoX or LTX checkpoint, `shift`, that of its flow schedule, and `latent`, one sample's
+    as channels, frames, height, width (CogVideoX: frames first). `source` is noted as where the file comes
+    from. Where a file has no spread over samples, zeros stand for it.
 
     Raises SencacheError when the file is not sound, when something needed is not stated, or when it is stated
     otherwise than known. Codes: those of `reading.read_limited` and `archive.parse_archive`,
     `npz.missing-array`, `npz.wrong-shape`, `npz.out-of-range`, `npz.timesteps`, `npz.all-zero`.
     """
     path = Path(path)
-    name = name or path.name
-    data = read_limited(path, "sensitivity file", MAX_BYTES)
+    stated = Stated(model, shift, tuple(latent) if latent is not None else None)
+    return parse_npz(read_limited(path, "sensitivity file", MAX_BYTES), path.name, stated, source)
+
+
+def parse_npz(data: bytes, name: str, stated: Stated | None = None, source: str | None = None) -> Profile:
+    """`import_npz` of the content of a file called `name`."""
     table = _table(parse_archive(data, NAMES, name), name)
     digest = hashlib.sha256(data).hexdigest()
-    facts = facts_of(name, digest, table.timesteps, table.means, model=model, shift=shift, latent=latent)
+    facts = facts_of(name, digest, table.timesteps, table.means, stated or Stated())
     return _profile(table, facts, source or facts.source).located(name)
 
 

@@ -60,6 +60,15 @@ def _official(file: str, **facts: Any) -> Facts:
     return Facts(source=f"{OFFICIAL} (Hub dataset), {file}", samples=8, **facts)
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What a user says of a file: a checkpoint's id, its schedule's shift, one sample's latent shape."""
+
+    model: str | None = None
+    shift: float | None = None
+    latent: tuple[int, ...] | None = None
+
+
 # Element counts are the squares of the scales in the authors' code; LTX latents are packed into tokens.
 KNOWN = (
     Known(
@@ -116,16 +125,7 @@ GEOMETRY: dict[str, tuple[tuple[int, int, int], int, int]] = {
 }
 
 
-def facts_of(
-    name: str,
-    sha256: str,
-    timesteps: Array,
-    means: Array,
-    *,
-    model: str | None,
-    shift: float | None,
-    latent: Sequence[int] | None,
-) -> Facts:
+def facts_of(name: str, sha256: str, timesteps: Array, means: Array, stated: Stated) -> Facts:
     """What the file called `name` was measured on: as known of an official one, as stated of any other.
 
     `timesteps` [steps] and `means` [steps, 2] are its J_x and J_t. Raises SencacheError when something needed
@@ -134,11 +134,11 @@ def facts_of(
     """
     for known in KNOWN:
         if sha256 == known.sha256 or _has_values(known, timesteps, means):
-            return _confirmed(known, model, shift, latent)
+            return _confirmed(known, stated)
         if name == known.file:
             _check_schedule(known, timesteps)
-            return _confirmed(known, model, shift, latent)
-    return _stated(name, model, shift, latent)
+            return _confirmed(known, stated)
+    return _as_stated(name, stated)
 
 
 def _has_values(known: Known, timesteps: Array, means: Array) -> bool:
@@ -163,40 +163,36 @@ def _check_schedule(known: Known, timesteps: Array) -> None:
         )
 
 
-def _confirmed(known: Known, model: str | None, shift: float | None, latent: Sequence[int] | None) -> Facts:
+def _confirmed(known: Known, stated: Stated) -> Facts:
     """What is known, where nothing else was stated."""
     facts = known.facts
-    own_shift = facts.config.get(SHIFT_KEYS.get(facts.architecture, ""))
-    elements = math.prod(latent) if latent else None
-    for what, stated, own in (
-        ("model", model, facts.model),
-        ("shift", shift, own_shift),
-        ("elements of the latent", elements, facts.shape.elements),
+    for what, said, own in (
+        ("model", stated.model, facts.model),
+        ("shift", stated.shift, facts.config.get(SHIFT_KEYS.get(facts.architecture, ""))),
+        ("elements of the latent", stated.latent and math.prod(stated.latent), facts.shape.elements),
     ):
-        if stated is not None and stated != own:
+        if said is not None and said != own:
             raise SencacheError(
-                f"{what} {stated} contradicts {known.file}, which was measured at {own}; "
+                f"{what} {said} contradicts {known.file}, which was measured at {own}; "
                 "leave it away, or rename the file if it is another"
             )
     return facts
 
 
-def _stated(name: str, model: str | None, shift: float | None, latent: Sequence[int] | None) -> Facts:
-    if model is None or latent is None:
-        missing = " and ".join(
-            what for what, value in (("--model", model), ("--latent", latent)) if value is None
-        )
+def _as_stated(name: str, stated: Stated) -> Facts:
+    if stated.model is None or stated.latent is None:
+        missing = "--model" if stated.model is None else "--latent"
         raise SencacheError(
-            f"{name} is none of the official files ({', '.join(known.file for known in KNOWN)}); "
-            f"state what it was measured on with {missing}"
+            f"{name} is none of the official files ({', '.join(known.file for known in KNOWN)}) "
+            f"and {missing} is not given; state --model, --latent and, for Wan and LTX, --shift"
         )
-    architecture = _architecture(model)
+    architecture = _architecture(stated.model)
     return Facts(
-        model=model,
+        model=stated.model,
         architecture=architecture,
         scheduler=SCHEDULERS[architecture],
-        config=_shift(architecture, shift),
-        shape=_stated_shape(architecture, latent),
+        config=_shift(architecture, stated.shift),
+        shape=_stated_shape(architecture, stated.latent),
     )
 
 

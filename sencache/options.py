@@ -36,10 +36,31 @@ Settings = Annotated[
 Guidance = Annotated[float | None, Option(help="Guidance scale; 1 turns guidance off.")]
 Pixels = Annotated[int | None, Option(help="Pixels; the model's own if not given.")]
 Frames = Annotated[int | None, Option(help="Frames, 4k+1; the model's own if not given.")]
+Scheduler = Annotated[
+    str | None,
+    Option(help="`unipc` or `euler` (Wan), `ddim` or `dpm` (CogVideoX); the checkpoint's own if not given."),
+]
+Shift = Annotated[float | None, Option(help="Shift of a flow-matching schedule, as 3 or 5 on Wan.")]
 ProfileFile = Annotated[Path | None, Option(help="A profile file instead of the model's own.")]
 
 OutProfile = Annotated[Path, Option(help="The profile file to write.")]
 Samples = Annotated[int, Option(min=1, max=4096, help="Videos to measure; 8 suffice.")]
+CalibrationMethod = Annotated[
+    str,
+    Option(
+        help="`trajectory`: along the model's own runs. `paper`: at noised latents of real clips, three "
+        "evaluations per step, on top of a plain run for the other methods."
+    ),
+]
+Clips = Annotated[Path | None, Option(help="For `paper`: a folder of short videos.")]
+MeasuredTarget = Annotated[
+    str,
+    Option(
+        "--target",
+        help="Whose change is measured: the network's `output` (as published) or the "
+        "`residual` of its blocks.",
+    ),
+]
 Prompts = Annotated[Path | None, Option(help="A file with one prompt a line; the model's own if not given.")]
 FirstSeed = Annotated[int, Option(help="Seed of the first sample; the next ones count up.")]
 
@@ -50,3 +71,36 @@ UsedProfile = Annotated[
 SchemaName = Annotated[str, Argument(help="`report` or `profile`.")]
 ProfileName = Annotated[str, Argument(help="A bundled profile's name, or a file.")]
 CheckedFile = Annotated[Path, Argument(help="A profile file.")]
+
+HtmlFile = Annotated[Path | None, Option("--html", help="Draw it into this HTML file.")]
+HubFile = Annotated[
+    str, Argument(help="A file of the repository: a profile (.json) or sensitivities (.npz).")
+]
+PulledRepo = Annotated[
+    str | None,
+    Option("--repo", help="A dataset repository of your own choice, owner/name, instead of the listed one."),
+]
+Revision = Annotated[str | None, Option(help="The commit to take it from: 40 hexadecimal digits.")]
+OwnToken = Annotated[
+    bool, Option("--own-token", help="Send the token of your Hub login, for private and gated repositories.")
+]
+PulledOut = Annotated[Path | None, Option("--out", help="The profile file to write; FILE.json if not given.")]
+PushedRepo = Annotated[
+    str, Argument(help="A dataset repository of yours, owner/name; made if it is missing.")
+]
+PushedName = Annotated[str | None, Option("--name", help="Its name there; that of the file if not given.")]
+Private = Annotated[bool, Option("--private", help="Make a new repository private.")]
+NpzFile = Annotated[Path, Argument(help="A sensitivity file (.npz) of the SenCache authors' scripts.")]
+NpzModel = Annotated[
+    str | None, Option("--model", help="The checkpoint it was measured on; known for the official files.")
+]
+NpzShift = Annotated[
+    float | None, Option("--shift", help="The shift of its flow schedule; known for the official files.")
+]
+NpzLatent = Annotated[
+    str | None,
+    Option(
+        "--latent",
+        help="Channels, frames, height, width of its latent, as 16x21x60x104; CogVideoX: frames first.",
+    ),
+]

@@ -20,6 +20,7 @@ from sencache.constants import (
     ModelId,
     NonNegative,
     Presets,
+    PresetSpreads,
     Provenance,
     SamplerSchedule,
     Sensitivities,
@@ -49,6 +50,7 @@ class Profile(Strict):
     magcache: MagnitudeRatios | None
     teacache: TeaCacheFit | None
     presets: Presets = Field(default_factory=dict)
+    preset_nfe: PresetSpreads = Field(default_factory=dict)
     calibration: Calibration | None
     provenance: Provenance
     _origin: str | None = PrivateAttr(default=None)

@@ -62,7 +62,7 @@ def _shown(value: Any) -> str:
 
 
 class ModelInfo(Strict):
-    """Which checkpoint ran, where, and in which precision."""
+    """Which checkpoint ran, where, in which precision, and with which sampler."""
 
     key: str
     id: str
@@ -70,6 +70,7 @@ class ModelInfo(Strict):
     architecture: str
     device: str
     dtype: str
+    scheduler: str | None = None
 
 
 class Request(Strict):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sencache.engine.trace import Record
@@ -103,6 +111,55 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
         kind, digest = profile.provenance.kind, profile.sha256[:12]
         table.add_row(name, profile.model.id, str(profile.schedule.steps), serves, kind, digest)
     return table
+
+
+def calibration_summary(profile: Profile) -> list[str]:
+    """What a calibration found, in sentences: its cost, the spread over the videos, the presets' cost."""
+    measured, table, fit = profile.calibration, profile.sensitivity, profile.teacache
+    assert measured is not None and table is not None
+    spreads = [_relative(table.alpha_x_std, table.alpha_x), _relative(table.alpha_t_std, table.alpha_t)]
+    error = max(spreads) / max(table.samples - 1, 1) ** 0.5
+    lines = [
+        f"{table.samples} videos in {measured.seconds:.1f} s, {measured.cost:.2f} times the evaluations of "
+        "generating them",
+        f"spread over the videos: alpha_x {spreads[0]:.0%}, alpha_t {spreads[1]:.0%}; "
+        f"standard error of the means at most {error:.0%}",
+    ]
+    if fit is not None and fit.monotone is False:
+        lines.append(
+            "TeaCache's polynomial is not monotone where it was fitted: a larger change of its signal does "
+            "not always raise its distance"
+        )
+    for preset, methods in profile.preset_nfe.items():
+        counts = (f"{name} {nfe.mean:g} ({nfe.min} to {nfe.max})" for name, nfe in methods.items())
+        lines.append(f"preset {preset}, evaluations of {profile.schedule.steps}: {', '.join(counts)}")
+    return lines
+
+
+def _relative(spread: Sequence[float], mean: Sequence[float]) -> float:
+    return sum(s / m for s, m in zip(spread, mean, strict=True) if m) / len(mean)
+
+
+class StepProgress:
+    """One bar over all steps of a long measurement, with the time that is left."""
+
+    def __init__(self, console: Console, title: str, steps: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task(title, total=steps)
+
+    def __enter__(self) -> StepProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self) -> None:
+        """One more step."""
+        self._progress.advance(self._task)
 
 
 class LaneProgress:

@@ -130,7 +130,7 @@ def write_mp4(path: str | Path, frames: Frames, fps: float, min_side: int = 256)
                 raise RuntimeError("ffmpeg wrote nothing")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise SencacheError(
-            f"The video {path} could not be written ({_reason(error)}); "
+            f"The video {path} could not be written ({reason(error)}); "
             "check that its folder has space, and that ffmpeg runs."
         ) from error
 
@@ -146,7 +146,7 @@ def read_mp4(path: str | Path) -> NDArray[np.uint8]:
         return _decode(path)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise SencacheError(
-            f"The video {path} could not be read ({_reason(error)}); check that it exists and is complete."
+            f"The video {path} could not be read ({reason(error)}); check that it exists and is complete."
         ) from error
 
 
@@ -195,13 +195,13 @@ def _encode(path: Path, pixels: NDArray[np.uint8], fps: float) -> None:
     source = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"]
     source += ["-framerate", str(float(fps)), "-i", "pipe:0"]
     target = ["-c:v", "libx264", "-crf", "18", "-g", "1", "-movflags", "+faststart", "-f", "mp4", str(path)]
-    _ffmpeg([*source, "-vf", _TO_YUV, *target], pixels.tobytes())
+    run_ffmpeg([*source, "-vf", _TO_YUV, *target], pixels.tobytes())
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
     # As a stream of PPM images, because each of them says its size; damage is an error, not a shorter clip.
     target = ["-fps_mode", "passthrough", *_TO_RGB, "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    images = _ffmpeg(["-xerror", "-err_detect", "explode", "-i", str(path), *target])
+    images = run_ffmpeg(["-xerror", "-err_detect", "explode", "-i", str(path), *target])
     header = re.match(rb"P6\n(\d+) (\d+)\n255\n", images)
     if header is None:
         raise RuntimeError("it holds no frames")
@@ -210,13 +210,14 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     return pixels[:, header.end() :].reshape(-1, height, width, 3)
 
 
-def _ffmpeg(arguments: list[str], stdin: bytes = b"") -> bytes:
+def run_ffmpeg(arguments: list[str], stdin: bytes = b"") -> bytes:
+    """What ffmpeg writes to its standard output; raises OSError or subprocess.SubprocessError."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=_TIMEOUT_SECONDS, check=True)
     return done.stdout
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Give the first thing ffmpeg said, from which the rest follows, or else what the error says."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"ffmpeg was still busy after {error.timeout:g} seconds"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ import torch
 from sencache.engine.architectures import BlockSignal, ChildSignal, architecture_of
 from sencache.engine.cache import History, cached_value
 from sencache.engine.run import Run, Turn
-from sencache.engine.sensors import Scene
+from sencache.engine.sensors import Evaluated, Scene
 from sencache.engine.session import Session
 from sencache.engine.stack import BlockCall, Stack, Tap, run_blocks
 from sencache.errors import SencacheError
@@ -36,6 +36,10 @@ class Call:
         """What is reused at this step."""
         return self.history.forecast(self.turn.step.timestep)
 
+    def keep_residual(self, residual: torch.Tensor) -> None:
+        """Note what the blocks added."""
+        self.residual = residual
+
 
 class Mount:
     """Plays every forward of `module` as the session's policy decides."""
@@ -51,7 +55,7 @@ class Mount:
         self.originals = {name: module._modules[name] for name in self.stand_ins}
         self.context: tuple[str, int | None] | None = None
         self.call: Call | None = None
-        self.rerunning = False
+        self.rerunning: list[torch.Tensor] | None = None
 
     def _find_signal(self) -> BlockSignal | ChildSignal | None:
         observer, known = self.session.observer, self.architecture.signals
@@ -87,10 +91,9 @@ class Mount:
 
     def before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook: find the place in the run, put the stand-ins in."""
-        if self.rerunning:
+        if self.rerunning is not None:
             return
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        latent = self.architecture.latent(hidden, self.channels)
+        latent = self.architecture.latent(_hidden(args, kwargs), self.channels)
         run = self.session.current_run(self.architecture, latent)
         branch, index = self.context or (self._unnamed_branch(run), None)
         turn = run.enter(branch, index)
@@ -128,15 +131,21 @@ class Mount:
 
     def play(self, block_call: BlockCall) -> Any:
         """In place of all blocks: decide if the step is new, then run them or reuse."""
+        if self.rerunning is not None:
+            return self._computed(block_call, self.rerunning.append)
         call = self.call
         assert call is not None
         if call.opens:
             self._decide(call, block_call)
         if call.turn.reuse:
             return self._skipped(call, block_call)
+        wanted = self.session.observer is not None or self._target == "residual"
+        return self._computed(block_call, call.keep_residual if wanted else None)
+
+    def _computed(self, block_call: BlockCall, keep: Callable[[torch.Tensor], object] | None) -> Any:
         done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
-        if self.session.observer is not None or self._target == "residual":
-            call.residual = done.hidden - block_call.hidden
+        if keep is not None:
+            keep(done.hidden - block_call.hidden)
         return done.returned(self.architecture.text_stream)
 
     @property
@@ -174,7 +183,7 @@ class Mount:
         """Forward hook: take the stand-ins out, keep or replace the output; `out` is None when forward
         raised.
         """
-        if self.rerunning:
+        if self.rerunning is not None:
             return None
         self.restore()
         call, self.call = self.call, None
@@ -209,18 +218,31 @@ class Mount:
             call.history.put(call.turn.step.timestep, value)
 
     def _rerun(
-        self, now: float, args: tuple[Any, ...], kwargs: dict[str, Any], timestep: float
-    ) -> torch.Tensor:
-        """The network on the same input at another timestep, all blocks, nothing recorded."""
+        self,
+        now: float,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timestep: float,
+        latent: torch.Tensor | None = None,
+    ) -> Evaluated:
+        """The network at another timestep and, if given, another latent; all blocks, nothing recorded."""
         given = kwargs["timestep"]
         # Tokens that image conditioning holds at another timestep stay there.
         moved = torch.where(given == torch.as_tensor(now).to(given), timestep, given).to(given.dtype)
-        self.rerunning = True
+        hidden = _hidden(args, kwargs)
+        if latent is not None:
+            hidden = hidden.clone()
+            self.architecture.latent(hidden, self.channels).copy_(_repeated(latent, len(hidden)))
+        residuals: list[torch.Tensor] = []
+        self.rerunning = residuals
+        self.module._modules[self.architecture.blocks] = self.stand_ins[self.architecture.blocks]
         try:
-            output: torch.Tensor = self.module(*args, **{**kwargs, "timestep": moved})[0]
-            return output
+            args, kwargs = _with_hidden(hidden, args, {**kwargs, "timestep": moved})
+            output: torch.Tensor = self.module(*args, **kwargs)[0]
+            return Evaluated(residuals[0], output)
         finally:
-            self.rerunning = False
+            self.rerunning = None
+            self.restore()
 
     def _finish(self, call: Call) -> None:
         """After the last call of the last step the run is over: free its tensors before the
@@ -229,3 +251,21 @@ class Mount:
         is_last = call.turn.step.index == len(call.run.schedule) - 1
         if is_last and len(call.turn.branches) >= len(self._expected_branches()):
             call.run.release()
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    hidden: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    return hidden
+
+
+def _with_hidden(
+    hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if "hidden_states" in kwargs:
+        return args, {**kwargs, "hidden_states": hidden}
+    return (hidden, *args[1:]), kwargs
+
+
+def _repeated(latent: torch.Tensor, batch: int) -> torch.Tensor:
+    # Guidance that doubles the batch sees the same latent twice.
+    return torch.cat([latent] * (batch // len(latent)))

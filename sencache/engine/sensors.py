@@ -8,13 +8,33 @@ decided on their worst sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from sencache.engine.cache import History
 from sencache.policies.base import Sense, Step
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one forward gave, batch first: the block stack's residual and the network's output."""
+
+    residual: torch.Tensor
+    output: torch.Tensor
+
+    def of(self, samples: slice) -> Evaluated:
+        """The same of some samples."""
+        return Evaluated(self.residual[samples], self.output[samples])
+
+
+class Rerun(Protocol):
+    """One more evaluation at the same arguments, but for the timestep and, where given, the latent."""
+
+    def __call__(self, timestep: float, latent: torch.Tensor | None = None) -> Evaluated:
+        """`latent`: of the prompt's own samples, as `Scene.latent`; nothing of the call is recorded."""
 
 
 @dataclass
@@ -23,8 +43,8 @@ class Scene:
 
     `conditional` selects the samples of the prompt itself where guidance doubles the batch; `latent`, the
     denoised part of the transformer's input, is reduced to them. `signal` is what the policy asked to look
-    at. `residual`, `output` and `value`, what is going to be cached, appear when the step is computed.
-    `rerun(timestep)` evaluates the network once more on the same input at another timestep.
+    at. `residual`, `output` and `value`, what is going to be cached, appear when the step is computed, and
+    `rerun` with them.
     """
 
     step: Step
@@ -35,7 +55,7 @@ class Scene:
     output: torch.Tensor | None = None
     history: History | None = None
     value: torch.Tensor | None = None
-    rerun: Callable[[float], torch.Tensor] | None = None
+    rerun: Rerun | None = None
 
     def __post_init__(self) -> None:
         # Guidance that doubles the batch hands over the same latent twice.

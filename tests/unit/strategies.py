@@ -12,10 +12,11 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from sencache.engine.sensors import Scene
 from sencache.policies import Control, Decision, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache
-from sencache.policies.base import Schedule
+from sencache.policies.base import Schedule, Step
 from sencache.profile import Profile
-from sencache.recording import Recording
+from sencache.recording import Recorder, Recording
 
 Vector = tuple[float, ...]
 
@@ -275,15 +276,13 @@ def lively(timesteps: Sequence[float]) -> dict[str, Policy]:
 
 def recording_of(course: Course, copies: int = 1) -> Recording:
     """The course on record: one sample, every vector repeated `copies` times."""
-
-    def tensors(vectors: Sequence[Vector]) -> list[torch.Tensor]:
-        return [torch.tensor([vector * copies]) for vector in vectors]
-
-    return Recording(
-        list(course.timesteps),
-        [None] * len(course),
-        tensors(course.latents),
-        list(tensors(course.signals)),
-        tensors(course.residuals),
-        tensors(course.outputs),
-    )
+    recorder = Recorder("time_embedding", ("residual", "output", "delta"))
+    for index, timestep in enumerate(course.timesteps):
+        signal, latent, residual, output = (
+            torch.tensor([vectors[index] * copies])
+            for vectors in (course.signals, course.latents, course.residuals, course.outputs)
+        )
+        scene = Scene(Step(index, len(course), timestep), latent, slice(None), signal=signal)
+        scene.residual, scene.output = residual, output
+        recorder.observe(scene)
+    return recorder.recording()

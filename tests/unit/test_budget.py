@@ -27,9 +27,10 @@ from strategies import (
 
 from sencache.budget import match_nfe
 from sencache.engine.sensors import Scene
+from sencache.errors import SencacheError
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache
 from sencache.policies.base import Step
-from sencache.recording import Recorder, Recording, simulate
+from sencache.recording import SPAN, Recorder, Recording, simulate
 
 STEPS = 48
 TIMESTEPS = tuple(1000.0 - 20 * i for i in range(STEPS))
@@ -77,9 +78,8 @@ def test_simulating_leaves_the_recording_as_it_was(course):
     recording, fresh = recording_of(course), recording_of(course)
     for policy in lively(course.timesteps).values():
         assert simulate(policy, recording).records == simulate(policy, recording).records
-    for name in ("latents", "signals", "residuals", "outputs"):
-        kept, expected = getattr(recording, name), getattr(fresh, name)
-        assert all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))
+    for name in ("latent_rms", "latent_l1", "output_l1", "output_norm", "signal_change"):
+        assert np.array_equal(getattr(recording, name), getattr(fresh, name))
 
 
 def test_simulating_the_full_run_computes_every_step():
@@ -88,29 +88,64 @@ def test_simulating_the_full_run_computes_every_step():
     assert [record.reason for record in trace] == ["first_step", *["forced"] * (STEPS - 1)]
 
 
+def scene(value: float, sigma: float | None = None, index: int = 0) -> Scene:
+    """A step at which everything there is to see is `value`, and its negative in the other half."""
+    batch = [torch.tensor([[-value], [value]]) for _ in range(4)]
+    made = Scene(Step(index, 9, 900.0 - index, sigma), batch[0], slice(1, 2), signal=batch[1])
+    made.residual, made.output = batch[2:]
+    return made
+
+
 def test_a_recording_keeps_sigmas_only_where_every_step_has_one():
-    recording = steady(0.5, steps=3)
-    assert recording.schedule.sigmas is None
-    recording.sigmas = [0.9, 0.5, 0.1]
-    assert recording.schedule.sigmas == (0.9, 0.5, 0.1)
-    assert [record.sigma for record in simulate(Full(), recording)] == [0.9, 0.5, 0.1]
-    recording.sigmas[1] = None
-    assert recording.schedule.sigmas is None
+    def record(*sigmas: float | None) -> Recording:
+        recorder = Recorder(None)
+        for index, sigma in enumerate(sigmas):
+            recorder.observe(scene(float(index), sigma, index))
+        return recorder.recording()
+
+    complete = record(0.9, 0.5, 0.1)
+    assert complete.schedule.sigmas == (0.9, 0.5, 0.1)
+    assert [r.sigma for r in simulate(Full(), complete)] == [0.9, 0.5, 0.1]
+    assert record(0.9, None, 0.1).schedule.sigmas is None
 
 
 def test_a_recorder_copies_what_belongs_to_the_prompt():
     """Guidance doubled the batch: the second half is the prompt's. Buffers may be overwritten afterwards."""
-    batch = {name: torch.tensor([[1.0], [2.0]]) for name in ("latent", "signal", "residual", "output")}
-    scene = Scene(Step(0, 1, 900.0, 0.9), batch["latent"], slice(1, 2))
-    scene.signal, scene.residual, scene.output = batch["signal"], batch["residual"], batch["output"]
-    recorder = Recorder("time_embedding")
-    recorder.observe(scene)
-    for tensor in batch.values():
-        tensor.zero_()
-    kept = recorder.recording
-    assert (kept.timesteps, kept.sigmas) == ([900.0], [0.9])
-    tensors = [*kept.latents, *kept.signals, *kept.residuals, *kept.outputs]
-    assert [t.tolist() for t in tensors] == [[[2.0]]] * 4
+    recorder = Recorder("time_embedding", ("residual", "output"))
+    for index, value in enumerate((2.0, 5.0)):
+        seen = scene(value, index=index)
+        recorder.observe(seen)
+        for tensor in (seen.latent, seen.signal, seen.residual, seen.output):
+            tensor.zero_()
+    kept = recorder.recording()
+    assert kept.timesteps == (900.0, 899.0)
+    assert kept.latent_rms.tolist() == kept.latent_l1.tolist() == kept.output_l1.tolist() == [[0, 3], [3, 0]]
+    assert kept.output_norm.tolist() == [2.0, 5.0] and kept.signal_change.tolist() == [0.0, 1.5]
+    assert kept.norms["residual"].tolist() == [4.0, 25.0]
+    assert kept.products["output"].tolist() == [[0.0, 0.0], [0.0, 9.0]]
+
+
+def test_several_videos_at_once_are_no_recording():
+    with pytest.raises(SencacheError, match="one video at a time can be recorded, not 2"):
+        Recorder(None).observe(
+            Scene(Step(0, 1, 900.0), torch.zeros(2, 3), slice(None), output=torch.zeros(2, 3))
+        )
+
+
+@pytest.mark.parametrize("forecast", ["hold", "linear"])
+def test_forecast_errors_from_inner_products_are_those_of_the_tensors(forecast):
+    """On a curve in 40 dimensions, against the forecast itself; beyond what is kept they are infinite."""
+    draw = np.random.default_rng(3)
+    t = TIMESTEPS[:30]
+    points = np.cumsum(draw.normal(size=(30, 40)), axis=0) + 10
+    rows = tuple(tuple(map(float, point)) for point in points)
+    recording, policy = recording_of(Course(t, rows, rows, rows, rows)), Control(forecast=forecast)
+    for a, b, c in [(0, 1, 2), (2, 5, 9), (10, 18, 25), (20, 28, 29)]:
+        v = points.astype(np.float32)
+        guess = v[b] if forecast == "hold" else v[b] + (t[b] - t[c]) / (t[a] - t[b]) * (v[b] - v[a])
+        expected = np.linalg.norm(v[c] - guess) / np.linalg.norm(v[c])
+        assert recording.forecast_error(policy, [a, b, c]) == pytest.approx(expected, rel=1e-5)
+    assert recording.forecast_error(policy, [0, 1, SPAN + 2]) == math.inf
 
 
 # Meeting a budget
@@ -244,16 +279,16 @@ def smooth(steps: int = 50) -> Recording:
     """Sixteen elements on curves that bend most at the end, as a sampler's do."""
     draw = torch.Generator().manual_seed(7)
     a, b, c, d = (torch.randn(1, 16, generator=draw) for _ in range(4))
-    recording = Recording()
+    recorder = Recorder("time_embedding", ("residual",))
     for i in range(steps):
         u = i / (steps - 1)
-        recording.timesteps.append(1000.0 - 900 * u * (0.5 + 0.5 * u))
-        recording.sigmas.append(None)
-        recording.latents.append((1 - u) * a + u * b + 0.3 * math.sin(3 * u) * c)
-        recording.signals.append(5 + 0.1 * a + u * c + 0.2 * u * u * b)
-        recording.residuals.append(2 * a + u * b + u * u * c + 2 * u**3 * d)
-        recording.outputs.append(a + math.exp(2 * u - 2) * b + u * u * d)
-    return recording
+        latent = (1 - u) * a + u * b + 0.3 * math.sin(3 * u) * c
+        seen = Scene(Step(i, steps, 1000.0 - 900 * u * (0.5 + 0.5 * u)), latent, slice(None))
+        seen.signal = 5 + 0.1 * a + u * c + 0.2 * u * u * b
+        seen.residual = 2 * a + u * b + u * u * c + 2 * u**3 * d
+        seen.output = a + math.exp(2 * u - 2) * b + u * u * d
+        recorder.observe(seen)
+    return recorder.recording()
 
 
 def on_smooth_runs() -> dict[str, Policy]:

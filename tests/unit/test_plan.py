@@ -6,6 +6,7 @@ import contextlib
 import string
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -298,14 +299,21 @@ def test_what_cannot_be_planned_is_refused(
     assert str(refusal.value).startswith(message)
 
 
+def recording(steps: int) -> Recording:
+    """Of a run on which nothing moves."""
+    still = np.zeros((steps, steps))
+    return Recording(
+        tuple(float(t) for t in range(steps, 0, -1)), None, still, still, still, still[0], still[0]
+    )
+
+
 def test_a_budget_sets_the_steps_of_the_plain_sampler() -> None:
     fewer = planned("fewer-steps")
-    assert with_budget(fewer, 7, Recording()).steps == 7
-    assert with_budget(fewer, 7, Recording()).policy == Full()
+    assert with_budget(fewer, 7, recording(20)).steps == 7
+    assert with_budget(fewer, 7, recording(20)).policy == Full()
 
 
 def test_a_budget_spreads_fixed_steps_evenly() -> None:
-    recording = Recording(timesteps=[float(t) for t in range(20, 0, -1)])
-    plan = with_budget(planned("fixed"), 5, recording)
+    plan = with_budget(planned("fixed"), 5, recording(20))
     assert plan.policy == Fixed(steps=(0, 4, 8, 12, 16))
-    assert with_budget(planned("fixed:interval=3"), 5, recording).policy == Fixed(interval=3)
+    assert with_budget(planned("fixed:interval=3"), 5, recording(20)).policy == Fixed(interval=3)

@@ -1,0 +1,228 @@
+"""One calibrated video: everything that a profile needs of it, in a small file of its own.
+
+Calibrating a large model takes hours. Each video's result is written as it is done and found again by the
+settings it was made under, so a run that was killed goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sencache.clips import clean_latent, read_clip
+from sencache.engine.architectures import architecture_of
+from sencache.engine.attach import attach
+from sencache.errors import SencacheError
+from sencache.files import atomic
+from sencache.models import Model
+from sencache.noising import Noising
+from sencache.policies import Full
+from sencache.policies.base import Target
+from sencache.recording import Array, Recorder, Recording
+from sencache.schema import Request
+from sencache.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
+
+TABLES = ("latent_rms", "latent_l1", "output_l1", "output_norm", "signal_change")
+RECORDED: tuple[Target, ...] = ("residual",)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one video of N steps gives.
+
+    `alphas`: [N-1, 2], alpha_x and alpha_t at every step but the last. `magnitudes`: [N-1, 2], MagCache's
+    ratio and the relative L1 change of the output into every step but the first. `evaluations`: of the
+    transformer, those of plain generations and those on top.
+    """
+
+    alphas: Array
+    magnitudes: Array
+    recording: Recording
+    latent: tuple[int, ...]
+    evaluations: tuple[int, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to measure: on `clip`, where the paper's method is asked for, and along the model's own
+    trajectory otherwise.
+    """
+
+    model: Model
+    request: Request
+    target: Measured
+    clip: Path | None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that the result depends on, as JSON data."""
+        scheduler, info = self.model.pipe.scheduler, self.model.info()
+        config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+        return {
+            "model": info.model_dump(),
+            "request": self.request.model_dump(),
+            "scheduler": [type(scheduler).__name__, json.loads(json.dumps(config, default=str))],
+            "target": self.target,
+            "clip": None if self.clip is None else hashlib.sha256(self.clip.read_bytes()).hexdigest(),
+        }
+
+    @property
+    def name(self) -> str:
+        """Of the file that keeps the result."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+
+    @property
+    def runs(self) -> int:
+        """How many generations it takes."""
+        return 1 if self.clip is None else 2
+
+    def measure(self, on_step: Callable[[], object]) -> Sample:
+        """Make the video and watch; `on_step` is called after every step. Raises SencacheError as `probe`
+        does, and for clips that cannot be used.
+        """
+        began = time.perf_counter()
+        pipe, generate = self.model.pipe, partial(self._generate, on_step)
+        if self.clip is None:
+            sample = probe(pipe, generate, self.target)
+        else:
+            sample = probe(pipe, generate, None)
+            alphas, evaluations = self._on_clip(self.clip, generate)
+            sample = replace(sample, alphas=alphas, evaluations=(sample.evaluations[0], evaluations))
+        return replace(sample, seconds=time.perf_counter() - began)
+
+    def _generate(
+        self,
+        on_step: Callable[[], object],
+        latent: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+        **changes: Any,
+    ) -> None:
+        """One generation of the request with `changes`. `latent(step, own)` gives every following step's
+        latent where the sampler's own is not wanted.
+        """
+        model, request = self.model, self.request.model_copy(update=changes)
+
+        def after_step(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            on_step()
+            last = index + 1 == request.steps
+            return {} if latent is None or last else {"latents": latent(index + 1, tensors["latents"])}
+
+        encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
+        model.generate(model.pipe, encoded, request, after_step, output_type="latent")
+
+    def _on_clip(self, clip: Path, generate: Callable[..., None]) -> tuple[Array, int]:
+        """The paper's alphas and the evaluations they took: the prompt's own branch at noised latents of the
+        clip, fresh noise at every step. The first step sees pure noise, as the samplers start from it.
+        """
+        request, spec, pipe = self.request, self.model.spec, self.model.pipe
+        pixels = read_clip(clip, request.frames, request.height, request.width, spec.fps)
+        clean = clean_latent(pipe, spec.architecture, pixels)
+        generator = torch.Generator().manual_seed(request.seed)
+        noising = Noising(pipe.scheduler)
+
+        def latent(step: int, own: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(own.shape, generator=generator).to(clean)
+            return noising.noised(clean, noise, step).to(own)
+
+        observer = Noised(self.target, noising)
+        with attach(pipe, Full(), observer=observer) as trace:
+            generate(latent=latent, guidance_scale=1.0)
+        return observer.alphas(), trace.transformer_calls + observer.evaluations
+
+
+def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "output") -> Sample:
+    """Watch one generation of one video along its own trajectory: `call()` calls `pipe`.
+
+    `target` None leaves the sensitivities out. Raises SencacheError below two steps, where the scheduler
+    repeats a timestep, and for several videos at once.
+    """
+    recorder = Recorder(architecture_of(pipe.transformer).default_signal, RECORDED)
+    magnitudes, along = Magnitudes(), Trajectory(target or "output")
+    observers = (recorder, magnitudes, along) if target else (recorder, magnitudes)
+    began = time.perf_counter()
+    with attach(pipe, Full(), observer=Together(observers)) as trace:
+        call()
+    if len(trace) < 2:
+        raise SencacheError("calibration needs at least two steps to see a change; ask for more steps")
+    return Sample(
+        alphas=along.alphas() if target else np.zeros((len(trace) - 1, 2)),
+        magnitudes=magnitudes.table(),
+        recording=recorder.recording(),
+        latent=recorder.latent_shape,
+        evaluations=(trace.transformer_calls, along.evaluations),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def measured(task: Task, folder: Path | None, on_step: Callable[[], object]) -> Sample:
+    """The sample of `task` from `folder`, made and kept there if it is missing."""
+    if folder is None:
+        return task.measure(on_step)
+    path = folder / task.name
+    if path.exists():
+        for _ in range(task.runs * task.request.steps):
+            on_step()
+        return read_sample(path)
+    sample = task.measure(on_step)
+    write_sample(sample, path, task.settings)
+    return sample
+
+
+def write_sample(sample: Sample, path: Path, settings: dict[str, Any]) -> None:
+    """Keep `sample` and what it was made under, in one move."""
+    recording = sample.recording
+    arrays = {"alphas": sample.alphas, "magnitudes": sample.magnitudes}
+    arrays |= {"timesteps": np.array(recording.timesteps), "latent": np.array(sample.latent)}
+    arrays |= {name: getattr(recording, name) for name in TABLES}
+    if recording.sigmas is not None:
+        arrays["sigmas"] = np.array(recording.sigmas)
+    for target in recording.products:
+        arrays[f"products.{target}"] = recording.products[target]
+        arrays[f"norms.{target}"] = recording.norms[target]
+    arrays["cost"] = np.array([*sample.evaluations, sample.seconds])
+    with atomic(path) as temporary:
+        save_file(arrays, temporary, {"settings": json.dumps(settings)})
+
+
+def read_sample(path: Path) -> Sample:
+    """A kept sample; raises SencacheError when the file is damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _sample(arrays)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise SencacheError(
+            f"cannot read the kept sample {path} ({error}); delete it to measure it anew"
+        ) from None
+
+
+def _sample(arrays: dict[str, Array]) -> Sample:
+    pick = partial(_named, arrays)
+    recording = Recording(
+        timesteps=tuple(arrays["timesteps"].tolist()),
+        sigmas=tuple(arrays["sigmas"].tolist()) if "sigmas" in arrays else None,
+        **{name: arrays[name] for name in TABLES},
+        products=pick("products."),
+        norms=pick("norms."),
+    )
+    plain, extra, seconds = arrays["cost"].tolist()
+    latent = tuple(int(size) for size in arrays["latent"])
+    return Sample(
+        arrays["alphas"], arrays["magnitudes"], recording, latent, (int(plain), int(extra)), seconds
+    )
+
+
+def _named(arrays: dict[str, Array], prefix: str) -> dict[Any, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
