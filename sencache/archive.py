@@ -30,7 +30,7 @@ _HEADER = re.compile(
     r"\{'descr': '([^']{1,16})', 'fortran_order': (True|False), "
     r"'shape': \((\d{1,9},|\d{1,9}(?:, \d{1,9}){1,7})\), \} *\n"
 )
-_NUMBERS = re.compile(r"[<>|=]?([fiu])([1248])")
+_NUMBERS = re.compile(r"[<>|=]?(?:f[248]|[iu][1248])")
 
 
 def parse_archive(data: bytes, names: Collection[str], source: str) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from typing import Any
 from sencache.errors import SencacheError
 
 MAX_KEYS = 200
+MAX_PARTS = 20_000
 
 # Opening a pipe that nobody writes to would wait for ever; O_BINARY only exists on Windows.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -49,9 +50,10 @@ def check_json(text: str | bytes, source: str) -> str:
     """`text` as it is, once it has been found to be JSON that every reader understands alike.
 
     Refused are other encodings than UTF-8, keys that appear twice in one object (readers differ on which
-    counts), objects of more than 200 keys, integers of thousands of digits and nesting too deep to read.
-    Raises SencacheError naming `source`, with code `json.encoding`, `json.duplicate-key`,
-    `json.too-many-keys`, `json.number`, `json.too-deep` or `json.syntax`.
+    counts), objects of more than 200 keys, more than 20,000 opening brackets, integers of thousands of digits
+    and nesting too deep to read. Raises SencacheError naming `source`, with code `json.encoding`,
+    `json.duplicate-key`, `json.too-many-keys`, `json.too-many-parts`, `json.number`, `json.too-deep` or
+    `json.syntax`.
     """
 
     def refuse(problem: str, code: str) -> SencacheError:
@@ -66,6 +68,10 @@ def check_json(text: str | bytes, source: str) -> str:
 
     try:
         decoded = (text.encode() if isinstance(text, str) else text).decode()
+        # Hundreds of thousands of empty lists take a second and more, most of it in the garbage collector.
+        parts = decoded.count("[") + decoded.count("{")
+        if parts > MAX_PARTS:
+            raise refuse(f"it has {parts:,} lists and objects, more than {MAX_PARTS:,}", "too-many-parts")
         json.loads(decoded, object_pairs_hook=unique)
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise refuse(f"it is not UTF-8 text ({error.reason} at {error.start})", "encoding") from None

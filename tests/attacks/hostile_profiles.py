@@ -128,20 +128,16 @@ def lists() -> Iterator[tuple[str, Case]]:
         yield f"a text in {place}", (encoded(changed(place, "1.0" * 10)), "profile.wrong-type")
         yield f"an object in {place}", (encoded(changed(place, {"0": 1.0})), "profile.wrong-type")
     for place in (*TABLES, "teacache/coefficients", "calibration/seeds", "shape/latent"):
-        for raw, code in (
-            ("1", "wrong-length"),
-            ('"a"', "wrong-type"),
-            ("{}", "wrong-type"),
-            ("[]", "wrong-type"),
+        for raw, count, code in (
+            ("1", 450_000, "profile.wrong-length"),
+            ('"a"', 220_000, "profile.wrong-type"),
+            ("{}", 15_000, "profile.wrong-type"),
+            ("[]", 15_000, "profile.wrong-type"),
+            ("{}", 300_000, "json.too-many-parts"),
+            ("[]", 300_000, "json.too-many-parts"),
         ):
-            entries = ",".join([raw] * (900_000 // (len(raw) + 1)))
-            yield (
-                f"{entries.count(raw):,} times {raw} in {place}",
-                (
-                    spliced(place, f"[{entries}]"),
-                    f"profile.{code}",
-                ),
-            )
+            entries = ",".join([raw] * count)
+            yield f"{count:,} times {raw} in {place}", (spliced(place, f"[{entries}]"), code)
         yield f"a million entries in {place}", (spliced(place, f"[{'1,' * 999_999}1]"), "file.too-large")
     for place in ("schedule/config/flow_shift", "presets/fast/fixed"):
         wrong = "wrong-length" if "config" in place else "wrong-type"
@@ -176,9 +172,12 @@ def timesteps() -> Iterator[tuple[str, Case]]:
 def deep() -> Iterator[tuple[str, Case]]:
     for place in ("model/id", "schedule/config/flow_shift", "presets", "magcache/ratios/0", "sensitivity"):
         for raw, name in (("[", "]"), ('{"a":', "}")):
-            closed = raw * 20_000 + "1" + name * 20_000
-            yield f"{raw} 20,000 deep at {place}", (spliced(place, closed), "json.too-deep")
-            yield f"{raw} 150,000 deep and open at {place}", (spliced(place, raw * 150_000), "json.too-deep")
+            closed = raw * 15_000 + "1" + name * 15_000
+            yield f"{raw} 15,000 deep at {place}", (spliced(place, closed), "json.too-deep")
+            yield (
+                f"{raw} 150,000 deep and open at {place}",
+                (spliced(place, raw * 150_000), "json.too-many-parts"),
+            )
     for depth in (2, 10, 150, 400):
         nested = "[" * depth + "NaN" + "]" * depth
         code = "profile.not-json" if depth > 200 else "profile.wrong-type"
