@@ -92,13 +92,10 @@ def compare(
     """
     from sencache import models as catalogue
     from sencache.plan import parse_lanes
-    from sencache.profile import load_profile
-    from sencache.soundness import check_presets
+    from sencache.soundness import load_sound_profile
 
     spec = catalogue.model_spec(model)
-    chosen = load_profile(profile) if profile else catalogue.own_profile(spec)
-    if profile and chosen:
-        check_presets(chosen)
+    chosen = load_sound_profile(profile) if profile else catalogue.own_profile(spec)
     request = _request(
         spec,
         prompt=prompt,

@@ -79,7 +79,7 @@ def check_json(text: str | bytes, source: str) -> str:
         raise refuse("lists or objects are nested too deep to read", "too-deep") from None
     except json.JSONDecodeError as error:
         raise refuse(
-            f"line {error.lineno} column {error.colno} is not JSON ({error.msg})",
+            f"Invalid JSON at line {error.lineno} column {error.colno} ({error.msg})",
             "encoding" if decoded.startswith("\ufeff") else "syntax",
         ) from None
     except SencacheError:

@@ -23,14 +23,13 @@ FEED = """
 import os, sys
 from sencache.errors import SencacheError
 from sencache.npz import import_npz
-from sencache.profile import load_profile
-from sencache.soundness import check_presets
+from sencache.soundness import load_sound_profile
 
 def read(path):
     if path.endswith(".npz"):
         import_npz(path, model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", shift=5.0, latent=(16, 21, 60, 104))
     else:
-        check_presets(load_profile(path))
+        load_sound_profile(path)
 
 for path in sys.argv[1:]:
     child = os.fork()

@@ -9,15 +9,7 @@ import pytest
 from hostile_profiles import CASES, GROUPS, SOUND
 
 from sencache.errors import SencacheError
-from sencache.profile import Profile, load_profile
-from sencache.soundness import check_presets
-
-
-def taken_in(path: Path) -> Profile:
-    """As `profiles validate` does."""
-    profile = load_profile(path)
-    check_presets(profile)
-    return profile
+from sencache.soundness import load_sound_profile
 
 
 def test_the_cases_are_many_and_no_two_are_one() -> None:
@@ -28,7 +20,7 @@ def test_the_cases_are_many_and_no_two_are_one() -> None:
 def test_what_they_were_made_from_is_taken_in(nothing_stays: Path) -> None:
     path = nothing_stays / "mine.json"
     path.write_bytes(SOUND)
-    assert taken_in(path).schedule.steps == 50
+    assert load_sound_profile(path).schedule.steps == 50
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -37,7 +29,7 @@ def test_it_is_refused(name: str, nothing_stays: Path) -> None:
     path = nothing_stays / "theirs.json"
     path.write_bytes(content)
     with pytest.raises(SencacheError) as caught:
-        taken_in(path)
+        load_sound_profile(path)
     message = str(caught.value)
     assert caught.value.code == code, message
     assert message.isprintable() and len(message) < 1000 and ";" in message
