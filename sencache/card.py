@@ -28,11 +28,11 @@ LIMITS = (
 
 def dataset_card(repo: str, profiles: Mapping[str, Profile]) -> str:
     """README.md of the dataset `repo` that holds `profiles` by file name, with its YAML front matter."""
-    models = sorted({profile.model.id for profile in profiles.values()})
-    title = f"Step-caching profiles for {', '.join(_plain(model) for model in models)}"
+    models = sorted({" ".join(profile.model.id.split()) for profile in profiles.values()})
+    title = f"Step-caching profiles for {', '.join(models)}"
     intro = (
-        f"{MARK}\n\n# {title}\n\nCalibrated constants with which step caches decide when a video diffusion "
-        f"transformer may reuse an earlier evaluation. Made and read by {PROJECT}."
+        f"{MARK}\n\n# {_plain(title)}\n\nCalibrated constants with which step caches decide when a video "
+        f"diffusion transformer may reuse an earlier evaluation. Made and read by {PROJECT}."
     )
     sections = [_section(repo, file, profiles[file]) for file in sorted(profiles)]
     return "\n\n".join(

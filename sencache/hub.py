@@ -61,7 +61,8 @@ def pull_profile(
     asked = _asked(file, repo, revision, unlisted)
     place = kept(asked, hub)
     if place.is_file():
-        return _read(asked, place.read_bytes(), stated, f"; delete {place} to pull it anew")
+        content = archive.read_file(place)
+        return _read(asked, content, stated, f"; if the kept copy is damaged, delete {place}")
     content = fetch(asked, hub, _LIMITS[Path(file).suffix], on_bytes)
     pulled = _read(asked, content, stated, "")
     keep(asked, content, hub)
@@ -79,7 +80,12 @@ def _asked(file: str, repo: str, revision: str | None, unlisted: bool) -> Asked:
         raise SencacheError(f"{file[:100]!r} is not a profile's file; give the name of a .json or .npz file")
     if entry and file not in entry.files:
         raise SencacheError(f"{repo} has no {file}; choose from {', '.join(entry.files)}")
-    revision = revision or (entry.revision if entry else None)
+    pinned = entry.revision if entry else None
+    if pinned and revision not in (None, pinned) and not unlisted:
+        raise SencacheError(
+            f"{repo} is taken at commit {pinned}, not {revision[:60]!r}; name both with --repo and --revision"
+        )
+    revision = revision or pinned
     if revision is None:
         raise SencacheError(
             f"no commit of {repo} is given; state its full hash of 40 digits with --revision, "

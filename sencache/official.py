@@ -130,15 +130,18 @@ def facts_of(name: str, sha256: str, timesteps: Array, means: Array, stated: Sta
 
     `timesteps` [steps] and `means` [steps, 2] are its J_x and J_t. Raises SencacheError when something needed
     is not stated, when it is stated otherwise than known, and when a file has an official one's name but not
-    its schedule.
+    its schedule or another's numbers.
     """
-    for known in KNOWN:
-        if sha256 == known.sha256 or _has_values(known, timesteps, means):
-            return _confirmed(known, stated)
-        if name == known.file:
-            _check_schedule(known, timesteps)
-            return _confirmed(known, stated)
-    return _as_stated(name, stated)
+    called = next((known for known in KNOWN if known.file == name), None)
+    held = next(
+        (known for known in KNOWN if known.sha256 == sha256 or _has_values(known, timesteps, means)), None
+    )
+    if called and held not in (None, called):
+        raise SencacheError(f"{name} holds the numbers of {held.file}; give it its own name")
+    if called and held is None:
+        _check_schedule(called, timesteps)
+    known = called or held
+    return _confirmed(known, stated) if known else _as_stated(name, stated)
 
 
 def _has_values(known: Known, timesteps: Array, means: Array) -> bool:

@@ -165,8 +165,12 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 180, 56, 30, 34
 
 
 def profile_svg(profile: Profile) -> str:
-    """The panels as one still picture, for the profile's card."""
-    drawn = panels(profile)
+    """The panels of a profile as one still picture, for its card."""
+    return panels_svg(panels(profile))
+
+
+def panels_svg(drawn: Sequence[Panel]) -> str:
+    """Panels one above the other."""
     height = max(len(drawn), 1) * HEIGHT
     content = "".join(_svg_panel(panel, index * HEIGHT) for index, panel in enumerate(drawn))
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from sencache.errors import SencacheError
@@ -34,7 +35,9 @@ def other_scheduler(own: Any, architecture: str, name: str | None, shift: float 
         config[SHIFTS[wanted]] = shift
     import diffusers
 
-    return getattr(diffusers, wanted).from_config(config)
+    cls = getattr(diffusers, wanted)
+    taken = inspect.signature(cls.__init__).parameters
+    return cls(**{key: value for key, value in config.items() if key in taken and value is not None})
 
 
 def describe(scheduler: Any) -> str:

@@ -120,8 +120,9 @@ def _sums(lane: Lane, full: Lane) -> Iterator[str]:
 
 def _unequal(expected: dict[str, float], holder: object) -> Iterator[str]:
     for name, value in expected.items():
-        if not math.isclose(getattr(holder, name), value, rel_tol=1e-6, abs_tol=1e-9):
-            yield f"{name} is {getattr(holder, name)}, but its parts give {value}"
+        stated = getattr(holder, name)
+        if stated is None or not math.isclose(stated, value, rel_tol=1e-6, abs_tol=1e-9):
+            yield f"{name} is {stated}, but its parts give {value}"
 
 
 def _schedule(lane: Lane, full: Lane, report: Report) -> Iterator[str]:
@@ -139,9 +140,15 @@ def _means(lane: Lane) -> Iterator[str]:
     if lane.metrics is None:
         return
     frames = lane.metrics.per_frame
+    differing = [value for value in frames["psnr"] if value is not None]
     expected = {
         "lpips": fmean(frames["lpips"]),
         "ssim": fmean(frames["ssim"]),
         "identical_frames": frames["psnr"].count(None),
+        "identical": not differing,
     }
+    if differing and not lane.metrics.identical:
+        errors = sum(10 ** (-value / 10) for value in differing)
+        expected["psnr"] = -10 * math.log10(errors / len(frames["psnr"]))
+        expected["psnr_frames"] = fmean(differing)
     yield from _unequal(expected, lane.metrics)

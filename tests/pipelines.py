@@ -6,7 +6,7 @@ And a made-up profile, with which every method both computes and reuses on them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,8 +35,10 @@ from sencache.constants import (
     SensitivityTable,
     TeaCacheFit,
 )
+from sencache.models import ENCODED, MODELS, Model
 from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
 from sencache.profile import Profile
+from sencache.schema import Request
 
 STEPS = 12
 BLOCKS = {"wan": "blocks", "cogvideox": "transformer_blocks", "ltx": "transformer_blocks"}
@@ -256,6 +258,31 @@ def ltx_image() -> Tiny:
         return {"latents": latents.expand(batch, -1, -1), **ltx().arguments(batch)}
 
     return Tiny(tiny.name, tiny.pipe, arguments, tiny.guidance)
+
+
+@dataclass
+class Prompted(Model):
+    """A tiny pipeline as a model of the list; every prompt has the same embeddings."""
+
+    tiny: Tiny = field(kw_only=True)
+
+    def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, torch.Tensor]:
+        """Those that the pipeline's own arguments hold."""
+        arguments = self.tiny.arguments(1)
+        return {name: arguments[name] for name in ENCODED[self.tiny.name]}
+
+
+def model_of(tiny: Tiny) -> Prompted:
+    """For everything that takes a model, not a pipeline."""
+    spec = replace(MODELS["tiny-wan"], key="random", architecture=tiny.name)
+    return Prompted(spec, tiny.pipe, torch.device("cpu"), torch.float32, tiny=tiny)
+
+
+def request_of(tiny: Tiny, **changes: Any) -> Request:
+    """A request for the size that the pipeline's own arguments name."""
+    sizes = tiny.arguments(1)
+    own = {"height": sizes["height"], "width": sizes["width"], "frames": sizes["num_frames"]}
+    return Request(**{"prompt": "any", "steps": STEPS, "guidance_scale": tiny.guidance, **own, **changes})
 
 
 def _quiet(tiny: Tiny) -> Tiny:

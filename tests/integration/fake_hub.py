@@ -207,15 +207,23 @@ class Store(BaseHTTPRequestHandler):
         self.wfile.write(found or b"")
 
 
+class Server(ThreadingHTTPServer):
+    """Quiet about clients that hang up, as they should on bad answers."""
+
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def running() -> Iterator[FakeHub]:
     """A Hub that serves until the block ends."""
     hub = FakeHub()
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in (Handler, Store)]
+    servers = [Server(("127.0.0.1", 0), kind) for kind in (Handler, Store)]
     main, store = servers
     for server in servers:
         server.hub = hub  # type: ignore[attr-defined]
-        server.daemon_threads, server.block_on_close = True, False
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     hub.endpoint = f"http://127.0.0.1:{main.server_port}"
     main.store = f"http://127.0.0.1:{store.server_port}"  # type: ignore[attr-defined]

@@ -506,7 +506,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("calibrated") / "new" / "small.json"
     answer = program("calibrate", "--steps", "6", "--samples", "2", "--out", str(path))
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out == f"wrote {path}, sha256 {load_profile(path).sha256}\n"
+    *said, last = answer.out.splitlines()
+    sha256 = load_profile(path).sha256
+    assert last == f"wrote {path}, sha256 {sha256}; single results are in {path}.samples"
+    assert said[0].startswith("2 videos in") and "1.42 times the evaluations" in said[0]
+    assert any(line.startswith("preset slow, evaluations of 6: fixed 3 (3 to 3)") for line in said)
     return path
 
 
@@ -515,7 +519,9 @@ def test_calibrate_writes_a_profile(small: Path, run: Program) -> None:
     assert (profile.schedule.steps, profile.model.id, profile.provenance.kind) == (6, "tiny-wan", "measured")
     assert profile.calibration is not None and profile.calibration.seeds == (1000, 1001)
     assert set(profile.presets) == {"slow", "fast"}
-    assert tree(small.parent) == {"small.json"}
+    folder = f"{small.name}.samples"
+    assert {path for path in tree(small.parent) if not path.startswith(f"{folder}/")} <= {small.name, folder}
+    assert sum(path.endswith(".safetensors") for path in tree(small.parent)) == 2
     answer = run("profiles", "validate", small)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == f"{small} is a valid profile of tiny-wan, sha256 {profile.sha256}\n"
@@ -543,6 +549,46 @@ def test_calibrate_takes_prompts_from_a_file(run: Program, tmp_path: Path) -> No
     assert (calibration.prompts, calibration.seeds) == (("a blue square", "a green star"), (5, 6, 7))
 
 
+def test_calibrate_on_another_schedule_and_target(run: Program, tmp_path: Path) -> None:
+    out = tmp_path / "euler.json"
+    options = (
+        "--steps",
+        "4",
+        "--samples",
+        "1",
+        "--scheduler",
+        "euler",
+        "--shift",
+        "5",
+        "--target",
+        "residual",
+    )
+    assert run("calibrate", *options, "--guidance", "1", "--frames", "9", "--out", out).code == 0
+    profile = load_profile(out)
+    assert (profile.schedule.scheduler, profile.schedule.config["shift"]) == (
+        "FlowMatchEulerDiscreteScheduler",
+        5,
+    )
+    assert profile.sensitivity is not None and profile.sensitivity.target == "residual"
+    assert profile.shape is not None and (profile.shape.frames, profile.guidance_scale) == (9, 1.0)
+    made = (
+        "--methods",
+        "sencache",
+        "--steps",
+        "4",
+        "--frames",
+        "9",
+        "--profile",
+        out,
+        "--scheduler",
+        "euler",
+    )
+    assert compare_small(run, tmp_path, *made, "--shift", "5").code == 0
+    report = load_report(tmp_path / "report.json")
+    assert report.model.scheduler == "FlowMatchEulerDiscreteScheduler shift 5"
+    assert report.lanes[1].notes == ()
+
+
 CALIBRATE_REFUSED = {
     "unknown model": (["--model", "sora"], "unknown model 'sora'"),
     "no steps": (["--steps", "0"], "steps is 0"),
@@ -550,6 +596,14 @@ CALIBRATE_REFUSED = {
     "negative seed": (["--seed", "-1"], "seed is -1"),
     "no such prompts": (["--prompts", "missing.txt"], "cannot read prompts from missing.txt"),
     "unknown device": (["--device", "tpu"], "unknown device 'tpu'"),
+    "unknown scheduler": (["--scheduler", "ddim"], "unknown scheduler 'ddim'; this model takes unipc, euler"),
+    "no shift": (["--shift", "-1"], "a shift of -1 is out of range"),
+    "unknown method": (["--method", "guess"], "unknown method 'guess'"),
+    "unknown target": (["--target", "delta"], "cannot calibrate on 'delta'"),
+    "no clips": (["--method", "paper"], "--clips DIR is for paper"),
+    "clips for nothing": (["--clips", "."], "--clips DIR is for paper"),
+    "no such clips": (["--method", "paper", "--clips", "missing"], "missing holds no clips"),
+    "odd size": (["--height", "50"], "cannot make a height of 50 pixels"),
 }
 
 

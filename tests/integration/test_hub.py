@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import fake_hub
 import huggingface_hub
@@ -22,13 +23,17 @@ import yaml
 from fake_hub import TOKEN, FakeHub, Fault, Handler
 
 import sencache.hub
+from sencache import comparison, models
 from sencache.card import MARK
 from sencache.download import Hub
 from sencache.errors import SencacheError
 from sencache.hub import Listed, Pushed, pull_profile, push_profile
 from sencache.library import bundled_profile
 from sencache.official import OFFICIAL
+from sencache.plan import parse_lanes
 from sencache.profile import Profile, load_profile, parse_profile
+from sencache.report import ProfileRef
+from sencache.schema import Request
 
 REPO, FILE = "someone/profiles", "tiny.json"
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
@@ -56,12 +61,7 @@ def revision(server: FakeHub) -> str:
 @pytest.fixture
 def hub(server: FakeHub, tmp_path: Path) -> Hub:
     # Long enough for a loaded machine, far shorter than the answers that never come.
-    return Hub(server.endpoint, tmp_path / "kept", timeout=3.0, deadline=6.0)
-
-
-@pytest.fixture
-def quick(hub: Hub) -> Hub:
-    return replace(hub, timeout=0.5, deadline=1.0)
+    return Hub(server.endpoint, tmp_path / "kept", timeout=10.0, deadline=30.0)
 
 
 def pull(hub: Hub, revision: str, file: str = FILE, repo: str = REPO) -> Profile:
@@ -136,6 +136,9 @@ def test_a_listed_repository_has_its_own_commit(
     monkeypatch.setattr(sencache.hub, "LISTED", {REPO: Listed(REPO, (FILE,), revision)})
     assert pull_profile(FILE, REPO, hub=hub).revision == revision
     assert "choose from tiny.json" in refusal(lambda: pull_profile("other.json", REPO, hub=hub))
+    newer = server.repos[REPO].commit({FILE: CONTENT.replace(b"float32", b"float16")})
+    assert f"is taken at commit {revision}" in refusal(lambda: pull_profile(FILE, REPO, newer, hub=hub))
+    assert pull(hub, newer).dtype == "float16"
 
 
 def test_the_list_names_only_pinned_commits_or_none() -> None:
@@ -277,9 +280,9 @@ def described(size: int | None = None, etag: str | None = None, commit: str | No
 @pytest.mark.parametrize(
     ("method", "act", "said"),
     [
-        ("HEAD", stall, "did not answer within 0.5 s"),
-        ("GET", stall, "did not answer within 0.5 s"),
-        ("GET", trickle, "did not arrive within 1 s"),
+        ("HEAD", stall, "did not answer within 1 s"),
+        ("GET", stall, "did not answer within 1 s"),
+        ("GET", trickle, "did not arrive within 2 s"),
         ("GET", cut, "cannot be reached"),
         ("GET", lambda h: h.answer(200, CONTENT[:-9]), "shorter than"),
         ("GET", lambda h: h.answer(200, CONTENT + b" "), "longer than"),
@@ -297,12 +300,14 @@ def described(size: int | None = None, etag: str | None = None, commit: str | No
     ],
 )
 def test_a_bad_answer_is_refused_and_not_kept(
-    server: FakeHub, quick: Hub, revision: str, method: str, act: Callable[[Handler], object], said: str
+    server: FakeHub, hub: Hub, revision: str, method: str, act: Callable[[Handler], object], said: str
 ) -> None:
     server.fault = on(method, act)
-    text = refusal(lambda: pull(quick, revision))
+    if act in (stall, trickle):
+        hub = replace(hub, timeout=1.0, deadline=2.0)
+    text = refusal(lambda: pull(hub, revision))
     assert said in text and FILE in text and REPO in text
-    assert files(quick.cache or Path()) == [] and not (quick.cache or Path()).exists()
+    assert not (hub.cache or Path()).exists()
 
 
 @pytest.mark.parametrize(
@@ -515,3 +520,42 @@ def test_the_program_leaves_nothing_when_it_fails(server: FakeHub, revision: str
     assert not (tmp_path / "x").exists()
     allowed = program(tmp_path, server, *words, "--own-token", HF_TOKEN=TOKEN)
     assert allowed.returncode == 0 and (tmp_path / "x/y.json").read_bytes() == CONTENT
+
+
+def test_the_program_pushes_what_it_can_pull(server: FakeHub, tmp_path: Path) -> None:
+    words = ("push", "tiny-wan.unipc-50", REPO, "--name", "tiny", "--private", "--json")
+    done = program(tmp_path, server, *words, HF_TOKEN=TOKEN)
+    said = json.loads(done.stdout)
+    assert said["revision"] == server.repos[REPO].head and said["sha256"] == OWN.sha256
+    assert server.repos[REPO].private
+    drawn = server.repos[REPO].commits[said["revision"]]["tiny.svg"]
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    refused = program(tmp_path, server, *words)
+    assert refused.returncode == 2 and "hf auth login" in refused.stderr
+
+
+def test_the_program_imports_and_shows(server: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "sensitivity_wan21.npz").write_bytes(npz())
+    done = program(tmp_path, server, "import-npz", "sensitivity_wan21.npz")
+    profile = load_profile(tmp_path / "sensitivity_wan21.json")
+    assert done.returncode == 0 and profile.sha256 in done.stdout
+    shown = program(tmp_path, server, "show", "sensitivity_wan21.json", "--html", "page.html")
+    assert shown.returncode == 0 and profile.sha256 in shown.stderr
+    assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    wrong = program(
+        tmp_path, server, "import-npz", "sensitivity_wan21.npz", "--shift", "8", "--out", "x.json"
+    )
+    assert wrong.returncode == 2 and "contradicts" in wrong.stderr and not (tmp_path / "x.json").exists()
+    assert server.requests == []
+
+
+# ---- what a comparison says of the profile it used
+
+
+def test_a_report_names_repository_and_commit(hub: Hub, revision: str) -> None:
+    spec = models.model_spec("tiny-wan")
+    request = Request(prompt="a red circle", steps=3, height=32, width=32, frames=5, guidance_scale=1.0)
+    lanes = parse_lanes("none,sencache", ())
+    events = list(comparison.compare(models.load(spec.key), request, lanes, pull(hub, revision)))
+    lane = next(lane for lane in events[-1].report.lanes if lane.method == "sencache")
+    assert lane.profile == ProfileRef(path=FILE, repo=REPO, revision=revision, sha256=OWN.sha256)

@@ -37,9 +37,6 @@ DIGEST_ONLY = {
     "lanes.seconds",
     "lanes.cache_bytes",
     "lanes.trace.drift",
-    "lanes.metrics.psnr",
-    "lanes.metrics.psnr_frames",
-    "lanes.metrics.per_frame.psnr",
 }
 # Nothing in the report says which schedule the sampler lays out for fewer steps.
 OWN_SCHEDULE = {"lanes.trace.timestep", "lanes.trace.sigma"}

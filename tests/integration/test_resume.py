@@ -1,0 +1,141 @@
+"""Calibrations that were stopped go on where they stood."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pipelines
+import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
+from pipelines import STEPS, Tiny, model_of, request_of
+
+from sencache.calibration import CalibrationPlan, calibrate
+from sencache.errors import SencacheError
+from sencache.policies import METHODS, make_policy, uses_profile
+from sencache.profile import Profile
+from sencache.recording import simulate
+from sencache.samples import measured
+
+PROMPTS = ("one", "two", "three")
+
+
+class Stop(Exception):
+    """As a kill would."""
+
+
+class Meter:
+    """Counts steps, and forwards of the transformer; stops at the step it is told to."""
+
+    def __init__(self, tiny: Tiny, stop_at: int | None = None) -> None:
+        self.steps = self.forwards = 0
+        self.stop_at = stop_at
+        tiny.pipe.transformer.register_forward_pre_hook(self._forward)
+
+    def _forward(self, module: Any, args: Any) -> None:
+        self.forwards += 1
+
+    def __call__(self) -> None:
+        self.steps += 1
+        if self.steps == self.stop_at:
+            raise Stop
+
+
+def plan(tiny: Tiny, samples: int = 3, **changes: Any) -> CalibrationPlan:
+    return CalibrationPlan(model_of(tiny), request_of(tiny, **changes), PROMPTS, samples)
+
+
+def comparable(profile: Profile) -> Profile:
+    """Without how long it took."""
+    assert profile.calibration is not None
+    return profile.model_copy(update={"calibration": profile.calibration.model_copy(update={"seconds": 0})})
+
+
+def test_after_a_kill_nothing_is_computed_again(tiny: Tiny, tmp_path: Path) -> None:
+    whole = calibrate(plan(tiny))
+    meter = Meter(tiny, stop_at=2 * STEPS + 3)
+    with pytest.raises(Stop):
+        calibrate(plan(tiny), tmp_path, meter)
+    assert len(list(tmp_path.iterdir())) == 2
+    again = Meter(tiny)
+    resumed = calibrate(plan(tiny), tmp_path, again)
+    assert again.forwards == STEPS * tiny.branches + STEPS - 1, "one video, and one more forward per step"
+    assert again.steps == 3 * STEPS, "the progress of kept videos counts"
+    assert comparable(resumed) == comparable(whole)
+    idle = Meter(tiny)
+    assert calibrate(plan(tiny), tmp_path, idle) == resumed
+    assert idle.forwards == 0
+
+
+def test_more_samples_add_to_those_that_are_there(tmp_path: Path) -> None:
+    tiny = pipelines.wan()
+    calibrate(plan(tiny, 1), tmp_path)
+    meter = Meter(tiny)
+    calibrate(plan(tiny, 2), tmp_path, meter)
+    assert meter.forwards == 3 * STEPS - 1
+
+
+CHANGES: dict[str, Any] = {
+    "seed": {"seed": 5},
+    "size": {"height": 32},
+    "steps": {"steps": 9},
+    "guidance": {"guidance_scale": 2.0},
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "scheduler", "target", "prompt"])
+def test_what_was_made_under_other_settings_is_not_taken(change: str, tmp_path: Path) -> None:
+    tiny = pipelines.wan()
+    first = plan(tiny, 1)
+    calibrate(first, tmp_path)
+    other = plan(tiny, 1, **CHANGES.get(change, {}))
+    if change == "scheduler":
+        tiny.pipe.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    if change == "target":
+        other = replace(other, target="residual")
+    if change == "prompt":
+        other = replace(other, prompts=("another",))
+    meter = Meter(tiny)
+    calibrate(other, tmp_path, meter)
+    assert meter.forwards == 3 * other.request.steps - 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_kept_sample_comes_back_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
+    task = plan(tiny, 1).tasks[0]
+    made, read = (measured(task, tmp_path, lambda: None) for _ in range(2))
+    for name in ("alphas", "magnitudes"):
+        assert np.array_equal(getattr(made, name), getattr(read, name))
+    assert (made.latent, made.evaluations, made.seconds) == (read.latent, read.evaluations, read.seconds)
+    for policy in pipelines.lively(tiny.name).values():
+        assert simulate(policy, made.recording).records == simulate(policy, read.recording).records
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 100, None])
+def test_a_damaged_sample_is_named(damage: bytes | None, tmp_path: Path) -> None:
+    tiny = pipelines.wan()
+    calibrate(plan(tiny, 1), tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-50] if damage is None else damage)
+    with pytest.raises(SencacheError, match=rf"{kept.name}.*delete it"):
+        calibrate(plan(tiny, 1), tmp_path)
+
+
+def test_presets_cost_what_the_profile_says(tiny: Tiny, tmp_path: Path) -> None:
+    """The spread of each preset, played again on every kept recording; its mean is near the budget."""
+    profile = calibrate(plan(tiny), tmp_path)
+    recordings = [measured(task, tmp_path, lambda: None).recording for task in plan(tiny).tasks]
+    assert set(profile.presets) == set(profile.preset_nfe) == {"slow", "fast"}
+    for preset, share in (("slow", 0.5), ("fast", 0.42)):
+        assert set(profile.presets[preset]) == {name for name, cls in METHODS.items() if cls.caches}
+        for method, given in profile.presets[preset].items():
+            policy = make_policy(method, given, profile if uses_profile(method) else None)
+            counts = [simulate(policy, recording).nfe for recording in recordings]
+            said = profile.preset_nfe[preset][method]
+            assert (said.min, said.max) == (min(counts), max(counts))
+            assert said.mean == pytest.approx(np.mean(counts), abs=1e-3)
+            assert said.std == pytest.approx(np.std(counts), abs=1e-3)
+        fixed = profile.preset_nfe[preset]["fixed"]
+        assert fixed.std == 0 and abs(fixed.mean - share * STEPS) <= 1

@@ -1,0 +1,170 @@
+"""The card of a dataset of profiles: valid front matter, true figures, commands that work."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import DatasetCard
+from strategies import polynomial_profile, profile_data, ratio_profile, sensitivity, sensitivity_profile
+from typer.testing import CliRunner
+
+import sencache
+from sencache import cli
+from sencache.card import MARK, dataset_card, served
+from sencache.library import bundled_profile
+from sencache.npz import parse_npz
+from sencache.profile import Profile, load_profile
+
+OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
+REPO = "someone/profiles"
+
+
+def matter(card: str) -> dict[str, Any]:
+    """The front matter as YAML reads it."""
+    start, text, _ = card.split("---\n", 2)
+    assert start == ""
+    return yaml.safe_load(text)
+
+
+def with_licence(licence: str) -> Profile:
+    return OWN.model_copy(update={"provenance": OWN.provenance.model_copy(update={"licence": licence})})
+
+
+def blocks(card: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)\n```", card, re.S)
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    card = DatasetCard(dataset_card(REPO, {"tiny.json": OWN}))
+    assert card.data.license == "apache-2.0" and card.data.pretty_name.endswith("tiny-wan")
+    assert {"sencache", "diffusers"} <= set(card.data.tags) and card.data.to_dict()["viewer"] is False
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected", "name"),
+    [
+        (["Apache-2.0"], "apache-2.0", None),
+        (["apache-2.0", "cc-by-4.0"], ["apache-2.0", "cc-by-4.0"], None),
+        (["none stated"], "other", "none stated"),
+        (["apache-2.0", "none stated"], ["apache-2.0", "other"], "none stated"),
+    ],
+)
+def test_licences_the_hub_does_not_know_are_named(
+    licences: list[str], expected: Any, name: str | None
+) -> None:
+    card = dataset_card(REPO, {f"{k}.json": with_licence(text) for k, text in enumerate(licences)})
+    assert matter(card)["license"] == expected and matter(card).get("license_name") == name
+
+
+def test_it_says_what_each_profile_is() -> None:
+    other = OWN.model_copy(update={"dtype": "bfloat16"})
+    card = dataset_card(REPO, {"b.json": other, "a.json": OWN})
+    assert MARK in card
+    sections = re.split(r"^## ", card, flags=re.M)
+    assert [section.split("\n")[0] for section in sections[1:]] == ["a", "b", "Limits"]
+    for name, profile, section in (("a", OWN, sections[1]), ("b", other, sections[2])):
+        assert f"({name}.svg)" in section and profile.sha256 in section and str(profile.dtype) in section
+        assert "SenCache, MagCache, TeaCache" in section and "64x64, 17 frames" in section
+        assert "UniPCMultistepScheduler, 50 steps, flow\\_shift=3.0 |" in section
+        assert "8 videos" in section and all(prompt in section for prompt in OWN.calibration.prompts)  # type: ignore[union-attr]
+
+
+def test_the_spread_is_that_of_the_table() -> None:
+    data = profile_data([900, 600, 300], sensitivity=sensitivity([1.0, 2.0, 4.0], [0.5, 0.5, 0.5]))
+    data["sensitivity"] |= {"alpha_x_std": [0.1, 0.5, 0.2], "alpha_t_std": [0.0] * 3}
+    card = dataset_card(REPO, {"p.json": Profile.model_validate(data)})
+    # 10 %, 25 % and 5 % of the means.
+    assert "alpha\\_x: median 10.0%, worst timestep 25.0%" in card
+    assert "alpha\\_t: not recorded" in card
+
+
+def test_presets_say_what_they_cost() -> None:
+    spread = {"mean": 24.5, "std": 1.5, "min": 22, "max": 27}
+    profile = OWN.model_copy(update={"presets": {"fast": {"magcache": {"threshold": 0.25}, "fixed": {}}}})
+    told = Profile.model_validate(
+        {**profile.model_dump(by_alias=True), "preset_nfe": {"fast": {"magcache": spread}}}
+    )
+    card = dataset_card(REPO, {"p.json": told})
+    assert "| fast | magcache | threshold=0.25 | 24.5 (22 to 27) |" in card
+    assert "| fast | fixed | as by default | not recorded |" in card
+
+
+@pytest.mark.parametrize(
+    ("profile", "methods"),
+    [
+        (OWN, ["SenCache", "MagCache", "TeaCache"]),
+        (sensitivity_profile([900, 300], [1, 1], [1, 1]), ["SenCache"]),
+        (ratio_profile([1.0, 0.9]), ["MagCache"]),
+        (polynomial_profile([1.0, 0.0]), ["TeaCache"]),
+    ],
+)
+def test_its_python_runs(profile: Profile, methods: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served(profile) == methods
+    (code,) = blocks(dataset_card(REPO, {"p.json": profile}), "python")
+    assert len(code.splitlines()) == 3
+    attached: list[Any] = []
+
+    class Attached:
+        def __enter__(self) -> None:
+            """Nothing is run."""
+
+        def __exit__(self, *error: object) -> None:
+            """Nothing is undone."""
+
+    def attach(pipe: object, policy: Any) -> Attached:
+        attached.append(policy)
+        return Attached()
+
+    class Answer:
+        frames = ("video",)
+
+    monkeypatch.setattr(sencache, "attach", attach)
+    monkeypatch.setattr(sencache, "load_profile", lambda path: profile)
+    names: dict[str, Any] = {"sencache": sencache, "prompt": "a cat", "pipe": lambda prompt: Answer}
+    exec(code, names)
+    assert names["video"] == "video" and type(attached[0]).__name__ == methods[0]
+    for setting, value in profile.presets.get("slow", {}).get(methods[0].lower(), {}).items():
+        assert getattr(attached[0], setting) == value
+
+
+def test_its_commands_are_those_of_the_program() -> None:
+    shell = "\n".join(blocks(dataset_card(REPO, {"tiny.json": OWN}), "sh")).splitlines()
+    commands = [shlex.split(line)[3:] for line in shell]
+    assert [words[:2] for words in commands] == [["profiles", "pull"], ["calibrate", "--model"]]
+    pull, calibrate = commands
+    assert pull[2:] == ["tiny.json", "--repo", REPO, "--revision", "COMMIT", "--out", "tiny.json"]
+    known = CliRunner().invoke(cli.app, ["calibrate", "--help"], env={"COLUMNS": "300"}).output
+    options = dict(zip(calibrate[1::2], calibrate[2::2], strict=True))
+    assert all(option in known for option in options)
+    expected = {"--samples": "8", "--seed": "1000", "--steps": "50", "--scheduler": "unipc", "--shift": "3"}
+    expected |= {"--guidance": "4", "--height": "64", "--width": "64", "--frames": "17", "--out": "tiny.json"}
+    assert expected.items() <= options.items()
+
+
+def test_what_others_wrote_is_no_markup() -> None:
+    evil = "x | y\n\n# big\n<script>alert(1)</script> ![p](http://a/b) `c`\n---\nlicense: mit"
+    data = profile_data([900, 300], sensitivity=sensitivity([1, 1], [1, 1]))
+    data["model"]["id"] = data["provenance"]["source"] = data["schedule"]["scheduler"] = evil
+    card = dataset_card(REPO, {"p.json": Profile.model_validate(data)})
+    body = card.split("\n---\n", 1)[1]
+    assert "\n# big" not in body and re.findall(r"(?<!\\)<script|!\[p", body) == []
+    assert body.count("\\<script") == 4
+    assert matter(card)["license"] == "cc0-1.0" and evil.split("\n")[0] in matter(card)["pretty_name"]
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    # Every row of the table keeps its two columns.
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+
+
+def test_an_imported_file_says_where_it_is_from() -> None:
+    archive = io.BytesIO()
+    np.savez(archive, timesteps=np.linspace(999, 19, 50), J_x_norm=np.ones(50), J_t_norm=np.ones(50))
+    imported = parse_npz(archive.getvalue(), "sensitivity_cogvid.npz")
+    card = dataset_card(REPO, {"p.json": imported})
+    assert "imported: Yassaman/SenCache" in card and matter(card)["license_name"] == "unknown"
+    assert "not recorded" in card and "Measure it again" not in card

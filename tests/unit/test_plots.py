@@ -1,0 +1,108 @@
+"""Figures of a profile: everything it holds is drawn, as it is."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from sencache.constants import ModelId, TeaCacheFit
+from sencache.plots import overlay_figure, panels, profile_figure, profile_html, profile_svg
+from sencache.profile import Profile
+
+HOSTILE = '</script><img src=x onerror="alert(1)">&amp;'
+
+
+def drawn(profile: Profile) -> dict[str, list[float]]:
+    """The curves of the figure, without the bands, by their panel's title."""
+    figure = profile_figure(profile)
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    curves = [trace for trace in figure.data if trace.fill is None]
+    return dict(zip(titles, (list(curve.y) for curve in curves), strict=True))
+
+
+def test_the_figure_holds_the_profiles_numbers(bundled_profile: Profile) -> None:
+    table, ratios = bundled_profile.sensitivity, bundled_profile.magcache
+    fit = bundled_profile.teacache
+    assert table is not None and ratios is not None and fit is not None
+    curves = list(drawn(bundled_profile).values())
+    assert curves[:3] == [list(table.alpha_x), list(table.alpha_t), list(ratios.ratios)]
+    low, high = fit.fitted_range or (0.0, 0.3)
+    assert curves[3] == pytest.approx(np.polyval(fit.coefficients, np.linspace(low, high, 101)).tolist())
+
+
+def test_the_band_is_one_standard_deviation(bundled_profile: Profile) -> None:
+    table = bundled_profile.sensitivity
+    assert table is not None
+    band = next(trace for trace in profile_figure(bundled_profile).data if trace.fill)
+    upper, lower = np.split(np.array(band.y), 2)
+    mean, std = np.array(table.alpha_x), np.array(table.alpha_x_std)
+    assert upper == pytest.approx(mean + std)
+    assert lower[::-1] == pytest.approx(np.maximum(mean - std, 0))
+
+
+@pytest.mark.parametrize("part", ["sensitivity", "magcache", "teacache"])
+def test_what_a_profile_lacks_is_not_drawn(bundled_profile: Profile, part: str) -> None:
+    less = bundled_profile.model_copy(update={part: None})
+    assert len(panels(bundled_profile)) - len(panels(less)) == (2 if part == "sensitivity" else 1)
+    assert set(drawn(less)) < set(drawn(bundled_profile))
+
+
+def test_an_empty_profile_gives_an_empty_picture(bundled_profile: Profile) -> None:
+    nothing = bundled_profile.model_copy(update={"sensitivity": None, "magcache": None, "teacache": None})
+    assert not profile_figure(nothing).data
+    assert ElementTree.fromstring(profile_svg(nothing)).tag.endswith("svg")
+
+
+def test_an_overlay_has_a_curve_of_each_in_its_own_colour(bundled_profile: Profile) -> None:
+    other = bundled_profile.model_copy(update={"model": ModelId(id="other", architecture="wan")})
+    curves = [trace for trace in overlay_figure([bundled_profile, other]).data if trace.fill is None]
+    assert len(curves) == 2 * len(panels(bundled_profile))
+    colours = {name: {c.line.color for c in curves if c.name == name} for name in ("tiny-wan", "other")}
+    assert all(len(own) == 1 for own in colours.values()) and colours["tiny-wan"] != colours["other"]
+    assert sum(bool(curve.showlegend) for curve in curves) == 2
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "monotone"),
+    [((1.0, 0.0), True), ((-1.0, 0.0), False), ((1.0, -0.2, 0.0), False), ((1.0, 0.2, 0.0), True)],
+)
+def test_a_polynomial_that_falls_says_so(
+    bundled_profile: Profile, coefficients: tuple[float, ...], monotone: bool
+) -> None:
+    """x^2 - 0.2 x falls below 0.1, x^2 + 0.2 x nowhere above 0."""
+    fit = TeaCacheFit(coefficients=coefficients, signal="time_projection", fitted_range=(0.05, 0.2))
+    assert fit.monotone is monotone
+    title = panels(bundled_profile.model_copy(update={"teacache": fit}))[-1].title
+    assert ("not monotone" in title) is not monotone
+    unknown = fit.model_copy(update={"fitted_range": None})
+    assert unknown.monotone is None
+    assert "range unknown" in panels(bundled_profile.model_copy(update={"teacache": unknown}))[-1].title
+
+
+def test_names_from_elsewhere_stay_text(bundled_profile: Profile) -> None:
+    model = ModelId(id=HOSTILE, architecture="wan")
+    hostile = bundled_profile.model_copy(update={"model": model})
+    assert "<img" not in re.sub(r"<script.*?</script>", "", profile_html(hostile), flags=re.DOTALL)
+    assert HOSTILE not in profile_html(hostile)
+    ElementTree.fromstring(profile_svg(hostile))
+
+
+def test_the_page_needs_no_network(bundled_profile: Profile) -> None:
+    page = profile_html(bundled_profile)
+    assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="?https?:', page)
+    assert bundled_profile.sha256 in page
+
+
+def test_the_still_picture_follows_the_numbers(bundled_profile: Profile) -> None:
+    """Sampling order from left to right; the peak of alpha_x is the highest point of its curve."""
+    picture = ElementTree.fromstring(profile_svg(bundled_profile))
+    curves = [element.get("points", "").split() for element in picture if element.tag.endswith("polyline")]
+    table = bundled_profile.sensitivity
+    assert table is not None and len(curves) == 4
+    points = [tuple(map(float, point.split(","))) for point in curves[0]]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    heights = [-y for _, y in points]
+    assert heights.index(max(heights)) == table.alpha_x.index(max(table.alpha_x))
