@@ -28,7 +28,7 @@ def read_limited(path: str | os.PathLike[str], what: str, limit: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise SencacheError(
-                    f"{path} is a pipe, socket or device; choose a {what} file", "file.not-regular"
+                    f"{path} is not a file but a pipe or device; choose a {what}", "file.not-regular"
                 )
             content = file.read(limit + 1) if status.st_size <= limit else None
     except SencacheError:
@@ -40,7 +40,7 @@ def read_limited(path: str | os.PathLike[str], what: str, limit: int) -> bytes:
         ) from None
     if content is None or len(content) > limit:
         raise SencacheError(
-            f"{path} is larger than the {limit:,} bytes a {what} may have; choose a {what} file",
+            f"{path} has more than the {limit:,} bytes a {what} may have; choose another file",
             "file.too-large",
         )
     return content

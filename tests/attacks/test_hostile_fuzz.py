@@ -126,17 +126,31 @@ def alter(data: Any, place: tuple[Any, ...], draw: st.DrawFn) -> None:
             data = data[key]
         except (KeyError, IndexError, TypeError):
             return
-    if not isinstance(data, (dict, list)) or (isinstance(data, list) and not (data and last < len(data))):
-        return
-    deed = draw(st.sampled_from(["replace", "delete", "move", "repeat"]))
-    if deed == "replace" or last not in (data if isinstance(data, dict) else range(len(data))):
-        data[last] = draw(WEIRD)
+    if isinstance(data, dict):
+        alter_object(data, str(last), draw)
+    elif isinstance(data, list) and isinstance(last, int) and last < len(data):
+        alter_list(data, last, draw)
+
+
+def alter_object(data: dict[str, Any], key: str, draw: st.DrawFn) -> None:
+    deed = draw(st.sampled_from(["replace", "delete", "rename"]))
+    if deed == "replace" or key not in data:
+        data[key] = draw(WEIRD)
     elif deed == "delete":
-        del data[last]
-    elif deed == "move" and isinstance(data, dict):
-        data[draw(st.sampled_from([*sorted(data), "x"]) | st.text(max_size=3))] = data.pop(last)
-    elif isinstance(data, list):
-        data.extend(copy.deepcopy(data[last]) for _ in range(draw(st.integers(1, 60))))
+        del data[key]
+    else:
+        name = draw(st.sampled_from(sorted(data)) | st.text(max_size=3))
+        data[name] = data.pop(key)
+
+
+def alter_list(data: list[Any], index: int, draw: st.DrawFn) -> None:
+    deed = draw(st.sampled_from(["replace", "delete", "repeat"]))
+    if deed == "replace":
+        data[index] = draw(WEIRD)
+    elif deed == "delete":
+        del data[index]
+    else:
+        data.extend(copy.deepcopy(data[index]) for _ in range(draw(st.integers(1, 60))))
 
 
 @given(changed_data())
