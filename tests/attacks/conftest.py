@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 # Refusals take milliseconds; this only keeps a reader that hangs from stopping the whole run.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(autouse=True)
