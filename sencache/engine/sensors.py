@@ -213,4 +213,7 @@ def relative_l1(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 def _keep(buffer: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:
     # A copy: the pipeline's callback may hand back a latent that it then changes in place.
-    return value.clone() if buffer is None else buffer.copy_(value)
+    # The first latent of a run may have another precision than those that the scheduler returns.
+    if buffer is None or buffer.dtype != value.dtype:
+        return value.clone()
+    return buffer.copy_(value)

@@ -9,6 +9,7 @@ import torch
 from sencache.engine.architectures import Architecture
 from sencache.engine.run import Observer, Run
 from sencache.engine.trace import Trace
+from sencache.engine.unrounded import Unrounded
 from sencache.policies.base import Policy, Schedule
 
 
@@ -19,6 +20,7 @@ class Session:
         self.pipe, self.policy, self.trace, self.observer = pipe, policy, trace, observer
         self.run: Run | None = None
         self.called = self.doubled = False
+        self.unrounded = Unrounded()
         self._timesteps: torch.Tensor | None = None
 
     def current_run(self, architecture: Architecture, latent: torch.Tensor) -> Run:
@@ -34,6 +36,7 @@ class Session:
             # The batch is doubled, or not, for a whole run, whatever happens to the scale during it.
             self.doubled = len(architecture.branches) == 1 and self.guided()
             self.run = Run(self.policy, schedule, self.trace, self.observer)
+            self.unrounded.follow(self.pipe.scheduler)
         return self.run
 
     def _check_profile(self, architecture: Architecture, schedule: Schedule, latent: torch.Tensor) -> None:
@@ -51,6 +54,7 @@ class Session:
         if self.run is not None:
             self.run.release()
         self.run = None
+        self.unrounded.leave()
 
 
 def _schedule(pipe: Any) -> Schedule:

@@ -32,7 +32,7 @@ FLOORS = (
     ("engine.session",),
     ("engine.run", "engine.architectures"),
     ("engine.sensors", "engine.trace"),
-    ("engine.cache", "engine.stack"),
+    ("engine.cache", "engine.stack", "engine.unrounded"),
     ("engine",),
     ("policies",),
     (
