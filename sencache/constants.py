@@ -127,8 +127,9 @@ class SensitivityTable(Strict):
 
     alpha_x: Table
     alpha_t: Table
-    alpha_x_std: Table
-    alpha_t_std: Table
+    alpha_x_std: Table | None
+    """Standard deviation over the samples; None where a source does not say."""
+    alpha_t_std: Table | None
     samples: Annotated[int, Field(ge=1, le=2**31)]
     target: Literal["output", "residual"]
 
@@ -136,9 +137,11 @@ class SensitivityTable(Strict):
     def _same_length(self) -> SensitivityTable:
         expected = len(self.alpha_x)
         for name in ("alpha_t", "alpha_x_std", "alpha_t_std"):
-            length = len(getattr(self, name))
-            if length != expected:
-                raise ValueError(f"{name} has {length} entries and alpha_x {expected}; give equally many")
+            values = getattr(self, name)
+            if values is not None and len(values) != expected:
+                raise ValueError(
+                    f"{name} has {len(values)} entries and alpha_x {expected}; give equally many"
+                )
         if not any(self.alpha_x) and not any(self.alpha_t):
             raise ValueError(
                 "alpha_x and alpha_t are all zero, so that every step would be reused; measure them"

@@ -37,7 +37,7 @@ class _Table:
 
     timesteps: Array
     means: Array
-    spread: Array
+    spread: Array | None
     samples: int | None
 
 
@@ -54,7 +54,7 @@ def import_npz(
     An official file, told by its name or its content, needs nothing else. For any other state `model`, the
     id of a Wan, CogVideoX or LTX checkpoint, `shift`, that of its flow schedule, and `latent`, one sample's
     as channels, frames, height, width (CogVideoX: frames first). `source` is noted as where the file comes
-    from. Where a file has no spread over samples, zeros stand for it.
+    from.
 
     Raises SencacheError when the file is not sound, when something needed is not stated, or when it is stated
     otherwise than known. Codes: those of `reading.read_limited` and `archive.parse_archive`,
@@ -90,7 +90,7 @@ def _table(arrays: dict[str, Array], source: str) -> _Table:
     if {"J_x_norm", "J_t_norm"} <= arrays.keys():
         columns = [_column(arrays[name], name, source, steps) for name in ("J_x_norm", "J_t_norm")]
         means = np.stack(columns, axis=1)
-        table = _Table(timesteps, means, np.zeros_like(means), _samples(arrays, source, steps))
+        table = _Table(timesteps, means, None, _samples(arrays, source, steps))
     elif "raw_data" in arrays:
         table = _averaged(timesteps, arrays["raw_data"], source)
     else:
@@ -171,8 +171,8 @@ def _profile(table: _Table, facts: Facts, source: str) -> Profile:
         sensitivity=SensitivityTable(
             alpha_x=tuple(table.means[:, 0].tolist()),
             alpha_t=tuple((table.means[:, 1] / root).tolist()),
-            alpha_x_std=tuple(table.spread[:, 0].tolist()),
-            alpha_t_std=tuple((table.spread[:, 1] / root).tolist()),
+            alpha_x_std=None if table.spread is None else tuple(table.spread[:, 0].tolist()),
+            alpha_t_std=None if table.spread is None else tuple((table.spread[:, 1] / root).tolist()),
             samples=table.samples or facts.samples,
             target="output",
         ),

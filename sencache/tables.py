@@ -117,7 +117,8 @@ def calibration_summary(profile: Profile) -> list[str]:
     """What a calibration found, in sentences: its cost, the spread over the videos, the presets' cost."""
     measured, table, fit = profile.calibration, profile.sensitivity, profile.teacache
     assert measured is not None and table is not None
-    spreads = [_relative(table.alpha_x_std, table.alpha_x), _relative(table.alpha_t_std, table.alpha_t)]
+    pairs = ((table.alpha_x_std, table.alpha_x), (table.alpha_t_std, table.alpha_t))
+    spreads = [_relative(spread, mean) for spread, mean in pairs if spread is not None]
     error = max(spreads) / max(table.samples - 1, 1) ** 0.5
     lines = [
         f"{table.samples} videos in {measured.seconds:.1f} s, {measured.cost:.2f} times the evaluations of "

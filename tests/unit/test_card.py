@@ -78,7 +78,7 @@ def test_it_says_what_each_profile_is() -> None:
 
 def test_the_spread_is_that_of_the_table() -> None:
     data = profile_data([900, 600, 300], sensitivity=sensitivity([1.0, 2.0, 4.0], [0.5, 0.5, 0.5]))
-    data["sensitivity"] |= {"alpha_x_std": [0.1, 0.5, 0.2], "alpha_t_std": [0.0] * 3}
+    data["sensitivity"] |= {"alpha_x_std": [0.1, 0.5, 0.2], "alpha_t_std": None}
     card = dataset_card(REPO, {"p.json": Profile.model_validate(data)})
     # 10 %, 25 % and 5 % of the means.
     assert "alpha\\_x: median 10.0%, worst timestep 25.0%" in card
