@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
+from typing import Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -141,15 +143,13 @@ def _relative(spread: Sequence[float], mean: Sequence[float]) -> float:
     return sum(s / m for s, m in zip(spread, mean, strict=True) if m) / len(mean)
 
 
-class StepProgress:
-    """One bar over all steps of a long measurement, with the time that is left."""
+class _Bars:
+    """Progress bars while the block runs, on a terminal only."""
 
-    def __init__(self, console: Console, title: str, steps: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(title, total=steps)
 
-    def __enter__(self) -> StepProgress:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -157,37 +157,29 @@ class StepProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+class StepProgress(_Bars):
+    """One bar over all steps of a long measurement, with the time that is left."""
+
+    def __init__(self, console: Console, title: str, steps: int) -> None:
+        text = TextColumn("{task.description}")
+        super().__init__(console, text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._task = self._progress.add_task(title, total=steps)
 
     def advance(self) -> None:
         """One more step."""
         self._progress.advance(self._task)
 
 
-class LaneProgress:
+class LaneProgress(_Bars):
     """One progress bar per lane, with the steps computed so far."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("computed {task.fields[computed]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        lane, computed = TextColumn("{task.description}"), TextColumn("computed {task.fields[computed]}")
+        super().__init__(console, lane, BarColumn(), MofNCompleteColumn(), computed, TimeElapsedColumn())
         self._tasks: dict[str, TaskID] = {}
         self._computed: dict[str, int] = {}
-
-    def __enter__(self) -> LaneProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, lane: str, steps: int) -> None:
         """A lane of `steps` steps is under way."""
