@@ -35,7 +35,7 @@ FLOORS = (
     ("cli_profiles",),
     ("console", "options", "tables", "verify", "comparison", "calibration", "plots"),
     ("plan", "lanes"),
-    ("budget", "samples"),
+    ("budget", "soundness", "samples"),
     ("clips", "sensitivity"),
     ("wording",),
     ("recording", "interleave", "report", "metrics", "models", "noising"),
@@ -55,7 +55,8 @@ FLOORS = (
     ("hub",),
     ("npz", "card"),
     ("profile", "official", "download"),
-    ("constants", "files", "library", "schedulers", "archive"),
+    ("archive", "constants", "schedulers"),
+    ("files", "library", "reading"),
     ("bridge", "palette"),
     ("schema", "errors", "versions"),
 )
