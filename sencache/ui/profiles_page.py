@@ -17,6 +17,7 @@ from sencache.library import bundled_profiles
 from sencache.npz import parse_npz
 from sencache.plots import overlay_figure
 from sencache.profile import Profile, load_profile, parse_profile
+from sencache.soundness import check_presets
 from sencache.ui.note import note, said
 from sencache.ui.profile_facts import ProfileFacts, facts_of
 
@@ -36,7 +37,7 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 
 def build_profiles_page() -> None:
     """Put the page into the block that is open."""
-    names = list(bundled_profiles())
+    names = _bundled()
     own = gr.State({}, time_to_live=ONE_HOUR)
     gr.HTML(INTRO, padding=False, elem_classes="intro")
     with gr.Row(equal_height=False):
@@ -80,6 +81,12 @@ def _pull_box() -> tuple[Any, ...]:
 def _files_of(repo: str) -> Any:
     files = list(LISTED[repo].files) if repo in LISTED else []
     return gr.Dropdown(files, value=files[0] if files else None)
+
+
+def _bundled() -> list[str]:
+    """By name, those that serve SenCache first."""
+    found = {name: load_profile(path) for name, path in bundled_profiles().items()}
+    return sorted(found, key=lambda name: (found[name].sensitivity is None, name))
 
 
 def _profile(name: str, own: Own) -> tuple[Profile, str]:
@@ -163,11 +170,12 @@ def _added(fetch: Callable[[], tuple[Profile, str, str]], own: Own) -> tuple[Any
         if len(own) >= MOST_OWN:
             raise SencacheError(f"{MOST_OWN} profiles are in your list already; reload the page to empty it")
         profile, label, origin = fetch()
+        check_presets(profile)
     except SencacheError as error:
         return gr.skip(), gr.skip(), gr.skip(), said(str(error), bad=True)
     name = _free(label, own)
     own = {**own, name: (profile, origin)}
-    names = [*bundled_profiles(), *own]
+    names = [*_bundled(), *own]
     return (
         own,
         gr.Dropdown(names, value=name),
