@@ -91,9 +91,7 @@ def overlay_figure(profiles: Sequence[Profile]) -> Any:
     for (profile, own), colour in zip(drawn, COLOURS * len(drawn), strict=False):
         for panel in own:
             row = kinds.index(_kind(panel)) + 1
-            # plotly reads markup in names.
-            name = escape(profile.model.id, quote=False)
-            figure.add_traces(_traces(panel.line, colour, name, row == 1), rows=row, cols=1)
+            figure.add_traces(_traces(panel.line, colour, profile.model.id, row == 1), rows=row, cols=1)
             reverse = "reversed" if panel.falling else True
             title = {"text": panel.x_title, "standoff": 4}
             figure.update_xaxes(title=title, autorange=reverse, row=row, col=1)

@@ -15,10 +15,10 @@ import gradio as gr
 
 from sencache.engine.trace import Record
 from sencache.palette import lane_label
-from sencache.reading import REASONS, signals, terms
 from sencache.report import Report
 from sencache.schema import Request
 from sencache.ui.theme import script, template
+from sencache.wording import REASONS, signals, terms
 
 DIGITS = 4
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -15,6 +17,7 @@ from sencache.library import bundled_profiles
 from sencache.npz import parse_npz
 from sencache.plots import overlay_figure
 from sencache.profile import Profile, load_profile, parse_profile
+from sencache.soundness import check_presets
 from sencache.ui.note import note, said
 from sencache.ui.profile_facts import ProfileFacts, facts_of
 
@@ -22,6 +25,7 @@ from sencache.ui.profile_facts import ProfileFacts, facts_of
 Own = dict[str, tuple[Profile, str]]
 NO_OVERLAY = "no other"
 MOST_OWN = 12
+LOOK_EVERY = 0.2
 ONE_HOUR = 3600
 INTRO = """
 <h1>Profiles</h1>
@@ -33,7 +37,7 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 
 def build_profiles_page() -> None:
     """Put the page into the block that is open."""
-    names = list(bundled_profiles())
+    names = _bundled()
     own = gr.State({}, time_to_live=ONE_HOUR)
     gr.HTML(INTRO, padding=False, elem_classes="intro")
     with gr.Row(equal_height=False):
@@ -77,6 +81,12 @@ def _pull_box() -> tuple[Any, ...]:
 def _files_of(repo: str) -> Any:
     files = list(LISTED[repo].files) if repo in LISTED else []
     return gr.Dropdown(files, value=files[0] if files else None)
+
+
+def _bundled() -> list[str]:
+    """By name, those that serve SenCache first."""
+    found = {name: load_profile(path) for name, path in bundled_profiles().items()}
+    return sorted(found, key=lambda name: (found[name].sensitivity is None, name))
 
 
 def _profile(name: str, own: Own) -> tuple[Profile, str]:
@@ -128,26 +138,30 @@ def _parsed(content: bytes, name: str) -> Profile:
     return parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
 
 
-def _pulled(
-    repo: str,
-    file: str,
-    revision: str,
-    own: Own,
-    progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio finds it by its default)
-) -> Iterator[tuple[Any, ...]]:
+def _pulled(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any, ...]]:
     """Pull one file; what happens is said while it happens."""
-    yield gr.skip(), gr.skip(), gr.skip(), said(f"Asking the Hub for {file} of {repo} …")
+    received = [(0, 0)]
+    asked = partial(_fetched, repo, file, revision.strip(), lambda *counts: received.append(counts))
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(asked)
+        while not future.done():
+            done, total = received[-1]
+            so_far = f": {done:,} of {total:,} bytes" if total else ""
+            yield gr.skip(), gr.skip(), gr.skip(), said(f"Asking the Hub for {file} of {repo}{so_far} …")
+            wait([future], LOOK_EVERY)
+    yield _added(future.result, own)
 
-    def fetch() -> tuple[Profile, str, str]:
-        if not revision.strip() and repo in LISTED and LISTED[repo].revision is None:
-            raise SencacheError(
-                "no commit is given; paste the full hash of 40 digits from "
-                f"https://huggingface.co/datasets/{repo}/commits/main"
-            )
-        pulled = pull_profile(file, repo, revision.strip() or None, on_bytes=lambda d, t: progress((d, t)))
-        return pulled, f"{file} of {repo}", "pulled from the Hub"
 
-    yield _added(fetch, own)
+def _fetched(
+    repo: str, file: str, revision: str, on_bytes: Callable[[int, int], object]
+) -> tuple[Profile, str, str]:
+    if not revision and repo in LISTED and LISTED[repo].revision is None:
+        raise SencacheError(
+            "no commit is given; paste the full hash of 40 digits from "
+            f"https://huggingface.co/datasets/{repo}/commits/main"
+        )
+    pulled = pull_profile(file, repo, revision or None, on_bytes=on_bytes)
+    return pulled, f"{file} of {repo}", "pulled from the Hub"
 
 
 def _added(fetch: Callable[[], tuple[Profile, str, str]], own: Own) -> tuple[Any, ...]:
@@ -156,11 +170,12 @@ def _added(fetch: Callable[[], tuple[Profile, str, str]], own: Own) -> tuple[Any
         if len(own) >= MOST_OWN:
             raise SencacheError(f"{MOST_OWN} profiles are in your list already; reload the page to empty it")
         profile, label, origin = fetch()
+        check_presets(profile)
     except SencacheError as error:
         return gr.skip(), gr.skip(), gr.skip(), said(str(error), bad=True)
     name = _free(label, own)
     own = {**own, name: (profile, origin)}
-    names = [*bundled_profiles(), *own]
+    names = [*_bundled(), *own]
     return (
         own,
         gr.Dropdown(names, value=name),

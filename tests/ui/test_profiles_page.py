@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def untouched(browser: Any, url: str) -> Iterator[Any]:
 def named(bundled_profile: Profile) -> dict[str, Any]:
     """A valid profile whose texts are an attack."""
     data: dict[str, Any] = json.loads(bundled_profile.to_json())
-    data["model"]["id"] = data["provenance"]["source"] = data["provenance"]["licence"] = HOSTILE
+    data["schedule"]["scheduler"] = data["provenance"]["source"] = data["provenance"]["licence"] = HOSTILE
     return data
 
 
@@ -103,17 +104,17 @@ def test_an_uploaded_profile_stays_text_and_can_be_overlaid(
 ) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(named), encoding="utf-8")
-    assert upload(page, path) == f"mine.json: a valid profile of {HOSTILE}."
+    assert upload(page, path) == "mine.json: a valid profile of tiny-wan."
     page.locator("#profile-facts h3", has_text="mine.json").wait_for()
-    assert (facts(page)["Model"], facts(page)["Licence"]) == (HOSTILE, HOSTILE)
+    shown = facts(page)
+    assert shown["Licence"] == HOSTILE and shown["Provenance"] == f"measured: {HOSTILE}"
+    assert shown["Schedule"].startswith(HOSTILE)
     page.get_by_role("textbox", name="Overlay in the plot").or_(
         page.get_by_label("Overlay in the plot")
     ).first.click()
-    page.get_by_role("option", name=next(iter(bundled_profiles())), exact=True).click()
+    page.get_by_role("option", name="tiny-wan.unipc-50", exact=True).click()
     page.wait_for_function("document.querySelector('#browsed-plot .js-plotly-plot').data.length > 8")
     assert curves(page) == 8
-    legend = page.locator("#browsed-plot .legendtext").first
-    assert "onerror" in (legend.text_content() or "") and "<a href" in (legend.text_content() or "")
     assert page.evaluate("window.pwned ?? null") is None
     assert page.locator("#profile-facts img, #profile-note img, #browsed-plot a[href*=example]").count() == 0
 
@@ -123,29 +124,35 @@ def test_the_same_name_twice_is_two_entries(page: Any, tmp_path: Path, named: di
     path.write_text(json.dumps(named), encoding="utf-8")
     upload(page, path)
     page.locator("#profile-facts h3", has_text="twin.json").wait_for()
-    named["model"]["id"] = "another"
+    named["model"]["id"] = "another/one"
     path.write_text(json.dumps(named), encoding="utf-8")
     upload(page, path)
     page.locator("#profile-facts h3", has_text="twin.json (2)").wait_for()
-    assert facts(page)["Model"] == "another"
+    assert facts(page)["Model"] == "another/one"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("bad.json", b'{"schema": "' + HOSTILE.encode().replace(b'"', b"'") + b'"}', "bad.json: schema is"),
+        ("markup.json", {"model": {"id": HOSTILE, "revision": None, "architecture": "wan"}}, "<img src=x"),
+        ("nan.json", {"guidance_scale": float("nan")}, "nan.json"),
+        ("preset.json", {"presets": {"fast": {"sencache": {"tolerance": -1}}}}, "tolerance"),
         ("deep.json", b"[" * 100_000, "deep.json"),
-        ("nan.json", None, "nan.json"),
         ("large.json", b" " * 1_000_001, "more than the 1,000,000"),
         ("code.npz", b"PK\x03\x04 no archive", "code.npz"),
         ("pickle.npz", b"\x80\x04\x95cos\nsystem\n", "pickle.npz"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_sentence(
-    untouched: Any, tmp_path: Path, named: dict[str, Any], name: str, content: bytes | None, said: str
+    untouched: Any,
+    tmp_path: Path,
+    named: dict[str, Any],
+    name: str,
+    content: bytes | dict[str, Any],
+    said: str,
 ) -> None:
-    if content is None:
-        content = json.dumps({**named, "guidance_scale": float("nan")}).encode()
+    if isinstance(content, dict):
+        content = json.dumps({**named, **content}).encode()
     path = tmp_path / name
     path.write_bytes(content)
     answer = upload(untouched, path)
@@ -169,6 +176,39 @@ def test_nothing_of_an_upload_is_kept(page: Any, tmp_path: Path, named: dict[str
     later.get_by_label("Profile", exact=True).first.click()
     later.get_by_role("option").first.wait_for()
     assert later.get_by_role("option", name="gone-tomorrow.json").count() == 0
+
+
+def test_published_constants_alone_are_said_to_be_that(page: Any) -> None:
+    published = next(name for name, path in bundled_profiles().items() if not load_profile(path).sensitivity)
+    page.get_by_label("Profile", exact=True).first.click()
+    page.get_by_role("option", name=published, exact=True).click()
+    page.locator("#profile-facts h3", has_text=published).wait_for()
+    assert facts(page)["Provenance"].startswith("published")
+    assert "SenCache" not in page.locator("#profile-facts .serves").inner_text()
+    said = page.locator("#profile-facts .warning").first.inner_text()
+    assert "SenCache cannot use it" in said and "Pull" in said and "python -m sencache calibrate" in said
+
+
+def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
+    page: Any, monkeypatch: pytest.MonkeyPatch, bundled_profile: Profile
+) -> None:
+    go_on = threading.Event()
+
+    def pull(file: str, repo: str, revision: str, on_bytes: Any) -> Profile:
+        on_bytes(1234, 5678)
+        assert go_on.wait(60)
+        return bundled_profile.located(file, repo, revision)
+
+    monkeypatch.setattr("sencache.ui.profiles_page.pull_profile", pull)
+    page.get_by_role("button", name="Pull from the Hub").click()
+    page.get_by_label("Commit").fill(f" {COMMIT} ")
+    page.get_by_role("button", name="Pull", exact=True).click()
+    page.locator("#pull-note .note", has_text="1,234 of 5,678 bytes").wait_for()
+    go_on.set()
+    repo, entry = next(iter(LISTED.items()))
+    page.locator("#profile-facts h3", has_text=f"{entry.files[0]} of {repo}").wait_for()
+    shown = facts(page)
+    assert (shown["Repository"], shown["Commit"], shown["From"]) == (repo, COMMIT, "pulled from the Hub")
 
 
 def test_pulling_without_network_says_so(page: Any) -> None:
