@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sencache.ask import make_ask
 from sencache.errors import SencacheError
 from sencache.offer import describe
+from sencache.palette import lane_label
 from sencache.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.profile import Profile
 from sencache.report import Report
@@ -24,7 +25,7 @@ from sencache.ui.controls import SPEEDS, Controls, build_controls, evaluations
 from sencache.ui.gallery import load_gallery
 from sencache.ui.lanes import board_of
 from sencache.ui.links import query_of, query_of_report, restored
-from sencache.ui.numbers import COLUMNS, table_of
+from sencache.ui.numbers import COLUMNS, table_of, verdict
 from sencache.ui.running import Runner
 
 
@@ -192,6 +193,17 @@ def test_the_best_of_a_column_is_marked_and_identical_is_a_word(report: Report) 
     assert table["rows"][2]["cells"][names.index("PSNR")][0] == "identical"
     assert [cell[0] for cell in table["rows"][0]["cells"]][names.index("PSNR")] == "–"
     assert not any(cell[2] for cell in table["rows"][0]["cells"]), "the full run competes with no one"
+
+
+def test_the_verdict_names_the_closest_lane_and_the_closest_cache(report: Report) -> None:
+    psnr = {lane.name: lane.metrics.psnr for lane in report.lanes if lane.metrics and lane.metrics.psnr}
+    caches = {lane.name for lane in report.lanes if lane.target}
+    closest, cache = max(psnr, key=lambda n: psnr[n]), max(caches, key=lambda n: psnr[n])
+    told = verdict(report)
+    assert lane_label(closest) in told.split(".")[0] and f"{psnr[cache]:.1f} dB" in told
+    noted = report.lanes[3].model_copy(update={"notes": ("its tables are resampled",)})
+    other = report.model_copy(update={"lanes": (*report.lanes[:3], noted, *report.lanes[4:])})
+    assert verdict(other).endswith(f"{lane_label(noted.name)}: its tables are resampled.")
 
 
 def test_a_column_without_a_better_end_marks_nothing(report: Report) -> None:
