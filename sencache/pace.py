@@ -34,7 +34,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one computed step costs, one reused step, and all else of a lane: decoding, measuring, encoding."""
+    """What one computed step costs, one reused step, and the rest of a lane: decode, measure, encode."""
 
     computed: Cost
     reused: Cost

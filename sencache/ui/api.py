@@ -54,7 +54,7 @@ class _Endpoints:
         """Make one video under several step caches from the same noise, measured against the full run.
 
         Streams events: {"kind": "started", "lanes": [...]}, then "lane", "step" and "lane_done" per lane, and
-        last {"kind": "done", "report": report.json as text, "snippets": {...}}.
+        last {"kind": "done", "report": report.json as text, "snippets": {...}}; "wait" when nothing happened.
 
         Parameters:
             prompt: What the video shows.

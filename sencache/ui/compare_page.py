@@ -84,6 +84,7 @@ class ComparePage:
             show_progress="hidden",
             api_visibility="private",
         )
+        running.failure(self.runner.refused, self.status, state, **QUIET)
         # On a narrow screen the lanes are below the settings.
         controls.run.click(None, None, None, js=SHOW_RESULTS)
         controls.cancel.click(self.runner.cancelled, None, state, cancels=[running], **QUIET)

@@ -22,6 +22,7 @@ BUDGETS = (
     ("preset fast", "fast"),
     ("own settings", OWN),
 )
+EXAMPLE_LENGTH = 60
 MAX_SEED = 2**31 - 1
 
 
@@ -93,7 +94,9 @@ def build_controls(offer: dict[str, Any]) -> Controls:
         max_length=MAX_PROMPT,
         elem_id="prompt",
     )
-    gr.Examples(model["examples"][1:6], fields["prompt"], label="Try", elem_id="examples")
+    # Longer ones would be cut off.
+    short = [prompt for prompt in model["examples"] if len(prompt) <= EXAMPLE_LENGTH]
+    gr.Examples(short[1:], fields["prompt"], label="Try", elem_id="examples")
     fields["speed"] = gr.Radio(
         [(f"{speed}×", speed) for speed in SPEEDS],
         value=USUAL_SPEED,

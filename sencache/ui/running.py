@@ -26,6 +26,8 @@ from sencache.ui.results import Finished, shown
 log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 0.1
+WAITING = "Waiting for a free device…"
+FULL = "Too many comparisons are waiting already; try again in a minute."
 TOLD = {
     "started": "Encoding the prompt…",
     "step": "Running; every lane starts from the same noise.",
@@ -66,7 +68,13 @@ class Runner:
     def announced(self, *values: Any) -> dict[str, str | bool]:
         """What the status says from the click until the run's turn has come."""
         told = self.estimate(*values)
-        return told if told["bad"] else said("Waiting for a free device…")
+        return told if told["bad"] else said(WAITING)
+
+    def refused(self, status: dict[str, Any]) -> list[Any]:
+        """Status, Run and Cancel when the run failed: before its turn came, only a full queue is to blame."""
+        waited = isinstance(status, dict) and status.get("text") == WAITING
+        told = said(FULL, bad=True) if waited else gr.skip()
+        return [told, update(interactive=True), update(interactive=False)]
 
     def cancelled(self) -> list[Any]:
         """Status, Run and Cancel after the visitor pressed Cancel."""
@@ -97,7 +105,7 @@ class Runner:
         """(status, value of the lanes) while it runs, thinned out over time, and last what came out."""
         request = understand(ask).request
         board, sent = LaneBoard(ask.prompt, about(ask.model, request)), 0.0
-        text = "Waiting for the device…"
+        text = WAITING
         for event in self.studio.run(ask):
             board.take(event)
             text = TOLD.get(event["kind"], text)
