@@ -28,7 +28,7 @@ from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.errors import SencacheError
 from sencache.failures import explain
 from sencache.models import Model, load
-from sencache.pace import Estimate, Paces
+from sencache.pace import ZEROGPU_LONGEST, Estimate, Paces
 from sencache.report import Lane, load_report
 
 Event = dict[str, Any]
@@ -117,7 +117,13 @@ class Studio:
 
     def estimate(self, ask: Ask) -> Estimate:
         """How long `ask` is going to take; raises SencacheError where it could not run."""
-        return self._paces.estimate(understand(ask), torch.device(device()).type)
+        estimate = self._paces.estimate(understand(ask), torch.device(device()).type)
+        if on_zerogpu() and estimate.seconds > ZEROGPU_LONGEST:
+            raise SencacheError(
+                f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s of "
+                "one call; choose fewer steps, a smaller size or fewer methods"
+            )
+        return estimate
 
     def run(self, ask: Ask) -> Iterator[Event]:
         """The comparison as events: `started`, `lane`, `step`, `lane_done`, and last `done`; `wait` whenever

@@ -316,6 +316,15 @@ def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> No
     assert estimate.reserved * 1.5 <= estimate.booked < estimate.reserved * 1.5 + 1
 
 
+def test_what_no_zerogpu_call_could_finish_is_refused_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = ask(steps=1000, nfe=1000, height=256, width=256, frames=81)
+    assert Studio().estimate(long).reserved == 120
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    with pytest.raises(SencacheError, match="more than the 120 s of one call; choose fewer"):
+        Studio().estimate(long)
+    assert Studio().estimate(ask()).reserved < 120
+
+
 def test_models_are_loaded_once_under_many_threads() -> None:
     found, threads = (
         [],
