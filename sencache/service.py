@@ -120,8 +120,8 @@ class Studio:
         estimate = self._paces.estimate(understand(ask), torch.device(device()).type)
         if on_zerogpu() and estimate.seconds > ZEROGPU_LONGEST:
             raise SencacheError(
-                f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s of "
-                "one call; choose fewer steps, a smaller size or fewer methods"
+                f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s "
+                "of one call; choose fewer steps, a smaller size or fewer methods"
             )
         return estimate
 
