@@ -39,7 +39,8 @@ def holds(profile: Profile) -> None:
     if profile.sensitivity:
         assert schedule.timesteps is not None
         table = profile.sensitivity
-        columns = (table.alpha_x, table.alpha_t, table.alpha_x_std, table.alpha_t_std)
+        spreads = [column for column in (table.alpha_x_std, table.alpha_t_std) if column is not None]
+        columns = [table.alpha_x, table.alpha_t, *spreads]
         assert len({len(column) for column in columns}) == 1 and len(table.alpha_x) in (steps, steps - 1)
         assert all(0 <= value < math.inf for column in columns for value in column)
         assert max(*table.alpha_x, *table.alpha_t) > 0

@@ -105,7 +105,8 @@ def invented(seed: int) -> Replay:
         seed=seed,
         profile="",
         timesteps=tuple(float(t) for t in sorted(draw.sample(range(1000), steps), reverse=True)),
-        alpha_x=tuple(draw.choice((0.0, 0.5, 1.0)) for _ in range(steps)),
+        # A table of nothing but zeros is refused.
+        alpha_x=(1.0, *(draw.choice((0.0, 0.5, 1.0)) for _ in range(steps - 1))),
         alpha_t=tuple(draw.choice((0.0, 0.001, 0.01)) for _ in range(steps)),
         latent_rms=tuple(map(tuple, table)),
         output_change=tuple(map(tuple, table)),
