@@ -59,7 +59,7 @@ class Architecture:
 
 
 def _temb(block: torch.nn.Module, call: BlockCall) -> torch.Tensor:
-    temb: torch.Tensor = call.kwargs["temb"] if "temb" in call.kwargs else call.args[1]
+    temb: torch.Tensor = call.kwargs["temb"] if "temb" in call.kwargs else call.args[2]
     return temb
 
 
