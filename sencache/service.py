@@ -26,6 +26,7 @@ from sencache.aot import compile_blocks, load_blocks
 from sencache.ask import Ask, Understood, understand
 from sencache.bridge import Thread, in_thread
 from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
+from sencache.devices import device_name
 from sencache.errors import SencacheError
 from sencache.failures import explain
 from sencache.figures import ZEROGPU_LONGEST
@@ -45,15 +46,29 @@ log = logging.getLogger(__name__)
 _loading = threading.Lock()
 
 
-def device() -> str:
-    """Where models run: `SENCACHE_DEVICE`, else a GPU where there is one."""
-    return os.environ.get("SENCACHE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+def devices() -> tuple[str, ...]:
+    """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
+    kind, but for ZeroGPU, which lends one; else the CPU.
+    """
+    if named := os.environ.get("SENCACHE_DEVICE"):
+        return tuple(named.split(","))
+    if not torch.cuda.is_available():
+        return ("cpu",)
+    if on_zerogpu():
+        return ("cuda",)
+    every = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return tuple(gpu for gpu in every if device_name(gpu) == device_name(every[0]))
+
+
+def models(key: str) -> tuple[Model, ...]:
+    """The model `key` on every device, each loaded once per process."""
+    with _loading:
+        return tuple(_loaded(key, one) for one in devices())
 
 
 def model(key: str) -> Model:
-    """The model `key`, loaded once per process."""
-    with _loading:
-        return _loaded(key, device())
+    """The model `key` on the first device."""
+    return models(key)[0]
 
 
 def _sample(spec: ModelSpec) -> Request:
@@ -99,8 +114,8 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
 
 
 def _events(asked: Understood, folder: Path) -> Iterator[Event]:
-    loaded, frames = model(asked.spec.key), {}
-    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile):
+    (loaded, *copies), frames = models(asked.spec.key), {}
+    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile, copies):
         match event:
             case comparison.Started(lanes=lanes):
                 yield {"kind": "started", "lanes": list(lanes)}
@@ -139,7 +154,7 @@ class Studio:
 
     def estimate(self, ask: Ask) -> Estimate:
         """How long `ask` is going to take; raises SencacheError where it could not run."""
-        estimate = self._paces.estimate(understand(ask), torch.device(device()).type)
+        estimate = self._paces.estimate(understand(ask), torch.device(devices()[0]).type)
         if on_zerogpu() and estimate.seconds > ZEROGPU_LONGEST:
             raise SencacheError(
                 f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s "

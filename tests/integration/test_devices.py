@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
+from sencache import service
+from sencache.ask import make_ask
 from sencache.comparison import Compared, LaneDone, LaneStarted, StepDone, compare
 from sencache.devices import Clock, check_alike, share_out
 from sencache.errors import SencacheError
@@ -141,6 +143,39 @@ def test_a_copy_of_another_kind_is_refused(pair: tuple[Model, Model], bundled_pr
     half = replace(pair[1], dtype=torch.bfloat16)
     with pytest.raises(SencacheError, match="dtype 'float32' and 'bfloat16'"):
         next(compare(pair[0], REQUEST, LANES, bundled_profile, [half]))
+
+
+# --- In the app -----------------------------------------------------------------------------------
+
+
+def test_the_app_spreads_over_the_devices_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENCACHE_DEVICE", "cpu,cpu:0")
+    ask = make_ask(prompt="a red circle", steps=4, height=32, width=32, frames=5, methods=("fixed",))
+    used: dict[str, set[int]] = {}
+    for model in service.models("tiny-wan"):
+        seen = used.setdefault(str(model.device), set())
+        model.pipe.transformer.register_forward_pre_hook(
+            lambda *_, seen=seen: seen.add(threading.get_ident())
+        )
+    events = list(service.Studio().run(ask))
+    service._loaded.cache_clear()
+    assert events[-1]["kind"] == "done"
+    assert set(used) == {"cpu", "cpu:0"} and all(used.values())
+
+
+def test_which_gpus_the_app_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the first one's kind; on ZeroGPU the one that is lent; those that are named."""
+    cards = {"cuda:0": "Big", "cuda:1": "Small", "cuda:2": "Big"}
+    monkeypatch.delenv("SENCACHE_DEVICE", raising=False)
+    assert service.devices() == ("cpu",) or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", cards.__getitem__)
+    assert service.devices() == ("cuda:0", "cuda:2")
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    assert service.devices() == ("cuda",)
+    monkeypatch.setenv("SENCACHE_DEVICE", "cuda:1")
+    assert service.devices() == ("cuda:1",)
 
 
 def info(device: str) -> ModelInfo:
