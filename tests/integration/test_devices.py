@@ -82,6 +82,18 @@ def test_two_devices_tell_what_one_does(
     assert names == [one.name for one in alone[-1].report.lanes] == [spec.name for spec in LANES]
 
 
+def test_nothing_is_lost_when_the_full_run_ends_last(
+    pair: tuple[Model, Model], bundled_profile: Profile
+) -> None:
+    """Alone on the slower device: all that the other lane did waits for it, to the end."""
+    lanes, handle = parse_lanes("fixed"), slowed(pair[0])
+    try:
+        spread = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))
+    finally:
+        handle.remove()
+    assert by_lane(spread) == by_lane(list(compare(pair[0], REQUEST, lanes, bundled_profile)))
+
+
 def test_both_devices_work_each_in_one_thread(pair: tuple[Model, Model], bundled_profile: Profile) -> None:
     threads: dict[int, set[int]] = {0: set(), 1: set()}
     handles = [
