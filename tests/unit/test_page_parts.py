@@ -263,9 +263,18 @@ def test_the_note_tells_what_stands_in_the_way() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("prompt", " "), ("frames", 18), ("height", 33), ("width", 1000), ("steps", 0.5), ("seed", -3), ("guidance", -1),
-     ("sencache.tolerance", -1), ("fixed.interval", 0)],
-)  # fmt: skip
+    [
+        ("prompt", " "),
+        ("frames", 18),
+        ("height", 33),
+        ("width", 1000),
+        ("steps", 0.5),
+        ("seed", -3),
+        ("guidance", -1),
+        ("sencache.tolerance", -1),
+        ("fixed.interval", 0),
+    ],
+)
 def test_a_mistake_is_shown_at_its_field_before_anything_queues(
     controls: Controls, field: str, value: Any
 ) -> None:
