@@ -9,10 +9,11 @@ from pydantic import Field, ValidationError
 
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.models import ModelSpec, check_request, model_spec, own_profile
+from sencache.models import ModelSpec, check_request, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
+from sencache.space import offered_model, offered_models
 
 MAX_LANES = 16
 
@@ -21,14 +22,15 @@ Value = bool | int | float | Annotated[str, Field(max_length=2000)]
 
 
 class Ask(Strict):
-    """One comparison as asked for; every number that is None is the model's own.
+    """One comparison as asked for, of the first model offered unless one is named; every number that is None
+    is the model's own.
 
     `methods` are lanes as on the command line (`method[:key=value…]`), `settings` the knobs of a method in
     all its lanes. `nfe` is the budget that sets all knobs, `preset` one of the profile's; with neither the
     methods' own defaults hold. `profile` names a bundled profile, `profile_json` is the content of one.
     """
 
-    model: Name = "tiny-wan"
+    model: Name = Field(default_factory=lambda: offered_models()[0].key)
     prompt: str
     negative_prompt: str = ""
     methods: Annotated[tuple[Name, ...], Field(max_length=MAX_LANES)] = ()
@@ -68,7 +70,7 @@ def understand(ask: Ask) -> Understood:
 
     Raises SencacheError, with the offending value and the remedy, for whatever could not run.
     """
-    spec = model_spec(ask.model)
+    spec = offered_model(ask.model)
     request = _request(spec, ask)
     check_request(spec, request)
     # The baselines come first; the plan would add fewer-steps last.

@@ -112,9 +112,8 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        report = _compare_into(
-            folder, catalogue.load(model, device, scheduler, shift), request, lanes, chosen
-        )
+        loaded = [catalogue.load(model, one, scheduler, shift) for one in device.split(",")]
+        report = _compare_into(folder, loaded, request, lanes, chosen)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
@@ -140,13 +139,13 @@ def _request(spec: Any, **asked: Any) -> Any:
         raise SencacheError(f"{option} is {value}: {problem.lower()}; correct --{option}") from None
 
 
-def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: Any) -> Any:
+def _compare_into(folder: Path, loaded: Any, request: Any, lanes: Any, profile: Any) -> Any:
     from sencache import comparison
     from sencache.tables import LaneProgress
 
-    frames = {}
+    frames, (model, *copies) = {}, loaded
     with LaneProgress(Console(stderr=True)) as progress:
-        for event in comparison.compare(model, request, lanes, profile):
+        for event in comparison.compare(model, request, lanes, profile, copies):
             match event:
                 case comparison.LaneStarted(lane=lane, steps=steps):
                     progress.begin(lane, steps)

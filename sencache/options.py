@@ -9,7 +9,9 @@ from typer import Argument, Option
 
 ModelKey = Annotated[str, Option("--model", help="A model key; see `models`.")]
 Json = Annotated[bool, Option("--json", help="Print JSON for machines instead of a table.")]
-Device = Annotated[str, Option(help="`cpu` or `cuda`.")]
+Device = Annotated[
+    str, Option(help="`cpu` or `cuda`; for `compare` also several GPUs, as in `cuda:0,cuda:1`.")
+]
 
 Prompt = Annotated[str, Option(help="What the video shows.")]
 NegativePrompt = Annotated[str, Option(help="What the video must not show.")]

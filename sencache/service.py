@@ -22,18 +22,24 @@ from typing import Any
 import torch
 
 from sencache import comparison
+from sencache.aot import compile_blocks, load_blocks
 from sencache.ask import Ask, Understood, understand
 from sencache.bridge import Thread, in_thread
 from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.errors import SencacheError
 from sencache.failures import explain
-from sencache.models import Model, load
-from sencache.pace import ZEROGPU_LONGEST, Estimate, Paces
+from sencache.figures import ZEROGPU_LONGEST
+from sencache.models import Model, ModelSpec, load
+from sencache.pace import Estimate, Paces
 from sencache.report import Lane, load_report
+from sencache.schema import Request
+from sencache.space import ahead_of_time, offered_model, on_zerogpu
 
 Event = dict[str, Any]
 
 BEAT_SECONDS = 0.1
+# What a Space may use of a GPU while it starts.
+AOT_SECONDS = 1500
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
@@ -44,15 +50,26 @@ def device() -> str:
     return os.environ.get("SENCACHE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def on_zerogpu() -> bool:
-    """Whether GPU seconds are booked on the visitor's quota."""
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-
-
 def model(key: str) -> Model:
     """The model `key`, loaded once per process."""
     with _loading:
         return _loaded(key, device())
+
+
+def _sample(spec: ModelSpec) -> Request:
+    """A first run's, as far as shapes go."""
+    sizes = {"height": spec.height, "width": spec.width, "frames": spec.frames}
+    return Request(prompt=spec.calibration_prompts[0], steps=2, guidance_scale=spec.guidance_scale, **sizes)
+
+
+@spaces.GPU(duration=AOT_SECONDS)  # type: ignore[untyped-decorator]
+def _compile(key: str, folder: str) -> Any:
+    """Blocks of the model `key` for a first run's shapes into `folder`; their layout."""
+    loaded, request = model(key), _sample(offered_model(key))
+    encoded = loaded.encode(request.prompt, "", request.guidance_scale)
+    return compile_blocks(
+        loaded.pipe.transformer, lambda: loaded.generate(loaded.pipe, encoded, request), Path(folder)
+    )
 
 
 @cache
@@ -112,8 +129,13 @@ class Studio:
         self._device = threading.Lock()
 
     def warm(self, key: str = "tiny-wan") -> None:
-        """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed."""
-        model(key)
+        """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed, and
+        when its blocks are compiled if the Space wants that.
+        """
+        transformer = model(key).pipe.transformer
+        if ahead_of_time():
+            folder = tempfile.mkdtemp(prefix="sencache-aot-")
+            load_blocks(transformer, Path(folder), _compile(key, folder))
 
     def estimate(self, ask: Ask) -> Estimate:
         """How long `ask` is going to take; raises SencacheError where it could not run."""
