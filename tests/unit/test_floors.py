@@ -22,12 +22,12 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("cli_profiles",),
-    ("console", "options", "tables", "verify", "comparison", "calibration", "plots"),
+    ("console", "options", "tables", "verify", "comparison", "calibration", "plots", "listing"),
     ("plan", "lanes"),
     ("budget", "samples"),
     ("clips", "sensitivity"),
     ("recording", "interleave", "report", "metrics", "models", "noising"),
-    ("engine.attach", "video"),
+    ("engine.attach", "video", "loading"),
     ("engine.mount",),
     ("engine.session",),
     ("engine.run", "engine.architectures"),
@@ -40,10 +40,10 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("hub",),
-    ("npz", "card"),
-    ("profile", "official", "download"),
-    ("constants", "files", "library", "schedulers", "archive"),
+    ("hub", "checkpoint"),
+    ("npz", "card", "catalogue", "layout"),
+    ("profile", "official", "download", "families", "placement", "checks"),
+    ("constants", "files", "library", "schedulers", "archive", "spec", "stills"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -142,7 +142,9 @@ def test_policies_know_no_framework_and_no_engine(module: str) -> None:
     assert not any(name.split(".")[0] == "engine" for name in own_imports(module))
 
 
-@pytest.mark.parametrize("module", ["policies", "profile", "schema", "files", "report", "engine.trace"])
+@pytest.mark.parametrize(
+    "module", ["policies", "profile", "schema", "files", "report", "engine.trace", "catalogue", "listing"]
+)
 def test_what_decides_and_what_is_stored_loads_no_framework(module: str) -> None:
     script = f"import sys, sencache.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     command = [sys.executable, "-c", script]
