@@ -39,7 +39,7 @@ def find_spec(key: str, from_image: bool = False) -> ModelSpec:
     """
     if key in MODELS:
         return MODELS[key]
-    if Path(key).is_dir():
+    if key and Path(key).is_dir():
         folder = Path(key).resolve()
         return describe_folder(folder, folder, from_image)
     if _HUB_NAME.fullmatch(key):
@@ -182,9 +182,20 @@ def _snapshot(repo: str, patterns: tuple[str, ...]) -> Path:
         import huggingface_hub
 
         wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(NOT_FILES)}
-        files = huggingface_hub.snapshot_download(repo, dry_run=True, **wanted)
-        _check_disk(repo, sum(file.file_size for file in files if file.will_download))
+        # Asked first: a fetch that fails says less about why.
+        info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=Hub().timeout)
+        _check_disk(repo, _to_fetch(info, wanted))
         return Path(huggingface_hub.snapshot_download(repo, **wanted))
+
+
+def _to_fetch(info: Any, wanted: dict[str, Any]) -> int:
+    """Bytes of the wanted files that are not in the cache yet."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    names = filter_repo_objects(sizes, **wanted)
+    return sum(sizes[name] for name in names if not isinstance(try_to_load_from_cache(info.id, name), str))
 
 
 def _check_disk(repo: str, needed: int) -> None:

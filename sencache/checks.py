@@ -20,6 +20,8 @@ def check_request(spec: ModelSpec, request: Request) -> None:
             f"a budget of {request.nfe} evaluations exceeds the {request.steps} steps; lower it"
         )
     _check_image(spec, request)
+    if request.guidance_scale_2 is not None and "transformer_2" not in spec.parameters:
+        raise SencacheError(f"{spec.key} has no second transformer; leave the second guidance scale out")
     _check_frames(spec, request.frames)
     _check_side(spec, "height", request.height)
     _check_side(spec, "width", request.width)

@@ -120,11 +120,15 @@ def compare(
     with staged(out) as folder:
         loaded = catalogue.load(spec, device, scheduler, shift, dtype, request)
         report = _compare_into(folder, loaded, request, lanes, chosen)
+    _show(report, out, as_json)
+
+
+def _show(report: Any, out: Path, as_json: bool) -> None:
+    from sencache.tables import comparison_table
+
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        from sencache.tables import comparison_table
-
         Console().print(comparison_table(report))
         typer.echo(f"report and videos are in {out}")
 
