@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ CONFIGS = (INDEX, "*/config.json", "scheduler/*.json")
 # Folders of the parts only: many repositories hold the same weights again in other forms.
 FILES = (INDEX, "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt")
 # Other precisions of the same weights.
-NOT_FILES = ("*.fp16.*", "*.bf16.*", "*.fp8.*", "*.non_ema.*")
+NOT_FILES = ("*.fp16*", "*.bf16*", "*.fp8*", "*.non_ema*")
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BLOCK = re.compile(r"(?:transformer_)?blocks\.(\d+)\.")
@@ -103,7 +103,7 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _missing_weights(folder: Path, part: str) -> list[str]:
-    indexes = sorted((folder / part).glob("*.safetensors.index.json"))
+    indexes = _default((folder / part).glob("*.safetensors.index.json"))
     if indexes:
         shards = sorted(set(read_config(indexes[0]).get("weight_map", {}).values()))
         return [f"{part}/{shard}" for shard in shards if not (folder / part / shard).is_file()]
@@ -112,8 +112,11 @@ def _missing_weights(folder: Path, part: str) -> list[str]:
 
 def weight_files(folder: Path, part: str) -> list[Path]:
     """The part's files of weights that are loaded by default."""
-    files = sorted((folder / part).glob("*.safetensors"))
-    return [file for file in files if not any(file.match(pattern) for pattern in NOT_FILES)]
+    return _default((folder / part).glob("*.safetensors"))
+
+
+def _default(files: Iterable[Path]) -> list[Path]:
+    return [file for file in sorted(files) if not any(file.match(pattern) for pattern in NOT_FILES)]
 
 
 def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> Weights:
@@ -176,7 +179,7 @@ def _snapshot(repo: str, patterns: tuple[str, ...]) -> Path:
     """The repository's files, from the cache where it is whole, else from the Hub at `main`."""
     check_repo(repo)
     kept = _kept(repo, patterns)
-    if kept and (patterns == CONFIGS or not missing_files(kept)):
+    if kept and not (missing_files(kept) if patterns == FILES else _missing_configs(kept)):
         return kept
     with fetching(repo, kept):
         import huggingface_hub
@@ -186,6 +189,11 @@ def _snapshot(repo: str, patterns: tuple[str, ...]) -> Path:
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=Hub().timeout)
         _check_disk(repo, _to_fetch(info, wanted))
         return Path(huggingface_hub.snapshot_download(repo, **wanted))
+
+
+def _missing_configs(folder: Path) -> list[str]:
+    needed = (INDEX, "transformer/config.json", "vae/config.json")
+    return [name for name in needed if not (folder / name).is_file()]
 
 
 def _to_fetch(info: Any, wanted: dict[str, Any]) -> int:
@@ -225,9 +233,10 @@ def fetching(repo: str, kept: Path | None) -> Iterator[None]:
                 raise error.__cause__ or errors.OfflineModeIsEnabled() from None
     except SencacheError as error:
         if kept is not None and os.environ.get("HF_HUB_OFFLINE"):
+            lost = next(iter(missing_files(kept)), "a file")
             raise SencacheError(
-                f"the copy of {repo} under {kept} was not fetched to its end ({missing_files(kept)[0]} is "
-                "missing); unset HF_HUB_OFFLINE and load it again to fetch the rest"
+                f"the copy of {repo} under {kept} was not fetched to its end ({lost} is missing); "
+                "unset HF_HUB_OFFLINE and load it again to fetch the rest"
             ) from None
         raise error from None
     except OSError as error:

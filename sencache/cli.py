@@ -118,9 +118,16 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        loaded = catalogue.load(spec, device, scheduler, shift, dtype, request)
+        loaded = _said(catalogue.load(spec, device, scheduler, shift, dtype, request))
         report = _compare_into(folder, loaded, request, lanes, chosen)
     _show(report, out, as_json)
+
+
+def _said(loaded: Any) -> Any:
+    """The model, after saying where its parts are, if there is a choice."""
+    if loaded.placement:
+        Console(stderr=True).print(f"{loaded.spec.key}, {loaded.device}: {loaded.placement}")
+    return loaded
 
 
 def _show(report: Any, out: Path, as_json: bool) -> None:
@@ -213,7 +220,7 @@ def calibrate(
         catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
     videos = _clips(method, clips)
     with atomic(out) as temporary:
-        loaded = catalogue.load(spec, device, scheduler, shift, dtype, request)
+        loaded = _said(catalogue.load(spec, device, scheduler, shift, dtype, request))
         plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
         with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
             profile = measure(plan, Path(f"{out}.samples"), bar.advance)

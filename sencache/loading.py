@@ -37,7 +37,21 @@ def find_device(name: str) -> torch.device:
         raise SencacheError(f"device {name!r} is not available here; use cpu or {_without_cuda()}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SencacheError(f"there is no {name!r}; this machine has {torch.cuda.device_count()} GPUs")
+    if device.type == "cuda":
+        _check_build(device)
     return device
+
+
+def _check_build(device: torch.device) -> None:
+    """Refuse a GPU that this build of torch has no code for."""
+    major, minor = torch.cuda.get_device_capability(device)
+    built = torch.cuda.get_arch_list()
+    # Code for an architecture runs on later ones of its generation, PTX (`compute_`) on later generations.
+    if built and not any(name.startswith((f"sm_{major}", "compute_")) for name in built):
+        raise SencacheError(
+            f"torch {torch.__version__} was built for {', '.join(built)} and {device} is sm_{major}{minor}; "
+            "install a build of torch that has it"
+        )
 
 
 def _without_cuda() -> str:
@@ -57,7 +71,7 @@ def choose_dtype(spec: ModelSpec, device: torch.device, asked: str | None) -> st
         return "float32"
     chosen = DTYPES[asked] if asked else None
     bfloat16 = (chosen or spec.dtype) == "bfloat16"
-    if device.type == "cuda" and bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
         raise SencacheError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use --dtype fp16")
     return chosen
 

@@ -256,11 +256,37 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert refusal(lambda: load("tiny-wan", "cuda:2")) == "there is no 'cuda:2'; this machine has 2 GPUs"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
     assert loading.find_device("cuda:1") == torch.device("cuda:1")
 
 
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((8, 6), ["sm_80", "sm_90"], True),
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((7, 5), ["sm_80"], False),
+    ],
+)
+def test_a_build_of_torch_without_code_for_the_gpu_is_refused(
+    capability: tuple[int, int], built: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    if runs:
+        assert loading.find_device("cuda").type == "cuda"
+    else:
+        message = refusal(lambda: loading.find_device("cuda"))
+        assert f"is sm_{capability[0]}{capability[1]}; install a build of torch" in message
+
+
 def test_a_gpu_without_bfloat16_is_told_the_other_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     gpu, spec = torch.device("cuda"), MODELS["wan-1.3b"]
     assert (
