@@ -86,5 +86,6 @@ __all__ = [
     "load_profile",
     "load_report",
     "parse_lanes",
+    "read_still",
     "write_profile",
 ]

@@ -21,9 +21,16 @@ from sencache.layout import INDEX, describe_folder, model_parts, read_config
 from sencache.placement import BYTES, TRANSFORMERS, Weights, gigabytes
 from sencache.spec import ModelSpec
 
-CONFIGS = (INDEX, "*/config.json", "scheduler/*.json")
 # Folders of the parts only: many repositories hold the same weights again in other forms.
-FILES = (INDEX, "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt")
+_FOLDERS = (
+    *("tokenizer", "text_encoder", "image_encoder", "image_processor", "scheduler", "vae"),
+    *TRANSFORMERS,
+)
+CONFIGS = (INDEX, *(f"{folder}/*config.json" for folder in _FOLDERS))
+FILES = (
+    INDEX,
+    *(f"{folder}/*{kind}" for folder in _FOLDERS for kind in (".json", ".safetensors", ".model", ".txt")),
+)
 # Other precisions of the same weights.
 NOT_FILES = ("*.fp16*", "*.bf16*", "*.fp8*", "*.non_ema*")
 

@@ -207,6 +207,7 @@ def test_a_full_disk_is_seen_before_the_fetch(cache: Path, monkeypatch: pytest.M
     files = {
         "vae/model.safetensors": 10**15,
         "all-in-one.safetensors": 10**18,
+        "original/vae/model.safetensors": 10**18,
         "vae/model.fp16.safetensors": 10**18,
     }
     siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files.items()]
