@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from sencache.placement import Placement
 from sencache.profile import Profile, load_profile
 from sencache.schedulers import describe, other_scheduler
 from sencache.schema import ModelInfo, Request
+from sencache.sharing import Encoded, one_encoding
 from sencache.spec import ASSETS, ModelSpec
 from sencache.stills import still_pixels
 
@@ -87,8 +89,11 @@ class Model:
             placement=str(self.placement) if self.placement else None,
         )
 
-    def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, torch.Tensor]:
-        """Prompt embeddings as keyword arguments of the pipeline, made once and shared by all lanes."""
+    def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> Encoded:
+        """Prompt embeddings as keyword arguments of the pipeline, made once and shared by all lanes.
+
+        So is what the first lane makes of a still.
+        """
         with (
             torch.no_grad(),
             encoder_at_hand(self.pipe, self.text_encoder, self.device, self.placement),
@@ -101,7 +106,8 @@ class Model:
                 device=self.device,
             )
         names = ENCODED[self.spec.architecture]
-        return {name: value for name, value in zip(names, encoded, strict=True) if value is not None}
+        named = zip(names, encoded, strict=True)
+        return Encoded({name: value for name, value in named if value is not None})
 
     def generate(
         self,
@@ -116,19 +122,22 @@ class Model:
 
         The noise comes from a CPU generator seeded anew, so it is the same in every lane and on every device.
         """
-        video = pipe(
-            **encoded,
-            **self._conditions(request),
-            **self.spec.call,
-            height=request.height,
-            width=request.width,
-            num_frames=request.frames,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator().manual_seed(request.seed),
-            output_type=output_type,
-            callback_on_step_end=callback,
-        ).frames
+        still = request.image.sha256 if request.image else None
+        key = (still, request.seed, request.height, request.width, request.frames)
+        with one_encoding(pipe, encoded, key) if still else nullcontext():
+            video = pipe(
+                **encoded,
+                **self._conditions(request),
+                **self.spec.call,
+                height=request.height,
+                width=request.width,
+                num_frames=request.frames,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                generator=torch.Generator().manual_seed(request.seed),
+                output_type=output_type,
+                callback_on_step_end=callback,
+            ).frames
         return np.asarray(video[0], dtype=np.float32)
 
     def _conditions(self, request: Request) -> dict[str, Any]:

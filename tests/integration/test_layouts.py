@@ -10,6 +10,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
+from diffusers import CogVideoXDPMScheduler
 from layouts import LAYOUTS
 from PIL import Image
 
@@ -18,6 +19,7 @@ from sencache.checkpoint import find_spec, measure_weights
 from sencache.cli import DEFAULT_METHODS
 from sencache.comparison import Compared, compare, save
 from sencache.errors import SencacheError
+from sencache.interleave import round_robin
 from sencache.lanes import Finished, lane
 from sencache.loading import load_pipeline
 from sencache.models import Model, load
@@ -158,6 +160,45 @@ def test_a_report_names_the_still_and_never_holds_it(layout: str, report: Report
         assert str(still.parent) not in report.to_json()
         with pytest.raises(SencacheError, match="known by its name alone"):
             still_pixels(image, 32, 32)
+
+
+FROM_STILLS = [name for name, made in LAYOUTS.items() if made.image]
+
+
+@pytest.mark.parametrize("layout", FROM_STILLS, indirect=True)
+def test_a_still_is_encoded_once_for_all_lanes(
+    model: Model, asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every lane makes what it would make alone, with noise drawn at every step too."""
+    if model.spec.architecture == "cogvideox":
+        other = CogVideoXDPMScheduler.from_config(model.pipe.scheduler.config)
+        monkeypatch.setattr(model.pipe, "scheduler", other)
+    calls: list[str] = []
+    for name in ("vae", "image_encoder"):
+        part = getattr(model.pipe, name, None)
+        if part is not None:
+            method = "encode" if name == "vae" else "forward"
+            own = getattr(part, method)
+            counted = lambda *a, own=own, name=name, **k: (calls.append(name), own(*a, **k))[1]  # noqa: E731
+            monkeypatch.setattr(part, method, counted)
+    alone = made(model, model.pipe, asked)
+    once = list(calls)
+    encoded = model.encode(asked.prompt, asked.negative_prompt, asked.guidance_scale)
+    lanes = [
+        lane(
+            model.pipe,
+            Fixed(interval=1),
+            lambda pipe, callback: model.generate(pipe, encoded, asked, callback),
+            model.device,
+        )
+        for _ in range(3)
+    ]
+    frames = [item.frames for _, item in round_robin(lanes) if isinstance(item, Finished)]
+    assert len(frames) == 3 and all(np.array_equal(each, alone) for each in frames)
+    assert calls == 2 * once and "vae" in once
+    other_seed = model.generate(model.pipe, encoded, asked.model_copy(update={"seed": 1}))
+    assert not np.array_equal(other_seed, alone)
+    assert {"encode_image", "prepare_latents"}.isdisjoint(vars(model.pipe))
 
 
 @pytest.mark.parametrize("layout", ["wan", "wan2.2-a14b-image", "cogvideox-5b", "ltx"], indirect=True)

@@ -44,6 +44,7 @@ FLOORS = (
     ("npz", "card", "catalogue", "layout"),
     ("profile", "official", "download", "families", "placement", "checks"),
     ("constants", "files", "library", "schedulers", "archive", "spec", "stills"),
+    ("sharing",),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
