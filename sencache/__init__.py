@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sencache.profile import Profile, load_profile, write_profile
     from sencache.report import Report, load_report
     from sencache.schema import Request
+    from sencache.stills import read_still
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "load_profile": "profile",
     "load_report": "report",
     "parse_lanes": "plan",
+    "read_still": "stills",
     "write_profile": "profile",
 }
 
@@ -84,5 +86,6 @@ __all__ = [
     "load_profile",
     "load_report",
     "parse_lanes",
+    "read_still",
     "write_profile",
 ]

@@ -1,23 +1,46 @@
-"""The models offered, and how each is loaded and called."""
+"""A loaded model: what it says of itself, and how it is called."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sencache.errors import SencacheError
-from sencache.library import bundled_profile
+from sencache.catalogue import MODELS, model_spec
+from sencache.checkpoint import find_spec, revision_of, weights_folder
+from sencache.checks import check_request
+from sencache.library import bundled_profile, bundled_profiles
+from sencache.loading import (
+    choose_dtype,
+    choose_placement,
+    encoder_at_hand,
+    find_device,
+    load_pipeline,
+    torch_dtype,
+)
+from sencache.placement import Placement
 from sencache.profile import Profile, load_profile
 from sencache.schedulers import describe, other_scheduler
-from sencache.schema import MAX_PROMPT, ModelInfo, Request
+from sencache.schema import ModelInfo, Request
+from sencache.sharing import Encoded, one_encoding
+from sencache.spec import ASSETS, ModelSpec
+from sencache.stills import still_pixels
 
-ASSETS = Path(__file__).parent / "assets"
+__all__ = [
+    "ASSETS",
+    "ENCODED",
+    "MODELS",
+    "Model",
+    "ModelSpec",
+    "check_request",
+    "load",
+    "model_spec",
+    "own_profile",
+]
 
 # What each pipeline's `encode_prompt` returns, in order, under the names by which its `__call__` takes it
 # back.
@@ -33,153 +56,48 @@ ENCODED = {
 }
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """One entry of the list: where the weights are, what they were made for, and which requests they take.
-
-    Sizes must be multiples of `size_multiple` pixels, frames `temporal_factor * k + 1`.
-    """
-
-    key: str
-    summary: str
-    source: Path
-    architecture: str
-    licence: str
-    height: int
-    width: int
-    frames: int
-    fps: int
-    steps: int
-    guidance_scale: float
-    size_multiple: int
-    temporal_factor: int
-    min_side: int
-    max_side: int
-    max_frames: int
-    max_sequence_length: int
-    calibration_prompts: tuple[str, ...]
-    profile: str | None = None
-
-
-MODELS = {
-    spec.key: spec
-    for spec in (
-        ModelSpec(
-            key="tiny-wan",
-            summary="bundled: moving shapes, 64x64, 17 frames; Wan 2.1 classes, seconds on a CPU",
-            source=ASSETS / "tiny-wan",
-            architecture="wan",
-            licence="apache-2.0",
-            height=64,
-            width=64,
-            frames=17,
-            fps=8,
-            steps=50,
-            guidance_scale=4.0,
-            size_multiple=16,
-            temporal_factor=4,
-            min_side=32,
-            max_side=256,
-            max_frames=81,
-            max_sequence_length=32,
-            calibration_prompts=(
-                "a red circle moving right",
-                "a small blue square moving up, on a gray background",
-                "a green triangle bouncing up and down",
-                "a large yellow star spinning, on a black background",
-                "a purple circle growing, on a white background",
-                "an orange square moving side to side, and a cyan circle standing still",
-                "a pink star moving in a circle",
-                "a small cyan triangle moving left, and a red square shrinking, on a black background",
-            ),
-            profile="tiny-wan.unipc-50",
-        ),
-    )
-}
-
-
-def model_spec(key: str) -> ModelSpec:
-    """The entry named `key`; raises SencacheError naming the models there are."""
-    if key not in MODELS:
-        raise SencacheError(f"unknown model {key!r}; choose from {', '.join(MODELS)}")
-    return MODELS[key]
-
-
 def own_profile(spec: ModelSpec) -> Profile | None:
-    """The calibrated profile that comes with the model, if any."""
-    return load_profile(bundled_profile(spec.profile)) if spec.profile else None
-
-
-def check_request(spec: ModelSpec, request: Request) -> None:
-    """Refuse what `spec` cannot make, before anything is loaded; raises SencacheError with value
-    and remedy.
-    """
-    if not request.prompt.strip():
-        raise SencacheError("the prompt is empty; describe the video in a few words")
-    _check_text("prompt", request.prompt)
-    _check_text("negative prompt", request.negative_prompt)
-    if request.nfe is not None and request.nfe > request.steps:
-        raise SencacheError(
-            f"a budget of {request.nfe} evaluations exceeds the {request.steps} steps; lower it"
-        )
-    _check_frames(spec, request.frames)
-    _check_side(spec, "height", request.height)
-    _check_side(spec, "width", request.width)
-
-
-def _check_text(name: str, text: str) -> None:
-    if len(text) > MAX_PROMPT:
-        raise SencacheError(f"the {name} has {len(text):,} characters; shorten it to at most {MAX_PROMPT:,}")
-    if text != text.encode("utf-8", "replace").decode():
-        raise SencacheError(f"the {name} {text[:20]!r} is not valid text; type it again")
-
-
-def _check_frames(spec: ModelSpec, frames: int) -> None:
-    factor = spec.temporal_factor
-    if frames % factor == 1 and 1 <= frames <= spec.max_frames:
-        return
-    nearest = min(max(round((frames - 1) / factor) * factor + 1, 1), spec.max_frames)
-    raise SencacheError(
-        f"{spec.key} cannot make {frames} frames; "
-        f"use {factor}k+1 up to {spec.max_frames}, for example {nearest}"
-    )
-
-
-def _check_side(spec: ModelSpec, name: str, value: int) -> None:
-    multiple = spec.size_multiple
-    if value % multiple == 0 and spec.min_side <= value <= spec.max_side:
-        return
-    nearest = min(max(round(value / multiple) * multiple, spec.min_side), spec.max_side)
-    raise SencacheError(
-        f"{spec.key} cannot make a {name} of {value} pixels; "
-        f"use a multiple of {multiple} from {spec.min_side} to {spec.max_side}, for example {nearest}"
-    )
+    """The profile for the model that comes with this software, if any."""
+    return load_profile(bundled_profile(spec.profile)) if spec.profile in bundled_profiles() else None
 
 
 @dataclass
 class Model:
-    """A loaded pipeline and its entry in the list."""
+    """A loaded pipeline and its entry in the list.
+
+    `placement` says which parts wait outside the GPU; a text encoder that does is kept here, not in `pipe`.
+    """
 
     spec: ModelSpec
     pipe: Any
     device: torch.device
     dtype: torch.dtype
+    revision: str | None = None
+    placement: Placement | None = None
+    text_encoder: Any = None
 
     def info(self) -> ModelInfo:
         """What a report says of the model."""
         return ModelInfo(
             key=self.spec.key,
-            id=self.spec.source.name,
-            revision=None,
+            id=self.spec.id,
+            revision=self.revision,
             architecture=self.spec.architecture,
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             scheduler=describe(self.pipe.scheduler),
+            placement=str(self.placement) if self.placement else None,
         )
 
-    def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, torch.Tensor]:
-        """Prompt embeddings as keyword arguments of the pipeline, made once and shared by all lanes."""
-        with torch.no_grad():
+    def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> Encoded:
+        """Prompt embeddings as keyword arguments of the pipeline, made once and shared by all lanes.
+
+        So is what the first lane makes of a still.
+        """
+        with (
+            torch.no_grad(),
+            encoder_at_hand(self.pipe, self.text_encoder, self.device, self.placement),
+        ):
             encoded = self.pipe.encode_prompt(
                 prompt,
                 negative_prompt,
@@ -188,7 +106,8 @@ class Model:
                 device=self.device,
             )
         names = ENCODED[self.spec.architecture]
-        return {name: value for name, value in zip(names, encoded, strict=True) if value is not None}
+        named = zip(names, encoded, strict=True)
+        return Encoded({name: value for name, value in named if value is not None})
 
     def generate(
         self,
@@ -203,64 +122,60 @@ class Model:
 
         The noise comes from a CPU generator seeded anew, so it is the same in every lane and on every device.
         """
-        video = pipe(
-            **encoded,
-            height=request.height,
-            width=request.width,
-            num_frames=request.frames,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator().manual_seed(request.seed),
-            output_type=output_type,
-            callback_on_step_end=callback,
-        ).frames
+        still = request.image.sha256 if request.image else None
+        key = (still, request.seed, request.height, request.width, request.frames)
+        with one_encoding(pipe, encoded, key) if still else nullcontext():
+            video = pipe(
+                **encoded,
+                **self._conditions(request),
+                **self.spec.call,
+                height=request.height,
+                width=request.width,
+                num_frames=request.frames,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                generator=torch.Generator().manual_seed(request.seed),
+                output_type=output_type,
+                callback_on_step_end=callback,
+            ).frames
         return np.asarray(video[0], dtype=np.float32)
 
+    def _conditions(self, request: Request) -> dict[str, Any]:
+        """Arguments that only some pipelines take."""
+        given: dict[str, Any] = {}
+        if request.image is not None:
+            given["image"] = still_pixels(request.image, request.height, request.width)
+        if request.guidance_scale_2 is not None:
+            given["guidance_scale_2"] = request.guidance_scale_2
+        return given
 
-def load(key: str, device: str = "cpu", scheduler: str | None = None, shift: float | None = None) -> Model:
-    """Load the model `key` from disk onto `device`; raises SencacheError when either is not there.
 
-    The weights are stored in half precision and run in float32 on a CPU, in bfloat16 on a GPU. `scheduler`
-    and `shift` replace the checkpoint's own.
+def load(
+    key: str | ModelSpec,
+    device: str = "cpu",
+    scheduler: str | None = None,
+    shift: float | None = None,
+    dtype: str | None = None,
+    request: Request | None = None,
+) -> Model:
+    """Load a model of the list, a folder, or a repository of the Hub (`owner/name`) onto `device`.
+
+    Weights that are not on this machine are fetched. They run in float32 on a CPU, in the model's own
+    precision on a GPU, or in `dtype` (bf16, fp16, fp32). Where they do not fit the GPU's free memory beside
+    the work that `request` takes (a video of the model's own size, if none is given), parts wait in RAM:
+    `Model.placement` says which. `scheduler` and `shift` replace the model's own. Raises
+    SencacheError, before anything is loaded, where device, files or memory are missing.
     """
-    spec = model_spec(key)
-    target = _device(device)
-    dtype = torch.float32 if target.type == "cpu" else torch.bfloat16
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pipe = _load_pipeline(spec.source, dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise SencacheError(
-            f"the weights of {key} cannot be read ({reason}); install the package again"
-        ) from None
-    pipe.set_progress_bar_config(disable=True)
+    spec = find_spec(key) if isinstance(key, str) else key
+    target = find_device(device)
+    single = choose_dtype(spec, target, dtype)
+    folder = weights_folder(spec)
+    placement = choose_placement(spec, folder, target, single, request)
+    pipe = load_pipeline(spec, folder, target, single, placement)
+    shift = spec.shift if shift is None else shift
     pipe.scheduler = other_scheduler(pipe.scheduler, spec.architecture, scheduler, shift)
-    return Model(spec, pipe.to(target), target, dtype)
-
-
-def _load_pipeline(source: Path, dtype: torch.dtype) -> Any:
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    return DiffusionPipeline.from_pretrained(
-        str(source), torch_dtype=dtype, local_files_only=True, use_safetensors=True
-    )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise SencacheError(f"unknown device {name!r}; use cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SencacheError(
-            f"device {name!r} is not available here; use cpu or install a CUDA build of torch"
-        )
-    return device
+    aside = None
+    if placement and placement.text_encoder == "host":
+        aside, pipe.text_encoder = pipe.text_encoder, None
+    main = torch_dtype(single or spec.dtype)
+    return Model(spec, pipe, target, main, revision_of(folder), placement, aside)

@@ -84,6 +84,8 @@ class ComparePage:
             concurrency_id="gpu",
             concurrency_limit=1,
             show_progress="hidden",
+            # Else the browser copies every output, videos and plots too, at each update.
+            show_progress_on=self.status,
             api_visibility="private",
         )
         running.failure(self.runner.refused, self.status, state, **QUIET)

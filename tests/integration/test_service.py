@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import tempfile
 import threading
 import time
 import zipfile
@@ -169,12 +170,15 @@ def forwards() -> Iterator[list[float]]:
     hook.remove()
 
 
-def test_closing_stops_within_two_steps_and_leaves_nothing(studio: Studio, forwards: list[float]) -> None:
-    before = set(Path(service.tempfile.gettempdir()).glob("sencache-*"))
+def test_closing_stops_within_two_steps_and_leaves_nothing(
+    studio: Studio, forwards: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     events = studio.run(ask(steps=200, nfe=None, preset=None))
     for event in events:
         if event["kind"] == "step" and event["record"]["step"] == 3:
             break
+    assert any(tmp_path.iterdir())
     events.close()
     made = len(forwards)
     assert made > 0
@@ -183,9 +187,9 @@ def test_closing_stops_within_two_steps_and_leaves_nothing(studio: Studio, forwa
     # Two branches a step, and the step under way when the reader went.
     assert len(forwards) - made <= 4
     ended = time.monotonic() + PATIENCE
-    while set(Path(service.tempfile.gettempdir()).glob("sencache-*")) - before and time.monotonic() < ended:
+    while any(tmp_path.iterdir()) and time.monotonic() < ended:
         time.sleep(0.05)
-    assert set(Path(service.tempfile.gettempdir()).glob("sencache-*")) == before
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_after_a_closed_one_is_the_same_as_before(

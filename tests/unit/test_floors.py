@@ -35,13 +35,13 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("cli_profiles",),
-    ("console", "options", "tables", "verify", "comparison", "calibration", "plots"),
+    ("console", "options", "tables", "verify", "comparison", "calibration", "plots", "listing"),
     ("plan", "lanes"),
     ("budget", "soundness", "samples"),
     ("clips", "sensitivity"),
     ("wording",),
     ("recording", "interleave", "devices", "report", "metrics", "models", "noising"),
-    ("engine.attach", "video"),
+    ("engine.attach", "video", "loading"),
     ("engine.mount",),
     ("engine.session",),
     ("engine.run", "engine.architectures"),
@@ -54,12 +54,12 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("hub",),
-    ("npz", "card"),
-    ("profile", "official", "download"),
+    ("hub", "checkpoint"),
+    ("npz", "card", "catalogue", "layout"),
+    ("profile", "official", "download", "families", "placement", "checks"),
     ("archive", "constants", "schedulers"),
-    ("files", "library", "reading"),
-    ("bridge", "palette"),
+    ("files", "library", "reading", "spec", "stills"),
+    ("bridge", "palette", "sharing"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -167,7 +167,9 @@ def test_the_pages_know_no_framework_no_method_and_no_engine(module: str) -> Non
     assert not own_imports(module) & {"comparison", "lanes", "models", "plan"}
 
 
-@pytest.mark.parametrize("module", ["policies", "profile", "schema", "files", "report", "engine.trace"])
+@pytest.mark.parametrize(
+    "module", ["policies", "profile", "schema", "files", "report", "engine.trace", "catalogue", "listing"]
+)
 def test_what_decides_and_what_is_stored_loads_no_framework(module: str) -> None:
     script = f"import sys, sencache.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     command = [sys.executable, "-c", script]

@@ -259,3 +259,36 @@ def test_the_note_tells_what_stands_in_the_way() -> None:
     assert told["bad"] and "prompt is empty" in str(told["text"])
     with pytest.raises(SencacheError, match="prompt is empty"):
         Studio().estimate(make_ask(prompt=""))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", " "),
+        ("frames", 18),
+        ("height", 33),
+        ("width", 1000),
+        ("steps", 0.5),
+        ("seed", -3),
+        ("guidance", -1),
+        ("sencache.tolerance", -1),
+        ("fixed.interval", 0),
+    ],
+)
+def test_a_mistake_is_shown_at_its_field_before_anything_queues(
+    controls: Controls, field: str, value: Any
+) -> None:
+    values = {**usual(controls), "methods": ["sencache", "fixed"], field: value}
+    told = Runner(Studio(), controls, 0).validate(*values.values())
+    wrong = [name for name, checked in zip(values, told, strict=True) if not checked["is_valid"]]
+    assert wrong == [field]
+
+
+def test_only_a_run_that_never_began_blames_the_queue(controls: Controls) -> None:
+    runner = Runner(Studio(), controls, 0)
+    waiting = runner.announced(*usual(controls).values())
+    full, run, cancel = runner.refused(waiting)
+    assert full["bad"] and "try again" in full["text"]
+    assert run["interactive"] and not cancel["interactive"]
+    for status in ({"text": "there was not enough memory", "bad": True}, None, "hostile"):
+        assert "text" not in runner.refused(status)[0]  # type: ignore[arg-type]
