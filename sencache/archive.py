@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
-import stat
 import zipfile
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,41 +30,21 @@ _HEADER = re.compile(
     r"\{'descr': '([^']{1,16})', 'fortran_order': (True|False), "
     r"'shape': \((\d{1,9},|\d{1,9}(?:, \d{1,9}){1,7})\), \} *\n"
 )
-_NUMBERS = re.compile(r"[<>|=]?([fiu])([1248])")
-
-
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The content of an ordinary file of at most `MAX_BYTES`; raises SencacheError for anything else."""
-    path = Path(path)
-    try:
-        ordinary = stat.S_ISREG(path.stat().st_mode)
-        # Opening a pipe would wait for a writer.
-        data = _head(path) if ordinary else b""
-    except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise SencacheError(f"cannot read {path} ({problem}); check the path") from None
-    if not ordinary:
-        raise SencacheError(f"{path} is not a file; give an npz file")
-    if len(data) > MAX_BYTES:
-        raise SencacheError(
-            f"{path} has more than the {MAX_BYTES:,} bytes a sensitivity file may have; choose another file"
-        )
-    return data
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
+_NUMBERS = re.compile(r"[<>|=]?(?:f[248]|[iu][1248])")
 
 
 def parse_archive(data: bytes, names: Collection[str], source: str) -> dict[str, Array]:
     """The arrays of an npz archive, by name; at most `MAX_BYTES` when decompressed.
 
     Raises SencacheError, naming `source`, when `data` is no such archive, or holds anything but plain arrays
-    of integers or floats called one of `names`.
+    of integers or floats called one of `names`. Codes: `npz.damaged`, `npz.not-an-array`, `npz.object-dtype`
+    (anything but numbers), `npz.unknown-array`, `npz.duplicate-array`, `npz.too-many-arrays`,
+    `npz.unusual-packing`, `npz.too-large`.
     """
     if data.count(_DIRECTORY_ENTRY) > MAX_MEMBERS:
-        raise SencacheError(f"{source} holds more than {MAX_MEMBERS} arrays; use the file as published")
+        raise SencacheError(
+            f"{source} holds more than {MAX_MEMBERS} arrays; use the file as published", "npz.too-many-arrays"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _checked(archive.infolist(), names, source)
@@ -78,7 +55,7 @@ def parse_archive(data: bytes, names: Collection[str], source: str) -> dict[str,
     except Exception as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise SencacheError(
-            f"{source} is not a sound npz archive ({problem[:100]}); download it again"
+            f"{source} is not a sound npz archive ({problem[:100]}); download it again", "npz.damaged"
         ) from None
     return {name: _array(text, name, source) for name, text in texts.items()}
 
@@ -101,20 +78,28 @@ def _checked(
         name = member.filename.removesuffix(".npy")
         if name not in names or member.filename != f"{name}.npy":
             raise SencacheError(
-                f"{source} holds {member.filename[:60]!r}; a sensitivity file holds only {', '.join(names)}"
+                f"{source} holds {member.filename[:60]!r}; a sensitivity file holds only {', '.join(names)}",
+                "npz.unknown-array",
             )
         if name in checked:
-            raise SencacheError(f"{source} holds {name} twice; use the file as published")
+            raise SencacheError(
+                f"{source} holds {name} twice; use the file as published", "npz.duplicate-array"
+            )
         if member.flag_bits & _ENCRYPTED or member.compress_type not in (
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
         ):
-            raise SencacheError(f"{source}: {name} is encrypted or packed in an unusual way; save it anew")
+            raise SencacheError(
+                f"{source}: {name} is encrypted or packed in an unusual way; save it anew",
+                "npz.unusual-packing",
+            )
         checked[name] = member
     expanded = sum(member.file_size for member in members)
     if expanded > MAX_BYTES:
         raise SencacheError(
-            f"{source} expands to {expanded:,} bytes, more than the {MAX_BYTES:,} a sensitivity file may have"
+            f"{source} expands to {expanded:,} bytes, more than the {MAX_BYTES:,} a sensitivity file may "
+            "have; use the file as published",
+            "npz.too-large",
         )
     return checked
 
@@ -123,18 +108,24 @@ def _array(data: bytes, name: str, source: str) -> Array:
     """The array in the text of one .npy file: magic, version, header length, header, numbers."""
     major = data[6] if data[:6] == b"\x93NUMPY" and len(data) > 12 else 0
     if major not in (1, 2, 3):
-        raise SencacheError(f"{source}: {name} is not a NumPy array; use the file as published")
+        raise SencacheError(
+            f"{source}: {name} is not a NumPy array; use the file as published", "npz.not-an-array"
+        )
     start = 10 if major == 1 else 12
     length = int.from_bytes(data[8:start], "little")
     if length > min(MAX_HEADER, len(data) - start):
-        raise SencacheError(f"{source}: {name} has a header of {length:,} bytes; use the file as published")
+        raise SencacheError(
+            f"{source}: {name} has a header of {length:,} bytes; use the file as published",
+            "npz.not-an-array",
+        )
     header = data[start : start + length].decode("latin-1")
     match = _HEADER.fullmatch(header)
     numbers = _NUMBERS.fullmatch(match[1]) if match else None
     if match is None or numbers is None:
         raise SencacheError(
             f"{source}: {name} is described as {header.strip()[:80]!r}; "
-            "only plain arrays of integers or floats are read"
+            "only plain arrays of integers or floats are read",
+            "npz.object-dtype",
         )
     shape = tuple(int(size) for size in match[3].split(",") if size)
     body = memoryview(data)[start + length :]
@@ -142,7 +133,8 @@ def _array(data: bytes, name: str, source: str) -> Array:
     if math.prod(shape) * dtype.itemsize != len(body):
         raise SencacheError(
             f"{source}: {name} claims {math.prod(shape):,} numbers of {dtype.itemsize} bytes, "
-            f"but {len(body):,} bytes follow; download it again"
+            f"but {len(body):,} bytes follow; download it again",
+            "npz.damaged",
         )
     order = "F" if match[2] == "True" else "C"
     return np.frombuffer(body, dtype).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]

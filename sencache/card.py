@@ -108,9 +108,9 @@ def _measured(profile: Profile) -> list[tuple[str, str]]:
     return rows
 
 
-def _spread(means: tuple[float, ...], stds: tuple[float, ...], name: str) -> str:
-    shares = sorted(std / mean for mean, std in zip(means, stds, strict=True) if mean)
-    if not any(stds) or not shares:
+def _spread(means: tuple[float, ...], stds: tuple[float, ...] | None, name: str) -> str:
+    shares = sorted(std / mean for mean, std in zip(means, stds or (), strict=False) if mean)
+    if not shares:
         return f"{name}: not recorded"
     middle = shares[len(shares) // 2]
     return f"{name}: median {middle:.1%}, worst timestep {shares[-1]:.1%} of the mean (standard deviation)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,15 @@ DEFAULT_METHODS = (
 
 
 def main() -> None:
-    """Run the command line; bad input prints one line and exits with code 2."""
+    """Run the command line; bad input prints one line, as JSON with `--json`, and exits with code 2."""
     try:
         app()
     except SencacheError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {_plain(str(error))}", highlight=False
-        )
+        if "--json" in sys.argv:
+            typer.echo(json.dumps({"error": str(error), "code": error.code}), err=True)
+        else:
+            console = Console(stderr=True, soft_wrap=True)
+            console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(2)
 
 
@@ -96,10 +99,10 @@ def compare(
     from sencache import models as catalogue
     from sencache.checkpoint import find_spec
     from sencache.plan import parse_lanes
-    from sencache.profile import load_profile
+    from sencache.soundness import load_sound_profile
 
     spec = find_spec(model, from_image=image is not None)
-    chosen = load_profile(profile) if profile else catalogue.own_profile(spec)
+    chosen = load_sound_profile(profile) if profile else catalogue.own_profile(spec)
     request = _request(
         spec,
         prompt=prompt,
@@ -274,8 +277,9 @@ def verify(
 
 @app.command()
 def schema(name: options.SchemaName) -> None:
-    """Print the JSON schema of a report or a profile."""
+    """Print the JSON schema of a report or a profile, as published in docs/schema."""
     from pydantic import BaseModel
+    from pydantic.json_schema import GenerateJsonSchema
 
     from sencache.profile import Profile
     from sencache.report import Report
@@ -283,4 +287,4 @@ def schema(name: options.SchemaName) -> None:
     kinds: dict[str, type[BaseModel]] = {"report": Report, "profile": Profile}
     if name not in kinds:
         raise SencacheError(f"no schema {name!r}; choose report or profile")
-    print_json(kinds[name].model_json_schema(by_alias=True))
+    print_json({"$schema": GenerateJsonSchema.schema_dialect, **kinds[name].model_json_schema(by_alias=True)})

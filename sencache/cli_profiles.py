@@ -54,9 +54,9 @@ def profiles_show(name: options.ProfileName, html: options.HtmlFile = None) -> N
 @profiles_app.command("validate")
 def profiles_validate(file: options.CheckedFile) -> None:
     """Check a profile file: exit code 2 and one line when it is refused."""
-    from sencache.profile import load_profile
+    from sencache.soundness import load_sound_profile
 
-    profile = load_profile(file)
+    profile = load_sound_profile(file)
     typer.echo(f"{file} is a valid profile of {profile.model.id}, sha256 {profile.sha256}")
 
 
@@ -145,7 +145,9 @@ def _find_profile(name: str) -> Any:
 
 def _write(profile: Any, out: Path, as_json: bool) -> None:
     from sencache.profile import write_profile
+    from sencache.soundness import check_presets
 
+    check_presets(profile)
     write_profile(profile, out)
     if as_json:
         origin = {"origin": profile.origin, "repo": profile.repo, "revision": profile.revision}

@@ -5,36 +5,75 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from itertools import pairwise
+from types import NoneType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from sencache.schema import MAX_STEPS, Strict
 
 Architecture = Literal["wan", "cogvideox", "ltx"]
 Text = Annotated[str, Field(max_length=2000)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Table = Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_STEPS)]
+# What may become a part of a path or of an address: no separators, no leading dots.
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+Key = Annotated[str, Field(max_length=100, pattern=rf"^{NAME}$")]
+Revision = Annotated[str, Field(max_length=100, pattern=rf"^{NAME}$")]
+CHECKPOINT = rf"^{NAME}(/{NAME})?$"
+Checkpoint = Annotated[str, Field(max_length=200, pattern=CHECKPOINT)]
+# Far beyond all that was ever measured, and far below where a sum or product over a run overflows.
+MAX_NUMBER = 1e9
+Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Side = Annotated[int, Field(ge=1, le=2**40)]
+# Without fail-fast, a file full of wrong entries costs a report on each of them.
+Table = Annotated[tuple[NonNegative, ...], Field(fail_fast=True, min_length=1, max_length=MAX_STEPS)]
+Trajectory = Annotated[tuple[Finite, ...], Field(fail_fast=True, max_length=MAX_STEPS)]
+
+SCALAR_SCHEMA = {
+    "anyOf": [
+        {"type": ["boolean", "null"]},
+        {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER},
+        {"type": "string", "maxLength": 2000},
+    ]
+}
+SETTING_SCHEMA = {
+    "anyOf": [*SCALAR_SCHEMA["anyOf"], {"type": "array", "items": SCALAR_SCHEMA, "maxItems": MAX_STEPS}]
+}
 
 
-def _finite(settings: dict[str, Any]) -> dict[str, Any]:
-    for key, value in settings.items():
-        for number in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{key} is {number}; give a finite number")
-    return settings
+def _setting(value: Any) -> Any:
+    """`value`, a scalar or a flat list of scalars; anything deeper is refused."""
+    entries = value if isinstance(value, (list, tuple)) else (value,)
+    if len(entries) > MAX_STEPS:
+        raise PydanticCustomError("too_long", f"a list of {len(entries):,}; give at most {MAX_STEPS:,}")
+    for entry in entries:
+        if not isinstance(entry, (bool, int, float, str, NoneType)):
+            raise PydanticCustomError("nested", "give a scalar or a flat list of scalars")
+        if isinstance(entry, str) and len(entry) > 2000:
+            raise PydanticCustomError("too_long", "give a text of at most 2000 characters")
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise PydanticCustomError("finite_number", f"{entry} in it; give a finite number")
+        if isinstance(entry, (int, float)) and abs(entry) > MAX_NUMBER:
+            raise PydanticCustomError("less_than_equal", f"give numbers of at most {MAX_NUMBER:g}")
+    return value
 
 
-Settings = Annotated[dict[str, Any], AfterValidator(_finite)]
+Setting = Annotated[Any, AfterValidator(_setting), WithJsonSchema(SETTING_SCHEMA)]
+Settings = Annotated[dict[Key, Setting], Field(max_length=100)]
+Presets = Annotated[
+    dict[Key, Annotated[dict[Key, Settings], Field(max_length=16)]],
+    Field(max_length=8),
+]
 
 
 class ModelId(Strict):
     """The checkpoint that was measured."""
 
-    id: Text
-    revision: Text | None = None
+    id: Checkpoint
+    revision: Revision | None = None
     architecture: Architecture
 
 
@@ -46,8 +85,8 @@ class SamplerSchedule(Strict):
     scheduler: Text
     config: Settings = Field(default_factory=dict)
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
-    timesteps: Annotated[tuple[Finite, ...], Field(max_length=MAX_STEPS)] | None = None
-    sigmas: Annotated[tuple[Finite, ...], Field(max_length=MAX_STEPS)] | None = None
+    timesteps: Trajectory | None = None
+    sigmas: Trajectory | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplerSchedule:
@@ -68,11 +107,11 @@ class SamplerSchedule(Strict):
 class Shape(Strict):
     """Pixels, frames, and one sample's latent as the transformer sees it."""
 
-    height: Annotated[int, Field(ge=1)]
-    width: Annotated[int, Field(ge=1)]
-    frames: Annotated[int, Field(ge=1)]
-    latent: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)]
-    elements: Annotated[int, Field(ge=1)]
+    height: Side
+    width: Side
+    frames: Side
+    latent: Annotated[tuple[Side, ...], Field(fail_fast=True, min_length=1, max_length=8)]
+    elements: Annotated[int, Field(ge=1, le=2**60)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Shape:
@@ -88,31 +127,38 @@ class SensitivityTable(Strict):
 
     alpha_x: Table
     alpha_t: Table
-    alpha_x_std: Table
-    alpha_t_std: Table
-    samples: Annotated[int, Field(ge=1)]
+    alpha_x_std: Table | None
+    """Standard deviation over the samples; None where a source does not say."""
+    alpha_t_std: Table | None
+    samples: Annotated[int, Field(ge=1, le=2**31)]
     target: Literal["output", "residual"]
 
     @model_validator(mode="after")
     def _same_length(self) -> SensitivityTable:
         expected = len(self.alpha_x)
         for name in ("alpha_t", "alpha_x_std", "alpha_t_std"):
-            length = len(getattr(self, name))
-            if length != expected:
-                raise ValueError(f"{name} has {length} entries and alpha_x {expected}; give equally many")
+            values = getattr(self, name)
+            if values is not None and len(values) != expected:
+                raise ValueError(
+                    f"{name} has {len(values)} entries and alpha_x {expected}; give equally many"
+                )
+        if not any(self.alpha_x) and not any(self.alpha_t):
+            raise ValueError(
+                "alpha_x and alpha_t are all zero, so that every step would be reused; measure them"
+            )
         return self
 
 
 class MagnitudeRatios(Strict):
     """Mean ratio of residual norms, step i to step i-1, 1.0 for the first step (arXiv 2506.09045)."""
 
-    ratios: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MAX_STEPS)]
+    ratios: Annotated[tuple[Positive, ...], Field(fail_fast=True, min_length=1, max_length=MAX_STEPS)]
 
 
 class TeaCacheFit(Strict):
     """TeaCache's polynomial, highest power first, and the signal whose relative L1 change it rescales."""
 
-    coefficients: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=12)]
+    coefficients: Annotated[tuple[Finite, ...], Field(fail_fast=True, min_length=1, max_length=12)]
     signal: Literal["time_embedding", "time_projection", "modulated_input"]
     forced_first: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
     forced_last: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 1
@@ -128,6 +174,24 @@ class TeaCacheFit(Strict):
         values = [self.rescale(low + (high - low) * k / 200) for k in range(201)]
         return all(a <= b for a, b in pairwise(values))
 
+    @model_validator(mode="after")
+    def _sound(self) -> TeaCacheFit:
+        if self.rescale(self.liveliest()) <= 0:
+            raise ValueError(
+                "the polynomial is positive for no change from 0 to 1, so every step would be reused; "
+                "fit it to measured changes"
+            )
+        if self.fitted_range and self.fitted_range[0] > self.fitted_range[1]:
+            raise ValueError(f"fitted_range {self.fitted_range} ends before it begins; give low, then high")
+        return self
+
+    def liveliest(self) -> float:
+        """The change from 0 to 1 that the polynomial rescales to most, of 201 that lie densest near 0.
+
+        A relative L1 change above 1 would be a signal that has nothing of the step before left.
+        """
+        return max(((k / 200) ** 3 for k in range(201)), key=self.rescale)
+
     def rescale(self, change: float) -> float:
         """The polynomial at `change`."""
         value = 0.0
@@ -139,14 +203,14 @@ class TeaCacheFit(Strict):
 class Calibration(Strict):
     """How the numbers were measured."""
 
-    prompts: Annotated[tuple[Text, ...], Field(max_length=4096)]
-    seeds: Annotated[tuple[int, ...], Field(max_length=4096)]
+    prompts: Annotated[tuple[Text, ...], Field(fail_fast=True, max_length=4096)]
+    seeds: Annotated[tuple[Seed, ...], Field(fail_fast=True, max_length=4096)]
     date: Text
-    versions: dict[str, str]
+    versions: Annotated[dict[Key, Text], Field(max_length=100)]
     seconds: NonNegative
     method: Literal["trajectory", "paper"] = "trajectory"
     """Along the model's own trajectories, or at noised latents of real clips as the SenCache paper does."""
-    clips: Annotated[tuple[Text, ...], Field(max_length=4096)] = ()
+    clips: Annotated[tuple[Text, ...], Field(fail_fast=True, max_length=4096)] = ()
     cost: NonNegative | None = None
     """Evaluations of the transformer, relative to generating the same videos plainly."""
 
@@ -158,6 +222,12 @@ class NfeSpread(Strict):
     std: NonNegative
     min: Annotated[int, Field(ge=0, le=MAX_STEPS)]
     max: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+
+
+PresetSpreads = Annotated[
+    dict[Key, Annotated[dict[Key, NfeSpread], Field(max_length=16)]],
+    Field(max_length=8),
+]
 
 
 class Provenance(Strict):

@@ -16,6 +16,7 @@ from sencache.download import Asked, Hub, check_repo, explained, fetch, keep, ke
 from sencache.errors import SencacheError
 from sencache.official import KNOWN, OFFICIAL, Stated
 from sencache.profile import Profile, parse_profile
+from sencache.reading import read_limited
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def pull_profile(
     asked = _asked(file, repo, revision, unlisted)
     place = kept(asked, hub)
     if place.is_file():
-        content = archive.read_file(place)
+        content = read_limited(place, "profile", _LIMITS[place.suffix])
         return _read(asked, content, stated, f"; if the kept copy is damaged, delete {place}")
     content = fetch(asked, hub, _LIMITS[Path(file).suffix], on_bytes)
     pulled = _read(asked, content, stated, "")

@@ -11,7 +11,8 @@ def bundled_profiles() -> dict[str, Path]:
     """All of them by name: beside the package in a checkout, inside it when installed."""
     package = Path(__file__).parent
     folder = next(f for f in (package / "bundled_profiles", package.parent / "profiles") if f.is_dir())
-    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: path for path in folder.glob("*.json")}
+    return {name: found[name] for name in sorted(found)}
 
 
 def bundled_profile(name: str) -> Path:

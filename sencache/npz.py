@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sencache.archive import Array, parse_archive, read_file
+from sencache.archive import MAX_BYTES, Array, parse_archive
 from sencache.constants import ModelId, Provenance, SamplerSchedule, SensitivityTable
 from sencache.errors import SencacheError
 from sencache.official import Facts, Stated, facts_of
 from sencache.profile import Profile
+from sencache.reading import read_limited
 from sencache.schema import MAX_STEPS
 
 NAMES = ("timesteps", "J_x_norm", "J_t_norm", "sample_counts", "raw_data")
@@ -36,7 +37,7 @@ class _Table:
 
     timesteps: Array
     means: Array
-    spread: Array
+    spread: Array | None
     samples: int | None
 
 
@@ -53,14 +54,15 @@ def import_npz(
     An official file, told by its name or its content, needs nothing else. For any other state `model`, the
     id of a Wan, CogVideoX or LTX checkpoint, `shift`, that of its flow schedule, and `latent`, one sample's
     as channels, frames, height, width (CogVideoX: frames first). `source` is noted as where the file comes
-    from. Where a file has no spread over samples, zeros stand for it.
+    from.
 
     Raises SencacheError when the file is not sound, when something needed is not stated, or when it is stated
-    otherwise than known.
+    otherwise than known. Codes: those of `reading.read_limited` and `archive.parse_archive`,
+    `npz.missing-array`, `npz.wrong-shape`, `npz.out-of-range`, `npz.timesteps`, `npz.all-zero`.
     """
     path = Path(path)
     stated = Stated(model, shift, tuple(latent) if latent is not None else None)
-    return parse_npz(read_file(path), path.name, stated, source)
+    return parse_npz(read_limited(path, "sensitivity file", MAX_BYTES), path.name, stated, source)
 
 
 def parse_npz(data: bytes, name: str, stated: Stated | None = None, source: str | None = None) -> Profile:
@@ -73,25 +75,33 @@ def parse_npz(data: bytes, name: str, stated: Stated | None = None, source: str 
 
 def _table(arrays: dict[str, Array], source: str) -> _Table:
     if "timesteps" not in arrays:
-        raise SencacheError(f"{source} holds no timesteps; use the file as the calibration script wrote it")
+        raise SencacheError(
+            f"{source} holds no timesteps; use the file as the calibration script wrote it",
+            "npz.missing-array",
+        )
     timesteps = _column(arrays["timesteps"], "timesteps", source)
     steps = len(timesteps)
     if not 2 <= steps <= MAX_STEPS or timesteps[0] > 1000 or not (np.diff(timesteps) < 0).all():
         raise SencacheError(
             f"{source}: timesteps must be 2 to {MAX_STEPS} values that fall from at most 1000, and they are "
-            f"{steps} from {timesteps[0]:g} to {timesteps[-1]:g}; list them in sampling order"
+            f"{steps} from {timesteps[0]:g} to {timesteps[-1]:g}; list them in sampling order",
+            "npz.timesteps",
         )
     if {"J_x_norm", "J_t_norm"} <= arrays.keys():
         columns = [_column(arrays[name], name, source, steps) for name in ("J_x_norm", "J_t_norm")]
         means = np.stack(columns, axis=1)
-        table = _Table(timesteps, means, np.zeros_like(means), _samples(arrays, source, steps))
+        table = _Table(timesteps, means, None, _samples(arrays, source, steps))
     elif "raw_data" in arrays:
         table = _averaged(timesteps, arrays["raw_data"], source)
     else:
-        raise SencacheError(f"{source} holds neither J_x_norm and J_t_norm nor raw_data; choose another file")
+        raise SencacheError(
+            f"{source} holds neither J_x_norm and J_t_norm nor raw_data; choose another file",
+            "npz.missing-array",
+        )
     if not table.means.max(axis=0).all():
         raise SencacheError(
-            f"{source}: J_x_norm or J_t_norm is zero throughout, so nothing was measured; calibrate anew"
+            f"{source}: J_x_norm or J_t_norm is zero throughout, so nothing was measured; calibrate anew",
+            "npz.all-zero",
         )
     return table
 
@@ -99,7 +109,10 @@ def _table(arrays: dict[str, Array], source: str) -> _Table:
 def _column(values: Array, name: str, source: str, length: int | None = None) -> Array:
     if values.ndim != 1 or length not in (None, len(values)) or not len(values):
         expected = f"one value for each of the {length} timesteps" if length else "a list of numbers"
-        raise SencacheError(f"{source}: {name} has shape {values.shape}, and should be {expected}")
+        raise SencacheError(
+            f"{source}: {name} has shape {values.shape}, and should be {expected}; choose another file",
+            "npz.wrong-shape",
+        )
     return _sound(values, name, source)
 
 
@@ -110,7 +123,8 @@ def _sound(values: Array, name: str, source: str) -> Array:
     if wrong.size:
         raise SencacheError(
             f"{source}: {name} holds {wrong[0]:g}; only numbers from 0 to {MAX_SENSITIVITY:g} make sense, "
-            "calibrate anew"
+            "calibrate anew",
+            "npz.out-of-range",
         )
     return values
 
@@ -123,7 +137,8 @@ def _samples(arrays: dict[str, Array], source: str, steps: int) -> int | None:
     fewest = float(counts.min())
     if fewest < 1:
         raise SencacheError(
-            f"{source}: sample_counts holds {fewest:g}; every timestep needs a sample, calibrate anew"
+            f"{source}: sample_counts holds {fewest:g}; every timestep needs a sample, calibrate anew",
+            "npz.out-of-range",
         )
     return int(fewest)
 
@@ -131,7 +146,9 @@ def _samples(arrays: dict[str, Array], source: str, steps: int) -> int | None:
 def _averaged(timesteps: Array, raw: Array, source: str) -> _Table:
     if raw.ndim != 3 or not raw.shape[0] or raw.shape[1:] != (len(timesteps), 2):
         raise SencacheError(
-            f"{source}: raw_data has shape {raw.shape}, and should be [samples, {len(timesteps)}, 2]"
+            f"{source}: raw_data has shape {raw.shape}, and should be [samples, {len(timesteps)}, 2]; "
+            "choose another file",
+            "npz.wrong-shape",
         )
     values = _sound(raw, "raw_data", source)
     return _Table(timesteps, values.mean(axis=0), values.std(axis=0), raw.shape[0])
@@ -154,8 +171,8 @@ def _profile(table: _Table, facts: Facts, source: str) -> Profile:
         sensitivity=SensitivityTable(
             alpha_x=tuple(table.means[:, 0].tolist()),
             alpha_t=tuple((table.means[:, 1] / root).tolist()),
-            alpha_x_std=tuple(table.spread[:, 0].tolist()),
-            alpha_t_std=tuple((table.spread[:, 1] / root).tolist()),
+            alpha_x_std=None if table.spread is None else tuple(table.spread[:, 0].tolist()),
+            alpha_t_std=None if table.spread is None else tuple((table.spread[:, 1] / root).tolist()),
             samples=table.samples or facts.samples,
             target="output",
         ),

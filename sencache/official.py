@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sencache.archive import Array
-from sencache.constants import Architecture, Shape
+from sencache.constants import CHECKPOINT, Architecture, Shape
 from sencache.errors import SencacheError
 
 OFFICIAL = "Yassaman/SenCache"
@@ -200,7 +201,7 @@ def _as_stated(name: str, stated: Stated) -> Facts:
 
 def _architecture(model: str) -> Architecture:
     found = [name for name in SCHEDULERS if name in model.lower()]
-    if len(found) != 1 or len(model) > 200:
+    if len(found) != 1 or len(model) > 200 or not re.fullmatch(CHECKPOINT, model):
         raise SencacheError(
             f"{model[:60]!r} does not tell its architecture; "
             f"give the id of a checkpoint that names one of {', '.join(SCHEDULERS)}"
@@ -221,7 +222,7 @@ def _shift(architecture: str, shift: float | None) -> dict[str, Any]:
 
 def _stated_shape(architecture: str, latent: Sequence[int]) -> Shape:
     axes, pixels, rate = GEOMETRY[architecture]
-    if len(latent) != 4 or not all(1 <= size <= 100_000 for size in latent):
+    if len(latent) != 4 or not all(1 <= size <= 10_000 for size in latent):
         order = "frames, channels" if axes[0] == 0 else "channels, frames"
         raise SencacheError(f"latent {tuple(latent)} is not four sizes: give {order}, height, width")
     frames, height, width = (latent[axis] for axis in axes)

@@ -12,6 +12,7 @@ from sencache.policies import METHODS, Full, Policy, make_policy, settings, uses
 from sencache.profile import Profile
 from sencache.recording import Recording
 from sencache.schema import Request
+from sencache.soundness import check_offer
 
 REFERENCE = "none"
 FEWER_STEPS = "fewer-steps"
@@ -118,6 +119,8 @@ def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Plan
     preset = _preset(spec.method, request.preset, profile)
     if spec.method in (REFERENCE, FEWER_STEPS):
         return Planned(spec, Full(), request.steps)
+    if profile is not None:
+        check_offer(profile, spec.method, preset)
     config = {**preset, **spec.given}
     policy = make_policy(spec.method, config, profile if uses_profile(spec.method) else None)
     policy.check(request.steps)

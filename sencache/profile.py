@@ -2,7 +2,7 @@
 
 One file serves SenCache (sensitivities), MagCache (ratios) and TeaCache (polynomial). Every field is checked
 on reading; an unknown key, a wrong length or a number that is not finite is refused with the field's name and
-the remedy.
+the remedy. What a preset would do in a run is judged where policies are known: `soundness.py`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from sencache.constants import (
     Calibration,
     MagnitudeRatios,
     ModelId,
-    NfeSpread,
     NonNegative,
+    Presets,
+    PresetSpreads,
     Provenance,
     SamplerSchedule,
     Sensitivities,
     SensitivityTable,
-    Settings,
     Shape,
     TeaCacheFit,
     Text,
 )
 from sencache.errors import SencacheError
 from sencache.files import atomic
-from sencache.schema import Strict, first_problem
+from sencache.reading import check_json, read_limited
+from sencache.schema import Strict, fault, first_problem
 
 MAX_BYTES = 1_000_000
 
@@ -48,8 +49,8 @@ class Profile(Strict):
     sensitivity: SensitivityTable | None
     magcache: MagnitudeRatios | None
     teacache: TeaCacheFit | None
-    presets: dict[str, dict[str, Settings]] = Field(default_factory=dict)
-    preset_nfe: dict[str, dict[str, NfeSpread]] = Field(default_factory=dict)
+    presets: Presets = Field(default_factory=dict)
+    preset_nfe: PresetSpreads = Field(default_factory=dict)
     calibration: Calibration | None
     provenance: Provenance
     _origin: str | None = PrivateAttr(default=None)
@@ -116,7 +117,9 @@ class Profile(Strict):
         """SenCache's look-up; raises SencacheError when the profile has none."""
         if self.sensitivity is None or self.schedule.timesteps is None:
             raise SencacheError(
-                f"the profile of {self.model.id} holds no sensitivities; calibrate this model for sencache"
+                f"the profile of {self.model.id} holds no sensitivities; "
+                "calibrate this model for sencache or pull a measured profile with `profiles pull`",
+                "profile.no-sensitivities",
             )
         return Sensitivities(self.schedule.timesteps, self.sensitivity)
 
@@ -126,7 +129,9 @@ class Profile(Strict):
         """
         if self.magcache is None:
             raise SencacheError(
-                f"the profile of {self.model.id} holds no MagCache ratios; calibrate this model for magcache"
+                f"the profile of {self.model.id} holds no MagCache ratios; "
+                "calibrate this model for magcache or pull a measured profile with `profiles pull`",
+                "profile.no-ratios",
             )
         ratios = self.magcache.ratios
         if steps == len(ratios):
@@ -141,7 +146,8 @@ class Profile(Strict):
         if self.teacache is None:
             raise SencacheError(
                 f"the profile of {self.model.id} holds no TeaCache polynomial; "
-                "calibrate this model for teacache"
+                "calibrate this model for teacache or pull a measured profile with `profiles pull`",
+                "profile.no-polynomial",
             )
         return self.teacache
 
@@ -150,7 +156,8 @@ class Profile(Strict):
         if architecture != self.model.architecture:
             raise SencacheError(
                 f"the profile was made for {self.model.id} ({self.model.architecture}) and cannot serve "
-                f"a {architecture} model; choose a profile of a {architecture} model"
+                f"a {architecture} model; choose a profile of a {architecture} model",
+                "profile.wrong-architecture",
             )
 
     def differences(self, timesteps: tuple[float, ...], elements: int) -> list[str]:
@@ -180,34 +187,32 @@ def _close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def parse_profile(text: str | bytes, source: str = "profile") -> Profile:
-    """The profile in `text`; raises SencacheError naming `source`, the field, the value and the remedy."""
+    """The profile in `text`; raises SencacheError naming `source`, the field, the value and the remedy.
+
+    Its code is one of `file.too-large`, those of `reading.check_json`, and `profile.` with a kind of
+    `schema.FAULTS` (`profile.unknown-key`) or `profile.wrong-schema`.
+    """
     if len(text) > MAX_BYTES:
         raise SencacheError(
             f"{source} has {len(text):,} bytes, more than the {MAX_BYTES:,} a profile may have; "
-            "choose a profile file"
+            "choose a profile file",
+            "file.too-large",
         )
     try:
-        return Profile.model_validate_json(text, strict=True)
+        return Profile.model_validate_json(check_json(text, source), strict=True)
     except ValidationError as error:
         where, value, problem = first_problem(error)
         raise SencacheError(
-            f"{source}: {where} is {value!r} ({problem}); correct it or calibrate anew"
+            f"{source}: {where} is {value!r} ({problem}); correct it or calibrate anew",
+            "profile." + ("wrong-schema" if where == "schema" else fault(error)),
         ) from None
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
     """Read and check one profile file; raises SencacheError when it is missing, too large or not a valid
-    profile.
+    profile, with the codes of `reading.read_limited` and `parse_profile`.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SencacheError(
-                f"{path} is larger than the {MAX_BYTES:,} bytes a profile may have; choose a profile file"
-            )
-        return parse_profile(path.read_bytes(), str(path)).located(path.name)
-    except OSError as error:
-        raise SencacheError(f"cannot read profile {path} ({error.strerror}); check the path") from None
+    return parse_profile(read_limited(path, "profile", MAX_BYTES), str(path)).located(Path(path).name)
 
 
 def write_profile(profile: Profile, path: str | os.PathLike[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -13,7 +12,10 @@ from pydantic import Field, ValidationError
 from sencache.engine.trace import Record
 from sencache.errors import SencacheError
 from sencache.files import atomic
+from sencache.reading import read_limited
 from sencache.schema import Metrics, ModelInfo, Request, Strict, first_problem
+
+MAX_BYTES = 100_000_000
 
 
 class ProfileRef(Strict):
@@ -87,11 +89,9 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def load_report(path: str | os.PathLike[str]) -> Report:
-    """Read a report; raises SencacheError when it is missing or not of this schema."""
+    """Read a report; raises SencacheError when it is missing, too large or not of this schema."""
     try:
-        return Report.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise SencacheError(f"cannot read report {path} ({error.strerror}); check the path") from None
+        return Report.model_validate_json(read_limited(path, "report", MAX_BYTES))
     except ValidationError as error:
         where, value, problem = first_problem(error)
         raise SencacheError(

@@ -20,11 +20,46 @@ class Strict(BaseModel):
     )
 
 
+FAULTS = {
+    "extra_forbidden": "unknown-key",
+    "missing": "missing-key",
+    "finite_number": "not-finite",
+    "too_long": "wrong-length",
+    "too_short": "wrong-length",
+    "string_too_long": "wrong-length",
+    "string_pattern_mismatch": "bad-name",
+    "greater_than": "out-of-range",
+    "greater_than_equal": "out-of-range",
+    "less_than": "out-of-range",
+    "less_than_equal": "out-of-range",
+    "literal_error": "unknown-value",
+    "json_invalid": "not-json",
+    "value_error": "inconsistent",
+}
+
+
 def first_problem(error: ValidationError) -> tuple[str, str, str]:
     """(field, offending value, what is wrong) of the first thing that a check found."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return where, str(problem["input"])[:60], problem["msg"]
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])[:120] or "the file"
+    # A key may hold line breaks and the control codes of terminals.
+    where = "".join(character if character.isprintable() else "?" for character in where)
+    return where, _shown(problem["input"]), problem["msg"]
+
+
+def fault(error: ValidationError) -> str:
+    """The kind of the first fault that a check found, as the last part of an error code: `unknown-key`,
+    `out-of-range`, ...; `wrong-type` for all that have no name of their own.
+    """
+    return FAULTS.get(error.errors(include_url=False)[0]["type"], "wrong-type")
+
+
+def _shown(value: Any) -> str:
+    """The first 60 characters of `value`; Python refuses to write integers of thousands of digits."""
+    try:
+        return str(value)[:60]
+    except ValueError:
+        return "an integer of thousands of digits"
 
 
 def _is_none(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -99,21 +100,22 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def profiles_table(profiles: Mapping[str, Profile]) -> Table:
-    """One row per profile."""
-    table = Table("profile", "model", "scheduler", "steps", "serves", "kind", "sha256")
+    """One row per profile; on a narrow screen the names are folded, never cut."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, width in {
+        "profile": 0,
+        "model": 0,
+        "steps": 5,
+        "serves": 9,
+        "kind": 9,
+        "sha256": 12,
+    }.items():
+        table.add_column(heading, overflow="fold", min_width=width)
     for name, profile in profiles.items():
         parts = {"sencache": profile.sensitivity, "magcache": profile.magcache, "teacache": profile.teacache}
         serves = ", ".join(method for method, part in parts.items() if part)
-        schedule = profile.schedule
-        table.add_row(
-            name,
-            profile.model.id,
-            schedule.scheduler,
-            str(schedule.steps),
-            serves,
-            profile.provenance.kind,
-            profile.sha256[:12],
-        )
+        kind, digest = profile.provenance.kind, profile.sha256[:12]
+        table.add_row(name, profile.model.id, str(profile.schedule.steps), serves, kind, digest)
     return table
 
 
@@ -121,7 +123,8 @@ def calibration_summary(profile: Profile) -> list[str]:
     """What a calibration found, in sentences: its cost, the spread over the videos, the presets' cost."""
     measured, table, fit = profile.calibration, profile.sensitivity, profile.teacache
     assert measured is not None and table is not None
-    spreads = [_relative(table.alpha_x_std, table.alpha_x), _relative(table.alpha_t_std, table.alpha_t)]
+    pairs = ((table.alpha_x_std, table.alpha_x), (table.alpha_t_std, table.alpha_t))
+    spreads = [_relative(spread, mean) for spread, mean in pairs if spread is not None]
     error = max(spreads) / max(table.samples - 1, 1) ** 0.5
     lines = [
         f"{table.samples} videos in {measured.seconds:.1f} s, {measured.cost:.2f} times the evaluations of "
@@ -144,15 +147,13 @@ def _relative(spread: Sequence[float], mean: Sequence[float]) -> float:
     return sum(s / m for s, m in zip(spread, mean, strict=True) if m) / len(mean)
 
 
-class StepProgress:
-    """One bar over all steps of a long measurement, with the time that is left."""
+class _Bars:
+    """Progress bars while the block runs, on a terminal only."""
 
-    def __init__(self, console: Console, title: str, steps: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(title, total=steps)
 
-    def __enter__(self) -> StepProgress:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -160,37 +161,29 @@ class StepProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+class StepProgress(_Bars):
+    """One bar over all steps of a long measurement, with the time that is left."""
+
+    def __init__(self, console: Console, title: str, steps: int) -> None:
+        text = TextColumn("{task.description}")
+        super().__init__(console, text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._task = self._progress.add_task(title, total=steps)
 
     def advance(self) -> None:
         """One more step."""
         self._progress.advance(self._task)
 
 
-class LaneProgress:
+class LaneProgress(_Bars):
     """One progress bar per lane, with the steps computed so far."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("computed {task.fields[computed]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        lane, computed = TextColumn("{task.description}"), TextColumn("computed {task.fields[computed]}")
+        super().__init__(console, lane, BarColumn(), MofNCompleteColumn(), computed, TimeElapsedColumn())
         self._tasks: dict[str, TaskID] = {}
         self._computed: dict[str, int] = {}
-
-    def __enter__(self) -> LaneProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, lane: str, steps: int) -> None:
         """A lane of `steps` steps is under way."""

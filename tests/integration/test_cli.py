@@ -659,7 +659,9 @@ def test_profiles_list_and_show(run: Program) -> None:
     assert entry in json.loads(run("profiles", "list", "--json").out)
     for name in ("tiny-wan.unipc-50", str(bundled_profile("tiny-wan.unipc-50"))):
         assert parse_profile(run("profiles", "show", name).out).sha256 == profile.sha256
-    assert_one_line(run("profiles", "show", "nothing"), "no bundled profile 'nothing'; there are tiny-wan")
+    assert_one_line(
+        run("profiles", "show", "nothing"), "no bundled profile 'nothing'; there are cogvideox-2b, "
+    )
 
 
 @pytest.mark.parametrize("name", ["report", "profile"])

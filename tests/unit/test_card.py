@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import sencache
 from sencache import cli
 from sencache.card import MARK, dataset_card, served
+from sencache.constants import ModelId
 from sencache.library import bundled_profile
 from sencache.npz import parse_npz
 from sencache.profile import Profile, load_profile
@@ -77,7 +78,7 @@ def test_it_says_what_each_profile_is() -> None:
 
 def test_the_spread_is_that_of_the_table() -> None:
     data = profile_data([900, 600, 300], sensitivity=sensitivity([1.0, 2.0, 4.0], [0.5, 0.5, 0.5]))
-    data["sensitivity"] |= {"alpha_x_std": [0.1, 0.5, 0.2], "alpha_t_std": [0.0] * 3}
+    data["sensitivity"] |= {"alpha_x_std": [0.1, 0.5, 0.2], "alpha_t_std": None}
     card = dataset_card(REPO, {"p.json": Profile.model_validate(data)})
     # 10 %, 25 % and 5 % of the means.
     assert "alpha\\_x: median 10.0%, worst timestep 25.0%" in card
@@ -150,8 +151,11 @@ def test_its_commands_are_those_of_the_program() -> None:
 def test_what_others_wrote_is_no_markup() -> None:
     evil = "x | y\n\n# big\n<script>alert(1)</script> ![p](http://a/b) `c`\n---\nlicense: mit"
     data = profile_data([900, 300], sensitivity=sensitivity([1, 1], [1, 1]))
-    data["model"]["id"] = data["provenance"]["source"] = data["schedule"]["scheduler"] = evil
-    card = dataset_card(REPO, {"p.json": Profile.model_validate(data)})
+    data["provenance"]["source"] = data["schedule"]["scheduler"] = evil
+    # No file can name its model so, but the card does not rely on it.
+    model = ModelId.model_construct(id=evil, revision=None, architecture="wan")
+    profile = Profile.model_validate(data).model_copy(update={"model": model})
+    card = dataset_card(REPO, {"p.json": profile})
     body = card.split("\n---\n", 1)[1]
     assert "\n# big" not in body and re.findall(r"(?<!\\)<script|!\[p", body) == []
     assert body.count("\\<script") == 4

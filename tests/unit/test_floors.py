@@ -19,13 +19,25 @@ MAX_MODULE, MAX_FUNCTION = 300, 60
 
 # From the top; a module imports only from floors below its own.
 FLOORS = (
+    ("ui.page",),
+    ("ui.api", "ui.compare_page", "ui.how", "ui.profiles_page"),
+    ("ui.running",),
+    ("ui.links", "ui.results"),
+    ("ui.controls", "ui.gallery"),
+    ("ui.knobs", "ui.lanes", "ui.note", "ui.numbers", "ui.player", "ui.profile_facts", "ui.replay"),
+    ("ui.theme",),
+    ("ui",),
+    ("service",),
+    ("pace", "deliver", "failures", "plots_run"),
+    ("ask", "offer"),
     ("__main__",),
     ("cli",),
     ("cli_profiles",),
     ("console", "options", "tables", "verify", "comparison", "calibration", "plots", "listing"),
     ("plan", "lanes"),
-    ("budget", "samples"),
+    ("budget", "soundness", "samples"),
     ("clips", "sensitivity"),
+    ("wording",),
     ("recording", "interleave", "report", "metrics", "models", "noising"),
     ("engine.attach", "video", "loading"),
     ("engine.mount",),
@@ -43,8 +55,9 @@ FLOORS = (
     ("hub", "checkpoint"),
     ("npz", "card", "catalogue", "layout"),
     ("profile", "official", "download", "families", "placement", "checks"),
-    ("constants", "files", "library", "schedulers", "archive", "spec", "stills"),
-    ("sharing",),
+    ("archive", "constants", "schedulers", "spec", "stills"),
+    ("files", "library", "reading", "sharing"),
+    ("bridge", "palette"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -141,6 +154,15 @@ def test_policies_know_no_framework_and_no_engine(module: str) -> None:
     known = {name.split(".")[0] for name in imports(TREES[module])}
     assert not known & FRAMEWORKS
     assert not any(name.split(".")[0] == "engine" for name in own_imports(module))
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if m.split(".")[0] == "ui"])
+def test_the_pages_know_no_framework_no_method_and_no_engine(module: str) -> None:
+    known = {name.split(".")[0] for name in imports(TREES[module])}
+    assert not known & {"torch", "diffusers", "transformers", "numpy"}
+    own = {name for name in own_imports(module) if name.split(".")[0] in ("policies", "engine")}
+    assert own <= {"engine.trace"}, "a record is data; what decides and what runs is not the page's business"
+    assert not own_imports(module) & {"comparison", "lanes", "models", "plan"}
 
 
 @pytest.mark.parametrize(

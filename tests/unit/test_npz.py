@@ -375,7 +375,7 @@ def test_only_a_small_ordinary_file_is_opened(tmp_path: Path) -> None:
     for path, said in (
         (big, "more than the 4,000,000 bytes"),
         (pipe, "is not a file"),
-        (tmp_path, "is not a file"),
+        (tmp_path, "Is a directory"),
         (tmp_path / "none.npz", "No such file"),
         (tmp_path / "a\0b", "cannot read"),
     ):

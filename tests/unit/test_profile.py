@@ -37,14 +37,19 @@ def complete(**changes: Any) -> dict[str, Any]:
             "signal": "time_projection",
             "forced_first": 1,
             "forced_last": 1,
+            "fitted_range": [0.01, 0.2],
         },
         "presets": {"slow": {"sencache": {"tolerance": 0.1}, "fixed": {}}},
+        "preset_nfe": {"slow": {"sencache": {"mean": 2.5, "std": 0.5, "min": 2, "max": 3}}},
         "calibration": {
             "prompts": ["a red circle"],
             "seeds": [0, 1],
             "date": "2026-11-20",
             "versions": {"torch": "2.11.0"},
             "seconds": 1.5,
+            "method": "paper",
+            "clips": ["a.mp4"],
+            "cost": 2.0,
         },
     }
     return profile_data([1000.0, 750.5, 500.0, 250.0], **{**parts, **changes})
@@ -121,25 +126,26 @@ def test_any_change_shows_in_the_hash(where, value):
     assert parse_profile(altered(where, value)).sha256 != parse_profile(text(complete())).sha256
 
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+finite = st.floats(-1e9, 1e9)
+positive = st.floats(0, 1e9, exclude_min=True)
 
 
 @st.composite
 def profiles(draw: st.DrawFn) -> dict[str, Any]:
-    """Any lengths and any finite numbers that the schema allows."""
+    """Any lengths and any numbers that the schema allows."""
     steps = draw(st.integers(2, 6))
 
     def many(elements: st.SearchStrategy[float], count: int = steps) -> list[float]:
         return draw(st.lists(elements, min_size=count, max_size=count))
 
     table = steps - draw(st.integers(0, 1))
-    alphas = sensitivity(many(st.floats(0, 1e300), table), many(st.floats(0, 1e300), table))
+    alphas = sensitivity(many(positive, table), many(st.floats(0, 1e9), table))
     return profile_data(
         sorted(many(finite), reverse=True),
         sensitivity=alphas,
         magcache={"ratios": many(positive)},
-        teacache={"coefficients": many(finite), "signal": "modulated_input"},
+        # Positive at 0, whatever the higher powers are.
+        teacache={"coefficients": [*many(finite), draw(positive)], "signal": "modulated_input"},
         guidance_scale=draw(st.none() | st.floats(0, 100)),
         shape=None,
     )
@@ -216,6 +222,17 @@ NAN, INF = float("nan"), float("inf")
         ("shape.frames", 0, "shape.frames", "'0'"),
         ("shape.latent.1", 0, "shape.latent.1", "'0'"),
         ("guidance_scale", -1, "guidance_scale", "'-1'"),
+        ("teacache.fitted_range.0", -0.1, "teacache.fitted_range.0", "'-0.1'"),
+        ("teacache.fitted_range", [0.2, 0.1], "ends before it begins", "(0.2, 0.1)"),
+        ("preset_nfe.slow.sencache.max", -1, "preset_nfe.slow.sencache.max", "'-1'"),
+        ("sensitivity.alpha_x.0", 1.1e9, "sensitivity.alpha_x.0", "'1100000000.0'"),
+        ("magcache.ratios.0", 1e10, "magcache.ratios.0", "'10000000000.0'"),
+        ("teacache.coefficients.1", -1e10, "teacache.coefficients.1", "'-10000000000.0'"),
+        ("shape.latent.0", 2**41, "shape.latent.0", f"'{2**41}'"),
+        ("calibration.seeds.1", -1, "calibration.seeds.1", "'-1'"),
+        ("calibration.seeds.0", 2**63, "calibration.seeds.0", f"'{2**63}'"),
+        ("schedule.config.flow_shift", 10**4000, "schedule.config.flow_shift", "'1000000"),
+        ("presets.slow.sencache.tolerance", -1e10, "presets.slow.sencache.tolerance", "'-10000000000.0'"),
         ("calibration.seconds", -1, "calibration.seconds", "'-1'"),
         # Of another kind.
         ("schema", "sencache.profile/2", "schema", "'sencache.profile/2'"),
@@ -227,6 +244,14 @@ NAN, INF = float("nan"), float("inf")
         ("schedule.steps", 4.5, "schedule.steps", "'4.5'"),
         ("presets", {"slow": 1}, "presets.slow", "'1'"),
         ("model.id", "x" * 2001, "model.id", "xxx"),
+        ("schedule.config.flow_shift", {"a": 1}, "schedule.config.flow_shift", "flat list"),
+        ("schedule.config.flow_shift", [[1]], "schedule.config.flow_shift", "flat list"),
+        ("schedule.config.flow_shift", "x" * 2001, "schedule.config.flow_shift", "2000 characters"),
+        ("schedule.config.flow_shift", [0] * 1001, "schedule.config.flow_shift", "at most 1,000"),
+        # What would make every step reuse.
+        ("sensitivity", sensitivity([0.0] * 4, [0.0] * 4), "alpha_x and alpha_t are all zero", "reused"),
+        ("teacache.coefficients", [0.0, 0.0], "positive for no change", "reused"),
+        ("teacache.coefficients", [-3.0, 0.0], "positive for no change", "reused"),
         # Lengths that do not fit each other.
         ("schedule.timesteps", [9.0, 5.0], "timesteps has 2 entries", "4 steps"),
         ("schedule.timesteps", [9.0, 5.0, 4.0, 2.0, 1.0], "timesteps has 5 entries", "4 steps"),
@@ -364,17 +389,21 @@ def tables(draw: st.DrawFn) -> tuple[list[float], list[float], float]:
     grid = st.integers(0, 20).map(lambda k: 50.0 * k)
     timesteps = draw(st.lists(grid, min_size=steps, max_size=steps))
     kept = steps - draw(st.integers(0, 1))
-    return sorted(timesteps, reverse=True), [float(k) for k in range(kept)], draw(st.integers(0, 40)) * 25.0
+    return (
+        sorted(timesteps, reverse=True),
+        [float(k) for k in range(1, kept + 1)],
+        draw(st.integers(0, 40)) * 25.0,
+    )
 
 
 @given(tables())
 @examples(300)
 def test_lookup_finds_the_first_of_the_nearest_rows(table):
-    """Rows numbered in sampling order, with repeated timesteps and ties between neighbours."""
+    """Rows numbered from one in sampling order, with repeated timesteps and ties between neighbours."""
     timesteps, rows, asked = table
     profile = Profile.model_validate(profile_data(timesteps, sensitivity=sensitivity(rows, rows)))
     distances = [abs(t - asked) for t in timesteps[: len(rows)]]
-    first = float(distances.index(min(distances)))
+    first = 1.0 + distances.index(min(distances))
     assert profile.sensitivities().at(asked) == (first, first)
 
 

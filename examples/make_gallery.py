@@ -1,0 +1,101 @@
+"""Make everything in examples/gallery anew: `python -m examples.make_gallery`.
+
+Each entry is what `python -m sencache compare` writes, with a thumbnail; the first also gets the recorded
+run that the page "How it works" replays. Takes about a minute on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sencache.engine.attach import attach
+from sencache.library import bundled_profile
+from sencache.models import load
+from sencache.policies import Full
+from sencache.profile import load_profile
+from sencache.recording import Recorder, Recording
+from sencache.report import Report, load_report
+from sencache.schema import Request
+from sencache.ui.gallery import GALLERY, THUMBNAIL
+from sencache.ui.replay import REPLAY, Replay
+from sencache.video import read_mp4
+
+ROOT = Path(__file__).parents[1]
+MODEL = "tiny-wan"
+# What `compare` is asked for; the first entry is the one that "How it works" replays.
+ENTRIES = {
+    "1-half": '--prompt "a red circle moving right, and a blue square moving left" --preset slow',
+    "2-equal-cost": '--prompt "a small purple square moving in a circle, on a black background" --nfe 25',
+    "3-fast": '--prompt "a large green star spinning, on a gray background" --preset fast',
+    "4-twenty": '--prompt "a yellow triangle bouncing up and down" --nfe 20 --seed 3',
+}
+
+
+def main() -> None:
+    """Every entry, then the recording."""
+    shutil.rmtree(GALLERY, ignore_errors=True)
+    for name, arguments in ENTRIES.items():
+        asked = [*shlex.split(arguments), "--model", MODEL, "--out", str(GALLERY / name)]
+        subprocess.run([sys.executable, "-m", "sencache", "compare", *asked], check=True, cwd=ROOT)
+        thumbnail(GALLERY / name)
+    first = GALLERY / next(iter(ENTRIES))
+    text = replay(load_report(first / "report.json")).model_dump_json(by_alias=True)
+    (first / REPLAY).write_text(text + "\n", encoding="utf-8")
+
+
+def thumbnail(folder: Path) -> None:
+    """The full run's middle frame, 64 pixels wide."""
+    frames = read_mp4(folder / "none.mp4")
+    image = Image.fromarray(frames[len(frames) // 2])
+    small = image.resize((64, round(64 * image.height / image.width)), Image.Resampling.BOX)
+    small.save(folder / THUMBNAIL, optimize=True)
+
+
+def replay(report: Report) -> Replay:
+    """The full run of `report` once more, recorded."""
+    recording, request = record(report.request), report.request
+    lane = next(lane for lane in report.lanes if lane.name == "sencache")
+    assert lane.profile is not None and lane.profile.path is not None
+    profile = load_profile(bundled_profile(Path(lane.profile.path).stem))
+    assert profile.sha256 == lane.profile.sha256
+    alphas = [profile.sensitivities().at(timestep) for timestep in recording.timesteps]
+    return Replay(
+        prompt=request.prompt,
+        seed=request.seed,
+        profile=lane.profile.path,
+        timesteps=tuple(recording.timesteps),
+        alpha_x=tuple(alpha_x for alpha_x, _ in alphas),
+        alpha_t=tuple(alpha_t for _, alpha_t in alphas),
+        latent_rms=rounded(recording.latent_rms),
+        output_change=rounded(recording.output_l1 / recording.output_norm[:, None]),
+        **{
+            name: lane.config[name]
+            for name in ("early_fraction", "early_tolerance", "tolerance", "max_reuses")
+        },
+    )
+
+
+def record(request: Request) -> Recording:
+    """A full run of `request`."""
+    model = load(MODEL)
+    encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
+    recorder = Recorder(None)
+    with attach(model.pipe, Full(), observer=recorder):
+        model.generate(model.pipe, encoded, request, output_type="latent")
+    return recorder.recording()
+
+
+def rounded(table: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """Five digits, which is what a float32 run repeats across machines."""
+    return tuple(tuple(float(f"{value:.5g}") for value in row) for row in table.tolist())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What can be asked for, as plain data: models, methods with their settings, profiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from sencache.library import bundled_profiles
+from sencache.models import MODELS, ModelSpec, own_profile
+from sencache.palette import LOOKS, lane_label
+from sencache.plan import FEWER_STEPS, REFERENCE
+from sencache.policies import METHODS, Policy, uses_profile
+from sencache.profile import load_profile
+
+# Lanes offered beside the plain methods: the same rule with another way of reusing.
+VARIANTS = ("sencache:forecast=linear",)
+BASELINES = (REFERENCE, FEWER_STEPS)
+SUMMARIES = {
+    FEWER_STEPS: "no cache: the plain sampler with as many steps as the others evaluate",
+    "sencache:forecast=linear": "the same rule, reusing an extrapolation instead of the last result",
+}
+NUMBERS = ("minimum", "maximum", "exclusiveMinimum")
+
+
+def describe() -> dict[str, Any]:
+    """`models`, `methods` (what a lane can be, in the order shown), `profiles`: names, limits, defaults."""
+    return {
+        "models": [_model(spec) for spec in MODELS.values()],
+        "methods": [_method(lane) for lane in (*BASELINES, *_caching())],
+        "profiles": [_profile(name) for name in bundled_profiles()],
+    }
+
+
+def _caching() -> list[str]:
+    plain = [method for method in LOOKS if method in METHODS and method not in BASELINES]
+    return sorted([*plain, *VARIANTS], key=lambda lane: (plain.index(lane.split(":")[0]), lane))
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    profile = own_profile(spec)
+    names = ("key", "summary", "licence", "architecture", "height", "width", "frames", "fps", "steps")
+    limits = ("size_multiple", "temporal_factor", "min_side", "max_side", "max_frames", "guidance_scale")
+    return {
+        **{name: getattr(spec, name) for name in (*names, *limits)},
+        "profile": spec.profile,
+        "presets": sorted(profile.presets, reverse=True) if profile else [],
+        "examples": list(spec.calibration_prompts),
+    }
+
+
+def _method(lane: str) -> dict[str, Any]:
+    method = lane.split(":")[0]
+    cls = METHODS.get(method)
+    caches = cls is not None and cls.caches
+    return {
+        "lane": lane,
+        "method": method,
+        "label": lane_label(lane),
+        "summary": SUMMARIES.get(lane) or (cls.summary if cls else ""),
+        "baseline": method in BASELINES,
+        "uses_profile": caches and uses_profile(method),
+        "knob": cls.knob if cls else None,
+        "settings": _settings(cls) if cls and caches else [],
+    }
+
+
+def _settings(cls: type[Policy]) -> list[dict[str, Any]]:
+    properties = TypeAdapter(cls).json_schema()["properties"]
+    return [_setting(name, given) for name, given in properties.items() if name != "profile"]
+
+
+def _setting(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """`kind` is number, integer, boolean, choice or list; `default` None means that the profile or
+    rule says.
+    """
+    kinds = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+    kind = {"string": "choice", "array": "list"}.get(kinds[0]["type"], kinds[0]["type"])
+    bounds = {key: kinds[0][key] for key in NUMBERS if key in kinds[0]}
+    choices = kinds[0].get("enum", [])
+    return {"name": name, "kind": kind, "default": schema.get("default"), "choices": choices, **bounds}
+
+
+def _profile(name: str) -> dict[str, Any]:
+    profile = load_profile(bundled_profiles()[name])
+    return {
+        "name": name,
+        "model": profile.model.id,
+        "architecture": profile.model.architecture,
+        "presets": sorted(profile.presets),
+    }

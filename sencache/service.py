@@ -1,0 +1,175 @@
+"""The floor under the app and its API: an `Ask` in, plain picklable events and files out.
+
+`import spaces` comes first: on ZeroGPU it must precede everything that touches CUDA. Elsewhere `spaces.GPU`
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import spaces  # isort: skip
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sencache import comparison
+from sencache.ask import Ask, Understood, understand
+from sencache.bridge import Thread, in_thread
+from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
+from sencache.errors import SencacheError
+from sencache.failures import explain
+from sencache.models import Model, load
+from sencache.pace import Estimate, Paces
+from sencache.report import Lane, load_report
+
+Event = dict[str, Any]
+
+BEAT_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+_loading = threading.Lock()
+
+
+def device() -> str:
+    """Where models run: `SENCACHE_DEVICE`, else a GPU where there is one."""
+    return os.environ.get("SENCACHE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def on_zerogpu() -> bool:
+    """Whether GPU seconds are booked on the visitor's quota."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def model(key: str) -> Model:
+    """The model `key`, loaded once per process."""
+    with _loading:
+        return _loaded(key, device())
+
+
+@cache
+def _loaded(key: str, on: str) -> Model:
+    return load(key, on)
+
+
+def reserved_seconds(job: dict[str, Any]) -> int:
+    """Seconds of GPU to reserve for `job`; a pure function of it."""
+    return int(job["reserved"])
+
+
+@spaces.GPU(duration=reserved_seconds)  # type: ignore[untyped-decorator]
+def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
+    """The whole comparison in one call, so that it is one reservation. Everything that crosses is plain.
+
+    What goes wrong crosses as an event too: ZeroGPU would reduce any other error to its class's name.
+    """
+    ask = Ask.model_validate(job["ask"])
+    try:
+        yield from _events(understand(ask), Path(job["folder"]))
+    except SencacheError as error:
+        yield {"kind": "error", "message": str(error)}
+    except Exception as error:
+        log.exception("a comparison failed")
+        yield {"kind": "error", "message": explain(error, ask)}
+
+
+def _events(asked: Understood, folder: Path) -> Iterator[Event]:
+    loaded, frames = model(asked.spec.key), {}
+    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile):
+        match event:
+            case comparison.Started(lanes=lanes):
+                yield {"kind": "started", "lanes": list(lanes)}
+            case comparison.LaneStarted(lane=lane, method=method, config=config, steps=steps):
+                yield {"kind": "lane", "lane": lane, "method": method, "config": config, "steps": steps}
+            case comparison.StepDone(lane=lane, record=record):
+                yield {"kind": "step", "lane": lane, "record": record.model_dump(mode="json")}
+            case comparison.LaneDone(lane=done, frames=clip):
+                frames[done.name] = clip
+                yield {"kind": "lane_done", "lane": done.name, "result": summary(done)}
+            case comparison.Compared(report=report):
+                comparison.save(report, frames, folder, asked.spec.fps)
+                yield {"kind": "saved"}
+
+
+def summary(lane: Lane) -> dict[str, Any]:
+    """What a lane came to, without its steps and per-frame values."""
+    return lane.model_dump(mode="json", exclude={"trace": True, "metrics": {"per_frame"}})
+
+
+class Studio:
+    """Runs comparisons for everyone who asks, one at a time on one device, and knows how long they take."""
+
+    def __init__(self) -> None:
+        self._paces = Paces()
+        self._device = threading.Lock()
+
+    def warm(self, key: str = "tiny-wan") -> None:
+        """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed."""
+        model(key)
+
+    def estimate(self, ask: Ask) -> Estimate:
+        """How long `ask` is going to take; raises SencacheError where it could not run."""
+        return self._paces.estimate(understand(ask), torch.device(device()).type)
+
+    def run(self, ask: Ask) -> Iterator[Event]:
+        """The comparison as events: `started`, `lane`, `step`, `lane_done`, and last `done`; `wait` whenever
+        nothing came for a tenth of a second.
+
+        Every event is a dict of plain values. `done` holds `folder` with report.json, one mp4 per lane,
+        traces.csv and comparison.zip, `profile` as JSON text, and `snippets` of code by lane; the folder is
+        gone when the iterator ends. Closing stops the run after the step it is in. Raises SencacheError with
+        one sentence.
+        """
+        asked, estimate = understand(ask), self.estimate(ask)
+        folder = Path(tempfile.mkdtemp(prefix="sencache-"))
+        job = {"ask": ask.model_dump(mode="json"), "folder": str(folder), "reserved": estimate.reserved}
+        try:
+            for event in in_thread(lambda thread: self._take_turns(thread, job), BEAT_SECONDS):
+                if event is None:
+                    yield {"kind": "wait"}
+                elif event["kind"] == "error":
+                    raise SencacheError(event["message"])
+                elif event["kind"] == "saved":
+                    yield self._done(asked, ask, folder, event["seconds"])
+                else:
+                    yield event
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _take_turns(self, thread: Thread[Event], job: dict[str, Any]) -> Generator[Event, None, None]:
+        """The job's events, once the device is free; a folder whose reader has gone is removed here."""
+        thread.pause(self._device)
+        begun = time.perf_counter()
+        events = _on_device(job)
+        try:
+            for event in events:
+                yield event | {"seconds": time.perf_counter() - begun}
+        finally:
+            events.close()
+            self._device.release()
+            if thread.stop.is_set():
+                shutil.rmtree(job["folder"], ignore_errors=True)
+
+    def _done(self, asked: Understood, ask: Ask, folder: Path, seconds: float) -> Event:
+        report = load_report(folder / REPORT_NAME)
+        self._paces.learn(report, seconds)
+        if ask.profile_json is not None:
+            (folder / PROFILE_NAME).write_text(ask.profile_json, encoding="utf-8")
+        pack(report, folder, folder)
+        code = snippets(report, asked.profile)
+        profile = asked.profile.to_json() if asked.profile else None
+        return {
+            "kind": "done",
+            "folder": str(folder),
+            "snippets": code,
+            "profile": profile,
+            "seconds": seconds,
+        }

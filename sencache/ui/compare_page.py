@@ -1,0 +1,127 @@
+"""The Compare page: settings on one side, the comparison on the other, alive before anything is run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import gradio as gr
+from gradio import update
+
+from sencache.deliver import pack, profile_of, snippets
+from sencache.errors import SencacheError
+from sencache.service import Studio
+from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
+from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
+from sencache.ui.links import query_of_report, restored
+from sencache.ui.note import note, said
+from sencache.ui.results import Finished, Results, build_results, shown
+from sencache.ui.running import Runner
+
+EXAMPLE = "A finished comparison, to look at. Choose your own settings and press Run."
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+SHOW_RESULTS = """() => {
+  const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  if (innerWidth < 1080)
+    document.querySelector('#results').scrollIntoView({ behavior: calm ? 'auto' : 'smooth' });
+}"""
+
+INTRO = """
+<div class="intro">
+  <h1>The same video, with fewer network evaluations</h1>
+  <p>A video diffusion model evaluates its network at every step. A step cache reuses an earlier result
+  instead, and each method decides by another signal. Here they make one video side by side, from the same
+  noise, and every decision can be looked at.</p>
+</div>
+"""
+
+
+class ComparePage:
+    """The page, built within a `gr.Blocks`; `wire` and `load` make it act."""
+
+    def __init__(self, studio: Studio, offer: dict[str, Any]) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
+        self.entries = load_gallery()
+        self.finished = [self._finished(entry) for entry in self.entries]
+        # The page's main knob is a budget: open a comparison that has one.
+        budgets = (n for n, entry in enumerate(self.entries) if entry.report.request.nfe)
+        self.first = next(budgets, 0)
+        gr.HTML(INTRO, padding=False)
+        self.cards = GalleryCards(cards_of(self.entries, self.entries[self.first].name), elem_id="gallery")
+        with gr.Row(elem_id="workbench"):
+            with gr.Column(scale=0, min_width=340, elem_id="controls"):
+                self.controls: Controls = build_controls(offer)
+            with gr.Column(scale=1, min_width=320, elem_id="results"):
+                self.status = note("status", EXAMPLE)
+                self.results: Results = build_results()
+        self.runner = Runner(studio, self.controls, len(self.results.outputs))
+
+    def _finished(self, entry: Entry) -> Finished:
+        """What the gallery shows of an entry; its CSV and zip are made when the app starts."""
+        folder = Path(self._scratch.name) / entry.name
+        folder.mkdir()
+        pack(entry.report, entry.folder, folder)
+        profile, query = profile_of(entry.report), query_of_report(entry.report)
+        code = snippets(entry.report, profile)
+        return Finished(entry.report, entry.folder, folder, profile, code, query, EXAMPLE)
+
+    def wire(self) -> None:
+        """All listeners of the page."""
+        controls, results = self.controls, self.results
+        state = [self.status, controls.run, controls.cancel]
+        # Listeners of one button run one after another: this one answers at once, the next one queues.
+        controls.run.click(self.runner.announced, controls.inputs, self.status, **QUIET)
+        running = controls.run.click(
+            self.runner.run,
+            controls.inputs,
+            [*state, *results.outputs],
+            validator=self.runner.validate,
+            concurrency_id="gpu",
+            concurrency_limit=1,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        running.failure(self.runner.refused, self.status, state, **QUIET)
+        # On a narrow screen the lanes are below the settings.
+        controls.run.click(None, None, None, js=SHOW_RESULTS)
+        controls.cancel.click(self.runner.cancelled, None, state, cancels=[running], **QUIET)
+        self.cards.pick(
+            self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET
+        )
+        changing: list[Any] = controls.inputs
+        labels = [controls.fields["speed"], controls.estimate]
+        gr.on(
+            [component.change for component in changing],
+            self.relabel,
+            controls.inputs,
+            labels,
+            trigger_mode="always_last",
+            **QUIET,
+        )
+
+    def loaded(self, request: gr.Request) -> list[Any]:
+        """First paint: the first finished comparison, and its settings or those of the link."""
+        asked = dict(request.query_params)
+        first = self.finished[self.first]
+        query = asked if "prompt" in asked else dict(parse_qsl(first.query))
+        return [*restored(self.controls, query), *shown(first)]
+
+    def open_card(self, event: gr.EventData) -> list[Any]:
+        """Show the finished comparison whose card was pressed, and take over its settings."""
+        try:
+            entry = picked(self.entries, event)
+        except SencacheError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        finished = self.finished[self.entries.index(entry)]
+        fields = restored(self.controls, dict(parse_qsl(finished.query)))
+        return [cards_of(self.entries, entry.name), said(finished.told), *fields, *shown(finished)]
+
+    def relabel(self, *values: Any) -> list[Any]:
+        """What the main knob and the estimate say of the settings as they are."""
+        named = dict(zip(self.controls.fields, values, strict=False))
+        label = speed_label(named["speed"], self.controls.steps(*values), named["budget"])
+        matched = named["budget"] == MATCHED
+        return [update(label=label, interactive=matched), self.runner.estimate(*values)]

@@ -1,0 +1,150 @@
+"""What a visitor sets: the fields, and the `Ask` that their values make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from sencache.ask import Ask, make_ask
+from sencache.schema import MAX_PROMPT, MAX_STEPS
+from sencache.ui.knobs import Knob, build_knobs, given
+from sencache.ui.note import note
+
+SPEEDS = ("1.5", "2", "2.5", "3", "4")
+USUAL_SPEED = "2"
+MATCHED, OWN = "matched", "own"
+BUDGETS = (
+    ("the same evaluations for all", MATCHED),
+    ("preset slow", "slow"),
+    ("preset fast", "fast"),
+    ("own settings", OWN),
+)
+EXAMPLE_LENGTH = 60
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Controls:
+    """All fields, by the names that links and `ask` use; knobs apart."""
+
+    fields: dict[str, Component]
+    knobs: list[Knob]
+    run: gr.Button
+    cancel: gr.Button
+    estimate: gr.HTML
+    offer: dict[str, Any]
+
+    @property
+    def inputs(self) -> list[Component]:
+        """Everything that `ask` takes, in its order."""
+        return [*self.fields.values(), *(knob.field for knob in self.knobs)]
+
+    def ask(self, *values: Any) -> Ask:
+        """The `Ask` that these values of `inputs` make; raises SencacheError where one cannot be used."""
+        named = dict(zip(self.fields, values, strict=False))
+        budget = named["budget"]
+        return make_ask(
+            model=named["model"],
+            prompt=named["prompt"] or "",
+            negative_prompt=named["negative"] or "",
+            methods=tuple(named["methods"] or ()),
+            settings=given(self.knobs, list(values[len(self.fields) :])),
+            nfe=evaluations(named["speed"], self.steps(*values)) if budget == MATCHED else None,
+            preset=budget if budget not in (MATCHED, OWN) else None,
+            profile=named["profile"] or None,
+            seed=named["seed"] or 0,
+            steps=named["steps"],
+            guidance_scale=named["guidance"],
+            height=named["height"],
+            width=named["width"],
+            frames=named["frames"],
+        )
+
+    def steps(self, *values: Any) -> int:
+        """The steps of the full run that these values ask for."""
+        named = dict(zip(self.fields, values, strict=False))
+        own = next(m["steps"] for m in self.offer["models"] if m["key"] == named["model"])
+        return int(named["steps"] or own)
+
+
+def evaluations(speed: str, steps: int) -> int:
+    """The budget that makes a run of `steps` `speed` times as fast in its denoising."""
+    return max(1, round(steps / float(speed)))
+
+
+def speed_label(speed: str, steps: int, budget: str) -> str:
+    """What the main knob says of itself."""
+    if budget != MATCHED:
+        return "Speed-up: as the methods' settings give"
+    return f"Speed-up: {speed}× — {evaluations(speed, steps)} of {steps} evaluations"
+
+
+def build_controls(offer: dict[str, Any]) -> Controls:
+    """The fields in the order in which they are read; `offer` as the service describes it."""
+    model = offer["models"][0]
+    fields: dict[str, Component] = {}
+    fields["prompt"] = gr.Textbox(
+        model["examples"][0],
+        label="Prompt",
+        lines=2,
+        max_lines=4,
+        max_length=MAX_PROMPT,
+        elem_id="prompt",
+    )
+    # Longer ones would be cut off.
+    short = [prompt for prompt in model["examples"] if len(prompt) <= EXAMPLE_LENGTH]
+    gr.Examples(short[1:], fields["prompt"], label="Try", elem_id="examples")
+    fields["speed"] = gr.Radio(
+        [(f"{speed}×", speed) for speed in SPEEDS],
+        value=USUAL_SPEED,
+        label=speed_label(USUAL_SPEED, model["steps"], MATCHED),
+        elem_id="speed",
+    )
+    with gr.Row(elem_id="run-row"):
+        run = gr.Button("Run comparison", variant="primary", elem_id="run", scale=3)
+        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
+    estimate = note("estimate")
+    fields["methods"] = _methods(offer)
+    fields |= _more(offer, model)
+    with gr.Accordion("Every method’s own settings", open=False, elem_id="knobs"):
+        knobs = build_knobs(offer["methods"])
+    return Controls(fields, knobs, run, cancel, estimate, offer)
+
+
+def _methods(offer: dict[str, Any]) -> gr.CheckboxGroup:
+    """Label and one-line description in one label, the first line set in bold by the stylesheet."""
+    caching = [method for method in offer["methods"] if not method["baseline"]]
+    return gr.CheckboxGroup(
+        [(f"{method['label']}\n{method['summary']}", method["lane"]) for method in caching],
+        value=[method["lane"] for method in caching if method["method"] != "fixed"],
+        label="Methods, beside the full run and fewer steps",
+        elem_id="methods",
+    )
+
+
+def _more(offer: dict[str, Any], model: dict[str, Any]) -> dict[str, Component]:
+    fields: dict[str, Component] = {}
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        models = [(m["key"], m["key"]) for m in offer["models"]]
+        fields["model"] = gr.Dropdown(models, value=model["key"], label="Model", elem_id="model")
+        with gr.Row():
+            fields["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+            fields["steps"] = gr.Number(model["steps"], label="Steps", precision=0, elem_id="steps")
+        fields["budget"] = gr.Dropdown(list(BUDGETS), value=MATCHED, label="Budget", elem_id="budget")
+        fields["negative"] = gr.Textbox("", label="Negative prompt", max_length=MAX_PROMPT)
+        with gr.Row():
+            for name in ("guidance", "width", "height", "frames"):
+                value = model["guidance_scale" if name == "guidance" else name]
+                fields[name] = gr.Number(value, label=name.capitalize(), min_width=110, elem_id=name)
+        names = [profile["name"] for profile in offer["profiles"]]
+        own = ("the model’s own", "")
+        fields["profile"] = gr.Dropdown([own, *names], value="", label="Profile", elem_id="profile")
+    return fields
+
+
+def bounds(name: str) -> tuple[int, int]:
+    """The smallest and largest value that a link may set; anything else is checked when it is run."""
+    return {"seed": (0, MAX_SEED), "steps": (1, MAX_STEPS)}.get(name, (0, 10_000))

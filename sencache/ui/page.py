@@ -1,0 +1,71 @@
+"""The page: a header, three tabs, and how the whole is launched."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gradio as gr
+
+from sencache.offer import describe
+from sencache.palette import colour_variables
+from sencache.service import Studio
+from sencache.ui.api import build_api
+from sencache.ui.compare_page import ComparePage
+from sencache.ui.how import build_how_page
+from sencache.ui.profiles_page import build_profiles_page
+from sencache.ui.theme import stylesheets, theme
+
+HEADER = """
+<header class="masthead">
+  <p class="wordmark">SenCache <span>Space</span></p>
+  <p class="tagline">One prompt, one noise, every step cache side by side.</p>
+</header>
+"""
+
+MAX_WAITING = 16
+ONE_HOUR = 3600
+
+
+def build_app() -> gr.Blocks:
+    """The whole app with the first model loaded and its queue set, not yet launched."""
+    studio, offer = Studio(), describe()
+    studio.warm(offer["models"][0]["key"])
+    app: gr.Blocks
+    with gr.Blocks(
+        title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
+    ) as app:
+        gr.HTML(HEADER, padding=False)
+        with gr.Tabs(elem_id="pages"):
+            with gr.Tab("Compare", id="compare"):
+                compare = ComparePage(studio, offer)
+            with gr.Tab("Profiles", id="profiles"):
+                build_profiles_page()
+            with gr.Tab("How it works", id="how"):
+                build_how_page()
+        compare.wire()
+        build_api(studio, offer)
+        app.load(
+            compare.loaded,
+            None,
+            [*compare.controls.inputs, *compare.results.outputs],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+    return app
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch` is given besides host and port."""
+    return {
+        "theme": theme(),
+        "css": colour_variables(),
+        "css_paths": stylesheets(),
+        "ssr_mode": False,
+        "show_error": False,
+        "max_file_size": "2mb",
+        "footer_links": ["api", "settings"],
+        "mcp_server": os.environ.get("SENCACHE_MCP", "") == "1",
+    }

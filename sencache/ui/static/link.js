@@ -1,0 +1,19 @@
+// A link to this page with the settings in its query, and a button that copies it.
+const link = element.querySelector('a'), button = element.querySelector('button'), told = element.querySelector('span');
+const paint = () => {
+  const url = new URL(window.location.href);
+  url.search = (props.value || {}).query || '';
+  url.hash = '';
+  link.href = url.href;
+  told.textContent = '';
+};
+button.addEventListener('click', async () => {
+  try {
+    await navigator.clipboard.writeText(link.href);
+    told.textContent = 'copied';
+  } catch {
+    told.textContent = 'copying is not allowed here; use the link’s own menu';
+  }
+});
+watch('value', paint);
+paint();

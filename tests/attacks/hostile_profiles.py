@@ -1,0 +1,410 @@
+"""Profile files that must be refused, by name: their bytes, and the code of the refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from documents import changed, whole, without
+
+Case = tuple[bytes, str]
+NAN, INF, DIGITS = float("nan"), float("inf"), 10**30
+
+
+def encoded(data: Any) -> bytes:
+    return json.dumps(data).encode()
+
+
+SOUND = encoded(whole())
+STEPS = 50
+
+
+def spliced(place: str, raw: str) -> bytes:
+    """The sound profile with `raw`, which need not be JSON, as the value at `place`."""
+    return encoded(changed(place, "@@")).replace(b'"@@"', raw.encode("utf-8", "surrogatepass"))
+
+
+# ---- numbers
+
+POSITIVE = ("magcache/ratios/7",)
+NOT_NEGATIVE = (
+    *("sensitivity/alpha_x/0", "sensitivity/alpha_t/24", "sensitivity/alpha_x_std/3"),
+    *("sensitivity/alpha_t_std/48", "calibration/seconds", "guidance_scale"),
+)
+ANY_SIGN = ("teacache/coefficients/0", "schedule/timesteps/0", "schedule/sigmas/49")
+COUNTS = (
+    *("schedule/steps", "shape/height", "shape/width", "shape/frames", "shape/latent/1", "shape/elements"),
+    *("sensitivity/samples", "teacache/forced_first", "teacache/forced_last", "calibration/seeds/2"),
+)
+FREE = ("schedule/config/flow_shift", "presets/slow/sencache/tolerance")
+
+
+def numbers() -> Iterator[tuple[str, Case]]:
+    for place in (*POSITIVE, *NOT_NEGATIVE, *ANY_SIGN, *FREE):
+        for raw in ("NaN", "Infinity", "-Infinity", "1e400", "-1e999999"):
+            yield f"{raw} at {place}", (spliced(place, raw), "profile.not-finite")
+        for raw in ("1e300", str(DIGITS)):
+            yield f"{raw} at {place}", (spliced(place, raw), "profile.out-of-range")
+    for place in (*POSITIVE, *NOT_NEGATIVE, *COUNTS):
+        yield f"-1 at {place}", (spliced(place, "-1"), "profile.out-of-range")
+    for place in (*POSITIVE, *NOT_NEGATIVE, *ANY_SIGN, *COUNTS):
+        for raw in ('"1"', "true", "[]", "{}"):
+            yield f"{raw} at {place}", (spliced(place, raw), "profile.wrong-type")
+        if place != "guidance_scale":
+            yield f"null at {place}", (spliced(place, "null"), "profile.wrong-type")
+    for place in COUNTS:
+        yield f"a fraction at {place}", (spliced(place, "1.5"), "profile.wrong-type")
+        yield f"{DIGITS} at {place}", (spliced(place, str(DIGITS)), "profile.out-of-range")
+    for place in (*POSITIVE, *FREE, *COUNTS):
+        yield f"an endless integer at {place}", (spliced(place, "9" * 500_000), "json.number")
+
+
+# ---- keys
+
+OBJECTS = (
+    *("model", "schedule", "shape", "sensitivity", "magcache", "teacache", "calibration", "provenance"),
+)
+REQUIRED = (
+    *("model", "schedule", "shape", "guidance_scale", "dtype", "sensitivity", "magcache", "teacache"),
+    *("calibration", "provenance", "schema", "model/id", "model/architecture", "schedule/scheduler"),
+    *("schedule/steps", "shape/latent", "shape/elements", "sensitivity/alpha_x", "sensitivity/alpha_t_std"),
+    *("sensitivity/samples", "sensitivity/target", "magcache/ratios", "teacache/coefficients"),
+    *("teacache/signal", "calibration/seeds", "provenance/kind", "provenance/source", "provenance/licence"),
+)
+
+
+def keys() -> Iterator[tuple[str, Case]]:
+    for place in OBJECTS:
+        for key in ("__class__", "__proto__", "alpha", "_origin", "\x1b[2J\nroot: "):
+            yield f"{key!r} in {place}", (encoded(changed(f"{place}/{key}", 1)), "profile.unknown-key")
+        twice = SOUND.replace(f'"{place}": {{'.encode(), f'"{place}": {{"id": 1, "id": 2, '.encode(), 1)
+        yield f"a key twice in {place}", (twice, "json.duplicate-key")
+        yield f"{place} as a list", (encoded(changed(place, [whole()[place]])), "profile.wrong-type")
+        yield f"{place} as a text", (encoded(changed(place, "{}")), "profile.wrong-type")
+    for place in REQUIRED:
+        code = "profile.wrong-schema" if place == "schema" else "profile.missing-key"
+        yield f"no {place}", (encoded(without(place)), code)
+    for key in ("_origin", "_repo", "model_config", "schema_", "sha256", ""):
+        code = "profile.unknown-key"
+        yield f"{key!r} at the top", (encoded({**whole(), key: "x"}), code)
+    yield "every key twice", (SOUND[:-1] + b"," + SOUND[1:], "json.duplicate-key")
+    yield "a key twice, once escaped", (SOUND[:-1] + b', "mod\\u0065l": null}', "json.duplicate-key")
+    yield (
+        "a key twice, deep in a preset",
+        (
+            spliced("presets/slow/sencache", '{"tolerance": 0.1, "tolerance": 1e9}'),
+            "json.duplicate-key",
+        ),
+    )
+    many = ",".join(f'"k{k}": 0' for k in range(60_000))
+    for place in ("schedule/config", "presets", "presets/slow", "presets/slow/sencache", "model/x"):
+        yield f"60,000 keys in {place}", (spliced(place, f"{{{many}}}"), "json.too-many-keys")
+    yield (
+        "150 settings",
+        (
+            encoded(changed("schedule/config", {f"k{k}": 0 for k in range(150)})),
+            "profile.wrong-length",
+        ),
+    )
+
+
+# ---- lists
+
+TABLES = (
+    *("sensitivity/alpha_x", "sensitivity/alpha_t", "sensitivity/alpha_x_std", "sensitivity/alpha_t_std"),
+    *("magcache/ratios", "schedule/timesteps", "schedule/sigmas"),
+)
+
+
+def lists() -> Iterator[tuple[str, Case]]:
+    for place in TABLES:
+        part, name = place.split("/")
+        values = whole()[part][name]
+        for count in (2, len(values) // 2, len(values) + 2, 1000):
+            wrong = (values * STEPS)[:count]
+            wrong = sorted(wrong, reverse=True) if name == "timesteps" else wrong
+            yield f"{count} values in {place}", (encoded(changed(place, wrong)), "profile.inconsistent")
+        yield f"a text in {place}", (encoded(changed(place, "1.0" * 10)), "profile.wrong-type")
+        yield f"an object in {place}", (encoded(changed(place, {"0": 1.0})), "profile.wrong-type")
+    for place in (*TABLES, "teacache/coefficients", "calibration/seeds", "shape/latent"):
+        for raw, count, code in (
+            ("1", 450_000, "profile.wrong-length"),
+            ('"a"', 220_000, "profile.wrong-type"),
+            ("{}", 15_000, "profile.wrong-type"),
+            ("[]", 15_000, "profile.wrong-type"),
+            ("{}", 300_000, "json.too-many-parts"),
+            ("[]", 300_000, "json.too-many-parts"),
+        ):
+            entries = ",".join([raw] * count)
+            yield f"{count:,} times {raw} in {place}", (spliced(place, f"[{entries}]"), code)
+        yield f"a million entries in {place}", (spliced(place, f"[{'1,' * 999_999}1]"), "file.too-large")
+    for place in ("schedule/config/flow_shift", "presets/fast/fixed"):
+        wrong = "wrong-length" if "config" in place else "wrong-type"
+        yield f"400,000 entries in {place}", (spliced(place, f"[{'1,' * 399_999}1]"), f"profile.{wrong}")
+    yield "no coefficients", (encoded(changed("teacache/coefficients", [])), "profile.wrong-length")
+    yield "no latent", (encoded(changed("shape/latent", [])), "profile.wrong-length")
+
+
+def timesteps() -> Iterator[tuple[str, Case]]:
+    values = whole()["schedule"]["timesteps"]
+    for name, wrong in {
+        "rising": values[::-1],
+        "rising once": [*values[:24], values[25], values[24], *values[26:]],
+        "rising by a hair": [*values[:-1], values[-2] + 1e-9],
+        "rising at the end": [*values[:-1], 1e8],
+    }.items():
+        yield f"timesteps {name}", (encoded(changed("schedule/timesteps", wrong)), "profile.inconsistent")
+    yield (
+        "sensitivities at no timesteps",
+        (
+            encoded(changed("schedule/timesteps", None)),
+            "profile.inconsistent",
+        ),
+    )
+    yield "a latent of another size", (encoded(changed("shape/elements", 5121)), "profile.inconsistent")
+    yield "fewer steps than tables", (encoded(changed("schedule/steps", 49)), "profile.inconsistent")
+
+
+# ---- depth, text, names
+
+
+def deep() -> Iterator[tuple[str, Case]]:
+    for place in ("model/id", "schedule/config/flow_shift", "presets", "magcache/ratios/0", "sensitivity"):
+        for raw, name in (("[", "]"), ('{"a":', "}")):
+            closed = raw * 15_000 + "1" + name * 15_000
+            yield f"{raw} 15,000 deep at {place}", (spliced(place, closed), "json.too-deep")
+            yield (
+                f"{raw} 150,000 deep and open at {place}",
+                (spliced(place, raw * 150_000), "json.too-many-parts"),
+            )
+    for depth in (2, 10, 150, 400):
+        nested = "[" * depth + "NaN" + "]" * depth
+        code = "profile.not-json" if depth > 200 else "profile.wrong-type"
+        yield f"a list {depth} deep in a setting", (spliced("schedule/config/flow_shift", nested), code)
+    yield (
+        "an object in a setting",
+        (spliced("presets/slow/sencache/tolerance", '{"a": 1}'), "profile.wrong-type"),
+    )
+
+
+def encodings() -> Iterator[tuple[str, Case]]:
+    text = SOUND.decode()
+    yield "a byte order mark", (b"\xef\xbb\xbf" + SOUND, "json.encoding")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037"):
+        code = "json.syntax"
+        if encoding in ("utf-16", "cp037"):
+            code = "json.encoding"
+        if encoding == "utf-32":
+            code = "json.encoding"
+        if encoding == "utf-7":
+            continue
+        yield f"in {encoding}", (text.encode(encoding), code)
+    for name, raw in {
+        "latin-1": b"caf\xe9",
+        "an overlong slash": b"\xc0\xaf",
+        "a lone continuation": b"\x80",
+        "a cut sequence": b"\xe2\x82",
+        "an encoded surrogate": b"\xed\xa0\x80",
+        "beyond unicode": b"\xf4\x90\x80\x80",
+    }.items():
+        broken = SOUND.replace(b'"sencache calibrate"', b'"' + raw + b'"')
+        yield f"{name} in a text", (broken, "json.encoding")
+    for name, raw in {"NUL": b"\x00", "a line break": b"\n", "an escape": b"\x1b", "a tab": b"\t"}.items():
+        yield (
+            f"{name} in a text",
+            (
+                SOUND.replace(b'"sencache calibrate"', b'"a' + raw + b'b"'),
+                "json.syntax",
+            ),
+        )
+    yield "a lone surrogate", (spliced("provenance/source", '"\\ud800"'), "profile.not-json")
+    yield "an unknown escape", (spliced("provenance/source", '"\\x41"'), "json.syntax")
+
+
+def syntax() -> Iterator[tuple[str, Case]]:
+    for name, raw in {
+        "nothing": b"",
+        "blanks": b" \n\t" * 1000,
+        "NUL bytes": b"\x00" * 1000,
+        "two documents": SOUND + SOUND,
+        "a document and more": SOUND + b"x",
+        "a comment": b"// profile\n" + SOUND,
+        "single quotes": SOUND.replace(b'"', b"'"),
+        "a comma too many": SOUND[:-1] + b",}",
+        "python": repr(whole()).encode(),
+        "yaml": b"schema: sencache.profile/1\n",
+        "html": b"<html><body>404</body></html>",
+        "a gzip": b"\x1f\x00\x08\x00" + SOUND,
+        "octal": spliced("schedule/steps", "050"),
+        "hexadecimal": spliced("schedule/steps", "0x32"),
+        "a plus sign": spliced("schedule/steps", "+50"),
+        "a point and no digits": spliced("guidance_scale", "4."),
+        "undefined": spliced("dtype", "undefined"),
+        "True": spliced("dtype", "True"),
+        "nan": spliced("guidance_scale", "nan"),
+        "an underscore": spliced("schedule/steps", "5_0"),
+    }.items():
+        yield name, (raw, "json.syntax")
+    for name, raw in {
+        "null": b"null",
+        "a number": b"1",
+        "a text": b'"x"',
+        "a list": b"[]",
+        "true": b"true",
+    }.items():
+        yield name, (raw, "profile.wrong-type")
+    yield "an empty object", (b"{}", "profile.wrong-schema")
+    for k in range(1, 16):
+        yield f"cut after {k}/16", (SOUND[: len(SOUND) * k // 16], "json.syntax")
+    yield "a megabyte and a byte", (SOUND.ljust(1_000_001), "file.too-large")
+    yield "ten megabytes", (SOUND.ljust(10_000_000), "file.too-large")
+
+
+PATHS = (
+    *(
+        "../../etc/passwd",
+        "/etc/passwd",
+        "..",
+        ".",
+        "a/../../b",
+        "a/b/c",
+        "C:\\windows",
+        "a\\..\\b",
+        "a\x00b",
+    ),
+    *(
+        "a\nb",
+        "\x1b[31mred",
+        "~/x",
+        "",
+        " ",
+        "a b",
+        "-rf",
+        "[red]a[/red]",
+        "a/.b",
+        "file:///etc/passwd",
+        "a%2f..",
+        "ａ",
+    ),
+)
+
+
+def names() -> Iterator[tuple[str, Case]]:
+    for path in PATHS:
+        yield f"the model {path!r}", (encoded(changed("model/id", path)), "profile.bad-name")
+        yield f"the preset {path!r}", (encoded(changed("presets", {path: {}})), "profile.bad-name")
+        yield f"the setting {path!r}", (encoded(changed("schedule/config", {path: 1})), "profile.bad-name")
+    for place in ("model/revision", "calibration/versions"):
+        for path in ("../x", "a\nb"):
+            wrong: Any = path if place == "model/revision" else {path: "1"}
+            yield f"{path!r} at {place}", (encoded(changed(place, wrong)), "profile.bad-name")
+    for place in ("model/id", "dtype", "schedule/scheduler", "provenance/source", "calibration/prompts/0"):
+        yield f"900 kB at {place}", (encoded(changed(place, "x" * 900_000)), "profile.wrong-length")
+    yield (
+        "900 kB in a setting",
+        (
+            encoded(changed("schedule/config/flow_shift", "x" * 900_000)),
+            "profile.wrong-length",
+        ),
+    )
+    yield (
+        "a preset called with 900 kB",
+        (
+            encoded(changed("presets", {"x" * 900_000: {}})),
+            "profile.wrong-length",
+        ),
+    )
+    for place, wrong in {
+        "model/architecture": "flux",
+        "teacache/signal": "../time_embedding",
+        "sensitivity/target": "delta",
+        "provenance/kind": "official",
+    }.items():
+        yield f"{wrong!r} at {place}", (encoded(changed(place, wrong)), "profile.unknown-value")
+    for schema in ("sencache.profile/2", "sencache.report/1", "", "SENCACHE.PROFILE/1", None, 1):
+        yield f"the schema {schema!r}", (encoded(changed("schema", schema)), "profile.wrong-schema")
+
+
+# ---- what would make every step reuse
+
+TABLE = [0.0] * 49
+EVERYTHING = {
+    "sencache": {"tolerance": 1e9, "early_tolerance": 1e9, "max_reuses": 1000},
+    "magcache": {"threshold": 1e9, "max_reuses": 1000, "retention": 0},
+    "teacache": {"threshold": 1e9},
+    "easycache": {"threshold": 1e9},
+    "control": {"tolerance": 1e9, "max_reuses": 1000},
+    "fixed": {"steps": [0]},
+}
+
+
+def greedy() -> Iterator[tuple[str, Case]]:
+    zero = whole()["sensitivity"] | {"alpha_x": TABLE, "alpha_t": TABLE}
+    yield "sensitivities of zero", (encoded(changed("sensitivity", zero)), "profile.inconsistent")
+    for name, coefficients in {
+        "zero": [0.0] * 5,
+        "negative": [0.0, 0.0, 0.0, 0.0, -1.0],
+        "falling": [-1e6, 0.0, 0.0, -1.0, 0.0],
+        "negative wherever signals go": [0.0, 0.0, 1.0, 0.0, -2.0],
+    }.items():
+        yield (
+            f"a polynomial that is {name}",
+            (
+                encoded(changed("teacache/coefficients", coefficients)),
+                "profile.inconsistent",
+            ),
+        )
+    for name, coefficients in {"tiny": [1e-9], "tiny at its best": [-1e-3, 1e-4, 0.0]}.items():
+        yield (
+            f"a polynomial that is {name}",
+            (
+                encoded(changed("teacache/coefficients", coefficients)),
+                "profile.reuses-everything",
+            ),
+        )
+    code = "profile.reuses-everything"
+    for method, settings in EVERYTHING.items():
+        for preset in ("slow", "hidden"):
+            greedy = whole()["presets"] | {preset: {method: settings}}
+            yield f"{method} without end as {preset}", (encoded(changed("presets", greedy)), code)
+    ratios = changed("magcache/ratios", [1.0] * STEPS)
+    ratios["presets"] = {"slow": {"magcache": {"threshold": 0.12, "max_reuses": 1000, "retention": 0.2}}}
+    yield "ratios of one without a cap", (encoded(ratios), code)
+    faint = changed("sensitivity/alpha_x", [1e-12] * 49)
+    faint["sensitivity"]["alpha_t"] = [0.0] * 49
+    faint["presets"] = {"slow": {"sencache": {"tolerance": 0.1, "max_reuses": 1000, "early_fraction": 0}}}
+    yield "sensitivities of next to zero without a cap", (encoded(faint), code)
+    late = {"fixed": {"interval": 1000}}
+    yield "a step in a thousand", (encoded(changed("presets", {"slow": late})), code)
+
+
+def presets() -> Iterator[tuple[str, Case]]:
+    for name, preset in {
+        "an unknown method": {"nocache": {}},
+        "an unknown setting": {"sencache": {"epsilon": 0.1}},
+        "a setting of another method": {"teacache": {"max_reuses": 3}},
+        "the profile itself": {"sencache": {"profile": "x"}},
+        "a cap of a million": {"sencache": {"max_reuses": 1_000_000}},
+        "a negative tolerance": {"sencache": {"tolerance": -1.0}},
+        "a text for a number": {"magcache": {"threshold": "high"}},
+        "an unknown target": {"sencache": {"target": "noise"}},
+        "an unknown forecast": {"control": {"forecast": "cubic"}},
+        "a retention above one": {"magcache": {"retention": 1.5}},
+        "steps beyond the run": {"fixed": {"steps": [0, 60]}},
+        "no interval": {"fixed": {"interval": 0}},
+    }.items():
+        yield f"a preset of {name}", (encoded(changed("presets", {"slow": preset})), "profile.preset")
+    empty = whole() | {"sensitivity": None, "magcache": None, "teacache": None, "presets": {}}
+    yield "nothing for any method", (encoded(empty), "profile.empty")
+    yield (
+        "nine presets",
+        (
+            encoded(changed("presets", {f"p{k}": {} for k in range(9)})),
+            "profile.wrong-length",
+        ),
+    )
+
+
+GROUPS = (numbers, keys, lists, timesteps, deep, encodings, syntax, names, greedy, presets)
+CASES = {f"{group.__name__}: {name}": case for group in GROUPS for name, case in group()}

@@ -1,0 +1,135 @@
+"""Many clients at once on a small queue: each ends well or is told that the queue is full."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.client import Job
+
+from sencache.bridge import THREAD_NAME
+from sencache.report import Report
+from sencache.service import Studio
+from sencache.ui import page
+from sencache.verify import verify
+
+CLIENTS, WAITING, PATIENCE = 16, 5, 120
+ASKED: dict[str, Any] = {
+    "prompt": "a red circle",
+    "methods": ["sencache"],
+    "nfe": 2,
+    "steps": 4,
+    "height": 32,
+    "width": 32,
+    "frames": 5,
+    "api_name": "/compare",
+}
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[tuple[str, Studio]]:
+    """The whole app with a queue that a few clients fill."""
+    with pytest.MonkeyPatch.context() as patch:
+        studios: list[Studio] = []
+        patch.setattr(page, "MAX_WAITING", WAITING)
+        patch.setattr(page, "Studio", lambda: studios.append(Studio()) or studios[-1])
+        built = page.build_app()
+        _, url, _ = built.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.launch_options()
+        )
+        yield url, studios[0]
+        built.close()
+
+
+def client(url: str) -> Client:
+    return Client(url, verbose=False, download_files=False)
+
+
+def ended(job: Job) -> Any:
+    """The job's last event, or its error; a refused job must not be iterated, it would wait for ever."""
+    until = time.monotonic() + PATIENCE
+    while not job.done():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return job.exception() or job.outputs()[-1]
+
+
+def lasting(report: Report) -> Any:
+    """Decisions and metrics, which do not depend on the clock."""
+    traces = [[(r.decision, r.reason, r.score, r.drift) for r in lane.trace] for lane in report.lanes]
+    return traces, [lane.metrics for lane in report.lanes]
+
+
+def test_sixteen_clients_at_once(app: tuple[str, Studio]) -> None:
+    url, _ = app
+    first = Report.model_validate_json(client(url).predict(**ASKED)["report"])
+    clients = [client(url) for _ in range(CLIENTS)]
+    jobs = [c.submit(**ASKED) for c in clients]
+    results = [ended(job) for job in jobs]
+    reports = [Report.model_validate_json(r["report"]) for r in results if isinstance(r, dict)]
+    refused = [r for r in results if isinstance(r, Exception)]
+    assert len(reports) + len(refused) == CLIENTS
+    assert len(reports) > WAITING and refused
+    assert all("queue" in str(error).lower() and "full" in str(error).lower() for error in refused)
+    later = Report.model_validate_json(client(url).predict(**ASKED)["report"])
+    for report in (*reports, later):
+        assert verify(report) == []
+        assert lasting(report) == lasting(first)
+
+
+def test_a_client_that_goes_away_frees_the_device(app: tuple[str, Studio]) -> None:
+    url, studio = app
+    job = client(url).submit(**{**ASKED, "steps": 400, "nfe": None})
+    until = time.monotonic() + PATIENCE
+    while not any(event["kind"] == "step" for event in job.outputs()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert not studio._device.acquire(blocking=False)
+    job.cancel()
+    assert studio._device.acquire(timeout=PATIENCE)
+    studio._device.release()
+    assert THREAD_NAME not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_is_wrong_is_told_to_the_client(app: tuple[str, Studio]) -> None:
+    for wrong, said in (
+        ({"prompt": ""}, "prompt is empty"),
+        ({"methods": ["nope"]}, "unknown method 'nope'"),
+    ):
+        with pytest.raises(Exception, match=said):
+            client(app[0]).predict(**{**ASKED, **wrong})
+
+
+def test_profiles_are_listed_and_given_whole(app: tuple[str, Studio]) -> None:
+    from sencache.profile import parse_profile
+
+    reader = client(app[0])
+    listed = reader.predict(api_name="/profiles")
+    assert listed
+    for entry in listed:
+        given = reader.predict(entry["name"], api_name="/profile")
+        assert parse_profile(json.dumps(given)).model.id == entry["model"]
+
+
+def test_only_the_named_endpoints_are_public(app: tuple[str, Studio]) -> None:
+    told = client(app[0]).view_api(return_format="dict")
+    assert set(told["named_endpoints"]) == {"/compare", "/profiles", "/profile"}
+    assert told["unnamed_endpoints"] == {}
+
+
+def test_the_documented_example_runs(app: tuple[str, Studio], capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    space: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", app[0]), space)
+    assert [lane["name"] for lane in space["report"]["lanes"]] == [
+        *("none", "fewer-steps", "sencache", "sencache:forecast=linear", "control")
+    ]
+    printed = capsys.readouterr().out
+    assert "0 compute first_step" in printed

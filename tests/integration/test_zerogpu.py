@@ -1,0 +1,84 @@
+"""On ZeroGPU a comparison is one call of a forked worker: reserved once, paid by the visitor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sencache.ask import make_ask
+from sencache.service import Studio
+
+ASKED = {
+    "prompt": "a red circle",
+    "methods": ["sencache", "control"],
+    "nfe": 4,
+    "steps": 8,
+    "height": 32,
+    "width": 32,
+    "frames": 5,
+}
+SCRIPT = Path(__file__).parent / "zerogpu_app.py"
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What the process under a fake ZeroGPU told of its runs and of the calls it made."""
+    # A fork must not inherit another thread's half-held OpenMP pool.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(SCRIPT), json.dumps(ASKED)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def calls(told: dict[str, Any], name: str) -> list[dict[str, str]]:
+    return [call for call in told["calls"] if call["call"] == name]
+
+
+def test_every_comparison_is_one_reservation_and_one_release(told: dict[str, Any]) -> None:
+    # The failing one, two whole ones, the closed one, one after it.
+    assert len(calls(told, "schedule")) == len(calls(told, "release")) == 5
+    assert {call["allowToken"] for call in calls(told, "release")} == {f"token-{n}" for n in range(1, 6)}
+
+
+def test_the_reservation_is_the_estimate(told: dict[str, Any]) -> None:
+    assert float(calls(told, "schedule")[0]["durationSeconds"]) >= told["reserved"] > 0
+
+
+def test_the_visitor_pays(told: dict[str, Any]) -> None:
+    assert {call.get("token") for call in calls(told, "schedule")} == {"header.eyJ1c2VyIjogIngifQ.signature"}
+
+
+def test_it_runs_in_a_worker_of_its_own(told: dict[str, Any]) -> None:
+    pids = {int(call["pid"]) for call in calls(told, "allow")}
+    assert pids and told["parent"] not in pids
+
+
+def test_closing_frees_the_worker_for_the_next(told: dict[str, Any]) -> None:
+    assert told["free"] is True and told["again"] == 1
+
+
+def test_an_error_inside_crosses_as_its_sentence(told: dict[str, Any]) -> None:
+    assert "not enough memory" in told["error"]
+
+
+def test_decisions_and_metrics_are_those_of_a_plain_process(told: dict[str, Any]) -> None:
+    here = [e for e in Studio().run(make_ask(**ASKED)) if e["kind"] in ("step", "lane_done")]
+    first, second = told["runs"]
+    assert len(here) == len(first) == len(second)
+    for events in (first, second):
+        for event, expected in zip(events, json.loads(json.dumps(here)), strict=True):
+            assert _lasting(event) == _lasting(expected)
+
+
+def _lasting(event: dict[str, Any]) -> Any:
+    """Without what is a matter of seconds."""
+    if event["kind"] == "step":
+        return {key: value for key, value in event["record"].items() if key != "seconds"}
+    return event["result"]["nfe"], event["result"]["metrics"], event["result"]["config"]

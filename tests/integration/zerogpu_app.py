@@ -1,0 +1,104 @@
+"""Run by test_zerogpu.py as a process of its own: the service under a fake ZeroGPU, results as JSON.
+
+torch without CUDA lacks what `spaces` patches, so `spaces` is imported as if there were no torch; its fork,
+its pipes, its errors and its calls to the device API are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+
+TOKEN = "header.eyJ1c2VyIjogIngifQ.signature"
+calls: list[dict[str, Any]] = []
+api = FastAPI()
+
+
+@api.post("/{name}")
+def answer(name: str, request: Request) -> Any:
+    """Every call is noted; a schedule lends device 0, from the third on to the worker that had it."""
+    calls.append({"call": name, **request.query_params})
+    if name != "schedule":
+        return {}
+    scheduled = sum(call["call"] == "schedule" for call in calls)
+    lent = {"nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": f"token-{scheduled}"}
+    return {"idle": scheduled > 2, **lent}
+
+
+def serve() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
+    threading.Thread(target=server.run, daemon=True).start()
+    while not server.started:
+        time.sleep(0.02)
+    return f"http://127.0.0.1:{port}"
+
+
+def main() -> None:
+    os.environ |= {"SPACES_ZERO_GPU": "1", "SPACES_ZERO_DEVICE_API_URL": serve()}
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    import spaces  # noqa: F401
+
+    del sys.modules["torch"]
+    from gradio.context import LocalContext
+
+    from sencache import service
+    from sencache.ask import make_ask
+
+    LocalContext.request.set(SimpleNamespace(headers=Headers()))  # type: ignore[arg-type]
+    ask = make_ask(**json.loads(sys.argv[1]))
+    studio = service.Studio()
+    studio.warm()
+    told: dict[str, Any] = {"parent": os.getpid(), "reserved": studio.estimate(ask).reserved}
+    told["error"] = error_inside(studio, ask)
+    told["runs"] = [[e for e in studio.run(ask) if e["kind"] in ("lane_done", "step")] for _ in range(2)]
+    closed = studio.run(ask)
+    next(e for e in closed if e["kind"] == "step")
+    closed.close()
+    told["free"] = studio._device.acquire(timeout=60)
+    studio._device.release()
+    told["released"] = len([c for c in calls if c["call"] == "release"])
+    told["again"] = len([e for e in studio.run(ask) if e["kind"] == "done"])
+
+    told["calls"] = calls
+    print(json.dumps(told))
+
+
+def error_inside(studio: Any, ask: Any) -> str:
+    """What the visitor reads when memory runs out in the forked worker."""
+    from sencache import comparison
+    from sencache.errors import SencacheError
+
+    def failing(*_: Any) -> Any:
+        raise MemoryError
+
+    whole, comparison.compare = comparison.compare, failing
+    try:
+        list(studio.run(ask))
+    except SencacheError as error:
+        return str(error)
+    finally:
+        comparison.compare = whole
+    return "no error"
+
+
+class Headers(dict[str, str]):
+    """A visitor's, with the token that pays for the GPU."""
+
+    def __init__(self) -> None:
+        super().__init__({"x-ip-token": TOKEN, "x-gradio-user": "app"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""The Compare page in a browser, on the bundled model: what a visitor sees, does, and can get wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from stage import visited
+
+from sencache.report import Report
+from sencache.ui.gallery import load_gallery
+from sencache.verify import verify
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+STEPS = 10
+ALL = ["fixed", "sencache", "sencache:forecast=linear", "magcache", "teacache", "easycache", "control"]
+HOSTILE = '<img src=x onerror="window.pwned=1">${window.pwned=2}{{7*7}}'
+SMALL = {"width": 32, "height": 32, "frames": 5, "steps": STEPS}
+LONG = 90_000
+
+STATUS = "document.querySelector('#status .note').textContent"
+PLOTS = "[...document.querySelectorAll('.js-plotly-plot')].map((plot) => plot.offsetHeight)"
+CELLS = """() => Object.fromEntries([...document.querySelectorAll('#lanes .lane')].map((lane) => [
+  lane.querySelector('.lane-label').textContent,
+  [...lane.querySelectorAll('.track .cell')].map((cell) => cell.classList[1]?.[0] ?? '-').join(''),
+]))"""
+WATCH = """() => {
+  window.order = [];
+  const rows = () => [...document.querySelectorAll('#lanes .lane')];
+  new MutationObserver((changes) => {
+    for (const { target } of changes) if (target.matches('.track .cell.c, .track .cell.r'))
+      window.order.push(rows().indexOf(target.closest('.lane')));
+  }).observe(document.querySelector('#lanes'), { subtree: true, attributeFilter: ['class'] });
+}"""
+
+
+def link(url: str, **settings: Any) -> str:
+    """The page with settings in its query, as the page's own links have them."""
+    given = {"prompt": "a red circle moving right", "methods": ",".join(ALL), "speed": 2, **SMALL, **settings}
+    return f"{url}/?{urlencode(given)}"
+
+
+def opened(browser: Any, address: str, **context: Any) -> AbstractContextManager[Any]:
+    return visited(browser, address, reduced_motion="reduce", **context)
+
+
+def settled(page: Any) -> None:
+    """First paint: the lanes are drawn, and so are the plots."""
+    page.wait_for_selector("#lanes .cell.c")
+    page.wait_for_function(f"{PLOTS}.length >= 3 && {PLOTS}.every((height) => height > 0)")
+
+
+def run_to_the_end(page: Any) -> None:
+    page.wait_for_function("!document.querySelector('#run').disabled")
+    page.click("#run")
+    page.wait_for_function("document.querySelector('#run').disabled")
+    page.wait_for_function(f"{STATUS}.startsWith('Done')", timeout=LONG)
+    page.wait_for_function("!document.querySelector('#run').disabled")
+
+
+def downloaded(page: Any, name: str) -> bytes:
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=name).click()
+    return Path(waiting.value.path()).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def after_a_run(browser: Any, app_url: str) -> Iterator[Any]:
+    """A page on which every method was run; tests that use it leave it as it is."""
+    with opened(browser, link(app_url)) as page:
+        settled(page)
+        page.evaluate(WATCH)
+        run_to_the_end(page)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def report(after_a_run: Any) -> Report:
+    return Report.model_validate_json(downloaded(after_a_run, "Report, JSON"))
+
+
+# ---- first paint
+
+
+def test_the_page_is_alive_before_anything_is_run(browser: Any, app_url: str) -> None:
+    with opened(browser, app_url) as page:
+        settled(page)
+        entry = next(e for e in load_gallery() if e.report.request.nfe)
+        assert page.inner_text("#status").strip().startswith("A finished comparison")
+        assert page.inner_text(".lanes-title") == entry.report.request.prompt
+        assert page.input_value("#prompt textarea") == entry.report.request.prompt
+        cells = page.evaluate(CELLS)
+        assert list(cells.values()) == [
+            "".join(r.decision[0] for r in lane.trace) for lane in entry.report.lanes
+        ]
+        assert page.locator("#player video").count() == len(entry.report.lanes)
+        assert page.locator("#numbers tbody tr").count() == len(entry.report.lanes)
+        assert page.inner_text("#estimate").startswith("About")
+
+
+def test_a_card_opens_its_comparison_and_takes_over_its_settings(browser: Any, app_url: str) -> None:
+    with opened(browser, app_url) as page:
+        settled(page)
+        entry = load_gallery()[-1]
+        page.locator("#gallery button").last.click()
+        page.wait_for_function(
+            "(text) => document.querySelector('.lanes-title').textContent === text",
+            arg=entry.report.request.prompt,
+        )
+        page.wait_for_function(
+            "(text) => document.querySelector('#prompt textarea').value === text",
+            arg=entry.report.request.prompt,
+        )
+        assert Report.model_validate_json(downloaded(page, "Report, JSON")).digest == entry.report.digest
+        rows = list(csv.reader(io.StringIO(downloaded(page, "All steps, CSV").decode())))
+        assert len(rows) == 1 + sum(lane.steps for lane in entry.report.lanes)
+
+
+# ---- a run
+
+
+def test_every_lane_ends_and_shows_its_report(after_a_run: Any, report: Report) -> None:
+    assert verify(report) == []
+    assert {lane.name for lane in report.lanes} == {"none", "fewer-steps", *ALL}
+    assert report.request.nfe == STEPS // 2
+    shown = after_a_run.evaluate(CELLS)
+    assert list(shown.values()) == ["".join(r.decision[0] for r in lane.trace) for lane in report.lanes]
+    figures = after_a_run.locator(".lane-figures").all_inner_texts()
+    assert [text.split()[0] for text in figures] == [f"{lane.nfe}/{lane.steps}" for lane in report.lanes]
+
+
+def test_lanes_fill_in_parallel(after_a_run: Any) -> None:
+    """Some lane's first cell came before another's last, for nearly all pairs of cached lanes."""
+    order: list[int] = after_a_run.evaluate("window.order")
+    cached = range(2, 2 + len(ALL))
+    first = {row: order.index(row) for row in cached}
+    last = {row: len(order) - 1 - order[::-1].index(row) for row in cached}
+    assert max(first.values()) < min(last.values())
+
+
+def test_the_table_holds_the_reports_numbers(after_a_run: Any, report: Report) -> None:
+    table = after_a_run.locator("#numbers tbody tr").all_inner_texts()
+    for text, lane in zip(table, report.lanes, strict=True):
+        assert f"\t{lane.nfe}\t" in text and f"{lane.speedup:.2f}×" in text
+        if lane.metrics is not None:
+            told = "identical" if lane.metrics.psnr is None else f"{lane.metrics.psnr:.1f} dB"
+            assert told in text and f"{lane.metrics.lpips:.4f}" in text
+    measured = [lane for lane in report.lanes if lane.metrics]
+    best = min(lane.metrics.lpips for lane in measured if lane.metrics)
+    marked = after_a_run.locator("#numbers td:nth-child(7).best").all_inner_texts()
+    assert {text.strip() for text in marked} == {f"{best:.4f}"}
+
+
+def test_a_heading_sorts_its_column(after_a_run: Any, report: Report) -> None:
+    header = after_a_run.locator("#numbers th", has_text="LPIPS")
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    texts = after_a_run.locator("#numbers td:nth-child(7)").all_inner_texts()
+    values = [float(text.strip("● \n")) for text in texts if text != "–"]
+    assert values == sorted(values) and texts[-1] == "–"
+    header.locator("button").click()
+    texts = after_a_run.locator("#numbers td:nth-child(7)").all_inner_texts()
+    assert [float(t.strip("● \n")) for t in texts if t != "–"] == sorted(values, reverse=True)
+
+
+def test_plots_are_drawn(after_a_run: Any) -> None:
+    assert all(height > 100 for height in after_a_run.evaluate(PLOTS))
+
+
+def test_pointing_at_a_cell_tells_its_record(after_a_run: Any, report: Report) -> None:
+    row, lane = next((i, lane) for i, lane in enumerate(report.lanes) if lane.name == "sencache")
+    record = next(r for r in lane.trace if r.score is not None and r.decision == "reuse")
+    track = after_a_run.locator(".track").nth(row)
+    track.scroll_into_view_if_needed()
+    track.locator(".cell").nth(record.step).hover()
+    told = after_a_run.inner_text(".why")
+    assert f"step {record.step + 1} of {lane.steps}, timestep {record.timestep:.1f}".replace(".0", "") in told
+    assert "reused: the score is within the tolerance" in told
+    latent = record.signals["alpha_x"] * record.signals["dx_rms"]
+    time = record.signals["alpha_t"] * record.signals["dt"]
+    for value in (record.score, record.tolerance, latent, time):
+        assert f"{value:.4g}" in told
+
+
+def test_the_zip_holds_everything(after_a_run: Any, report: Report) -> None:
+    with zipfile.ZipFile(io.BytesIO(downloaded(after_a_run, "Everything, ZIP"))) as packed:
+        assert packed.testzip() is None
+        assert {lane.video for lane in report.lanes} <= set(packed.namelist())
+        assert Report.model_validate_json(packed.read("report.json")).digest == report.digest
+
+
+def test_the_link_restores_the_settings(browser: Any, after_a_run: Any, app_url: str) -> None:
+    address = after_a_run.locator("#settings-link a").get_attribute("href")
+    with opened(browser, address) as page:
+        settled(page)
+        for there in (page, after_a_run):
+            there.click("#advanced > button")
+        for field in ("#prompt textarea", "#steps input", "#width input", "#frames input"):
+            assert page.input_value(field) == after_a_run.input_value(field)
+        checked = "[...document.querySelectorAll('#methods input')].map((box) => box.checked)"
+        assert page.evaluate(checked) == after_a_run.evaluate(checked) == [True] * len(ALL)
+
+
+def test_the_code_is_that_of_the_chosen_lane(after_a_run: Any) -> None:
+    assert "sencache.SenCache(" in after_a_run.inner_text("#code")
+
+
+# ---- runs that end otherwise
+
+
+def test_a_second_run_is_the_same_as_the_first(browser: Any, app_url: str) -> None:
+    with opened(browser, link(app_url, methods="sencache,control")) as page:
+        settled(page)
+        found = []
+        for _ in range(2):
+            run_to_the_end(page)
+            report = Report.model_validate_json(downloaded(page, "Report, JSON"))
+            found.append(
+                [
+                    (lane.metrics, [(r.decision, r.score, r.drift) for r in lane.trace])
+                    for lane in report.lanes
+                ]
+            )
+        assert found[0] == found[1]
+
+
+def test_cancel_stops_and_the_next_run_goes_through(browser: Any, app_url: str) -> None:
+    with opened(browser, link(app_url, steps=400, methods="fixed,control")) as page:
+        settled(page)
+        page.click("#run")
+        page.wait_for_function(
+            "document.querySelector('#status .note').textContent.startsWith('Running')", timeout=LONG
+        )
+        page.wait_for_function("document.querySelectorAll('#lanes .track .cell.c').length > 5")
+        page.click("#cancel")
+        page.wait_for_function(f"{STATUS}.startsWith('Cancelled')")
+        reached = page.evaluate(CELLS)
+        assert any("-" in cells for cells in reached.values())
+        page.wait_for_timeout(700)
+        assert page.evaluate(CELLS) == reached
+        page.goto(link(app_url, methods="control"))
+        settled(page)
+        run_to_the_end(page)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"prompt": " "}, "the prompt is empty"), ({"frames": 18}, "18 frames"), ({"height": 33}, "33 pixels")],
+)
+def test_bad_input_is_refused_before_it_queues(
+    browser: Any, app_url: str, wrong: dict[str, Any], said: str
+) -> None:
+    with opened(browser, link(app_url, **wrong), tolerated="422") as page:
+        settled(page)
+        if "prompt" in wrong:
+            page.fill("#prompt textarea", wrong["prompt"])
+        page.wait_for_function(
+            "(said) => document.querySelector('#estimate').textContent.includes(said)", arg=said
+        )
+        title = page.inner_text(".lanes-title")
+        with page.expect_response(lambda response: "queue/join" in response.url) as answer:
+            page.click("#run")
+        assert answer.value.status == 422
+        assert page.inner_text(".lanes-title") == title
+        assert page.is_enabled("#run")
+
+
+def test_hostile_text_stays_text(browser: Any, app_url: str) -> None:
+    with opened(browser, link(app_url, prompt=HOSTILE, methods="fixed")) as page:
+        settled(page)
+        run_to_the_end(page)
+        assert page.inner_text(".lanes-title") == HOSTILE
+        assert page.evaluate("window.pwned") is None
+        assert page.locator("img[src=x]").count() == 0
+        assert repr(HOSTILE) in page.inner_text("#code").replace("\n", "")
+
+
+def test_a_link_cannot_set_what_its_fields_do_not_offer(browser: Any, app_url: str) -> None:
+    hostile = {
+        "speed": HOSTILE,
+        "budget": "x",
+        "methods": f"{HOSTILE},control",
+        "seed": "1e999",
+        "steps": "-4",
+    }
+    with opened(browser, link(app_url, **hostile, **{"sencache.target": HOSTILE})) as page:
+        settled(page)
+        assert page.evaluate("window.pwned") is None
+        assert page.locator("#methods input:checked").count() == 1
+        assert page.locator("#speed input:checked").get_attribute("value") == "2"
+
+
+# ---- everyone
+
+
+def test_by_keyboard_alone(browser: Any, app_url: str) -> None:
+    with opened(browser, link(app_url, methods="sencache")) as page:
+        settled(page)
+        tab_to(page, "#prompt textarea")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("a blue star")
+        tab_to(page, "#run")
+        page.keyboard.press("Enter")
+        page.wait_for_function(f"{STATUS}.startsWith('Done')", timeout=LONG)
+        assert page.inner_text(".lanes-title") == "a blue star"
+        tab_to(page, ".track[aria-label^='SenCache']")
+        page.keyboard.press("End")
+        told = page.evaluate("document.activeElement.getAttribute('aria-valuetext')")
+        assert told.startswith(f"step {STEPS} of {STEPS}")
+        page.keyboard.press("ArrowLeft")
+        assert page.evaluate("document.activeElement.getAttribute('aria-valuenow')") == str(STEPS - 1)
+
+
+def tab_to(page: Any, selector: str) -> None:
+    """Press Tab until the focus is there, and see that the focus can be seen."""
+    for _ in range(120):
+        if page.evaluate("(s) => document.activeElement.matches(s)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"Tab does not lead to {selector}")
+
+
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_nothing_sticks_out(browser: Any, app_url: str, width: int) -> None:
+    with opened(browser, app_url, viewport={"width": width, "height": 844}) as page:
+        settled(page)
+        for tab in ("Compare", "Profiles", "How it works"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(400)
+            assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width], tab
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_finding_of_axe(browser: Any, app_url: str, theme: str) -> None:
+    with opened(browser, f"{app_url}/?__theme={theme}") as page:
+        settled(page)
+        found = []
+        for tab in ("Compare", "Profiles", "How it works"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(500)
+            found += [
+                (tab, finding["id"], [node["html"][:160] for node in finding["nodes"]][:4])
+                for finding in Axe().run(page).response["violations"]
+                if finding["impact"] in ("serious", "critical")
+            ]
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    ("name", "theme", "width"), [("desktop", "light", 1440), ("dark", "dark", 1440), ("phone", "light", 390)]
+)
+def test_screenshots_are_kept(browser: Any, app_url: str, name: str, theme: str, width: int) -> None:
+    """An artefact of the run, to be looked at: the first paint as it is, and the whole page."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    size = {"width": width, "height": 844 if width == 390 else 900}
+    with opened(browser, f"{app_url}/?__theme={theme}", viewport=size) as page:
+        settled(page)
+        page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2)")
+        for kind, whole in (("", False), ("-whole", True)):
+            page.screenshot(path=SCREENSHOTS / f"{name}{kind}.png", full_page=whole)
+            assert (SCREENSHOTS / f"{name}{kind}.png").stat().st_size > 20_000

@@ -1,0 +1,249 @@
+"""What the pages make of data, without a browser: links, lanes, the table, figures, the note beside Run."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+from urllib.parse import parse_qsl
+
+import gradio as gr
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sencache.ask import make_ask
+from sencache.errors import SencacheError
+from sencache.offer import describe
+from sencache.plots_run import drift_figure, timeline_figure, walked_figure
+from sencache.profile import Profile
+from sencache.report import Report
+from sencache.schema import Metrics
+from sencache.service import Studio
+from sencache.ui.controls import SPEEDS, Controls, build_controls, evaluations
+from sencache.ui.gallery import load_gallery
+from sencache.ui.lanes import board_of
+from sencache.ui.links import query_of, query_of_report, restored
+from sencache.ui.numbers import COLUMNS, table_of
+from sencache.ui.running import Runner
+
+
+@pytest.fixture(scope="module")
+def controls() -> Controls:
+    with gr.Blocks(analytics_enabled=False):
+        return build_controls(describe())
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return next(entry.report for entry in load_gallery() if entry.report.request.nfe)
+
+
+def usual(controls: Controls) -> dict[str, Any]:
+    """The values of all inputs as they are before anyone touches them."""
+    knobs = {knob.name: knob.field.value for knob in controls.knobs}
+    return {**{name: field.value for name, field in controls.fields.items()}, **knobs}
+
+
+# ---- settings
+
+
+def test_untouched_settings_ask_for_the_models_own(controls: Controls) -> None:
+    ask, model = controls.ask(*usual(controls).values()), describe()["models"][0]
+    assert (ask.steps, ask.height, ask.frames) == (model["steps"], model["height"], model["frames"])
+    assert ask.nfe == model["steps"] // 2 and ask.preset is None and ask.settings == {}
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_a_speed_is_a_share_of_the_steps(speed: str) -> None:
+    for steps in (1, 7, 50, 999):
+        nfe = evaluations(speed, steps)
+        assert 1 <= nfe <= steps and (nfe == 1 or abs(nfe - steps / float(speed)) <= 0.5)
+
+
+def test_a_knob_reaches_its_method_and_no_other(controls: Controls) -> None:
+    values = {
+        **usual(controls),
+        "sencache.tolerance": 0.3,
+        "fixed.steps": "0, 4 9",
+        "sencache.compute_last": "yes",
+    }
+    ask = controls.ask(*values.values())
+    assert ask.settings == {"sencache": {"tolerance": 0.3, "compute_last": True}, "fixed": {"steps": "0+4+9"}}
+
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt": st.text(min_size=1, max_size=60),
+        "negative": st.text(max_size=40),
+        "speed": st.sampled_from(SPEEDS),
+        "budget": st.sampled_from(["matched", "slow", "fast", "own"]),
+        "methods": st.lists(
+            st.sampled_from(["sencache", "magcache", "sencache:forecast=linear"]), unique=True, min_size=1
+        ),
+        "seed": st.integers(1, 2**31 - 1),
+        "steps": st.integers(1, 1000),
+        "guidance": st.integers(1, 20).map(lambda n: n / 2),
+        "sencache.tolerance": st.integers(1, 500).map(lambda n: n / 100),
+        "control.forecast": st.sampled_from(["hold", "linear"]),
+        "sencache.compute_last": st.sampled_from(["yes", "no"]),
+        "fixed.steps": st.just("0, 3, 5"),
+    },
+)
+
+
+@settings(deadline=None)
+@given(SETTINGS)
+def test_a_link_restores_what_it_was_made_of(controls: Controls, changed: dict[str, Any]) -> None:
+    values = {**usual(controls), **changed}
+    query = dict(parse_qsl(query_of(controls, *values.values())))
+    for (name, value), update in zip(values.items(), restored(controls, query), strict=True):
+        if "value" in update:
+            assert update["value"] == value, name
+        else:
+            assert value in (None, "", [])
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "speed",
+                "budget",
+                "methods",
+                "seed",
+                "steps",
+                "width",
+                "profile",
+                "model",
+                "sencache.tolerance",
+                "sencache.target",
+                "control.max_reuses",
+            ]
+        ),
+        st.text(max_size=20),
+    )
+)
+def test_a_strangers_link_sets_nothing_that_is_not_offered(controls: Controls, query: dict[str, str]) -> None:
+    values = {**usual(controls)}
+    for name, update in zip(values, restored(controls, query), strict=True):
+        if "value" in update:
+            values[name] = update["value"]
+    assert values["speed"] in SPEEDS and values["model"] == "tiny-wan"
+    assert set(values["methods"]) <= {method["lane"] for method in describe()["methods"]}
+    for name in ("seed", "steps", "width"):
+        assert isinstance(values[name], (int, float)) and math.isfinite(values[name])
+
+
+def test_a_finished_comparison_links_to_its_own_settings(controls: Controls) -> None:
+    for entry in load_gallery():
+        values = usual(controls)
+        for name, update in zip(
+            values, restored(controls, dict(parse_qsl(query_of_report(entry.report)))), strict=True
+        ):
+            values[name] = update.get("value", values[name])
+        ask, asked = controls.ask(*values.values()), entry.report.request
+        assert (ask.prompt, ask.seed, ask.steps, ask.nfe, ask.preset) == (
+            *(asked.prompt, asked.seed, asked.steps, asked.nfe),
+            asked.preset,
+        )
+        assert set(ask.methods) == {lane.name for lane in entry.report.lanes if lane.target}
+
+
+# ---- lanes and numbers
+
+
+def test_lanes_show_every_record(report: Report) -> None:
+    value = board_of(report).value()
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    for lane, shown in zip(report.lanes, value["lanes"], strict=True):
+        cells = [json.loads(line) for line in shown["cells"].splitlines()]
+        assert [cell[0] for cell in cells] == [int(r.decision == "compute") for r in lane.trace]
+        assert (shown["nfe"], shown["steps"]) == (lane.nfe, lane.steps)
+        assert (shown["seconds"], shown["speedup"]) == (lane.denoise_seconds, lane.speedup)
+        for record, cell in zip(lane.trace, cells, strict=True):
+            assert cell[1] == record.reason and cell[1] in value["reasons"]
+            if cell[7]:
+                assert sum(term for _, term in cell[7]) == pytest.approx(record.score, rel=1e-3)
+
+
+def test_values_sent_before_do_not_change_later(report: Report) -> None:
+    board = board_of(report)
+    first = board.value()
+    kept = json.dumps(first)
+    board.take({"kind": "step", "lane": "none", "record": report.lanes[0].trace[0].model_dump()})
+    assert json.dumps(first) == kept and json.dumps(board.value()) != kept
+
+
+def test_the_best_of_a_column_is_marked_and_identical_is_a_word(report: Report) -> None:
+    identical = report.lanes[2].metrics
+    assert identical is not None
+    perfect = Metrics(
+        **{**identical.model_dump(), "psnr": None, "psnr_frames": None, "identical": True, "lpips": 0.0}
+    )
+    lanes = (*report.lanes[:2], report.lanes[2].model_copy(update={"metrics": perfect}), *report.lanes[3:])
+    table = table_of(report.model_copy(update={"lanes": lanes}))
+    names = [column["name"] for column in table["columns"]]
+    for name in ("PSNR", "LPIPS"):
+        marked = [row["label"] for row in table["rows"] if row["cells"][names.index(name)][2]]
+        assert marked == [table["rows"][2]["label"]]
+    assert table["rows"][2]["cells"][names.index("PSNR")][0] == "identical"
+    assert [cell[0] for cell in table["rows"][0]["cells"]][names.index("PSNR")] == "–"
+    assert not any(cell[2] for cell in table["rows"][0]["cells"]), "the full run competes with no one"
+
+
+def test_a_column_without_a_better_end_marks_nothing(report: Report) -> None:
+    table = table_of(report)
+    for index, column in enumerate(COLUMNS):
+        if column.better is None:
+            assert not any(row["cells"][index][2] for row in table["rows"])
+
+
+# ---- figures
+
+
+def test_figures_hold_every_step_and_are_small(report: Report, bundled_profile: Profile) -> None:
+    timeline, drift = timeline_figure(report), drift_figure(report)
+    heatmaps = [trace for trace in timeline.data if trace.type == "heatmap"]
+    assert len(heatmaps) == 1, "several one-row heatmaps crash the browser's plotly"
+    for row, lane in zip(heatmaps[0].z, reversed(report.lanes), strict=True):
+        assert len(row) == report.request.steps
+        if lane.steps == report.request.steps:
+            assert list(row) == [int(r.decision == "compute") for r in lane.trace]
+    names = {trace.name for trace in timeline.data if trace.type == "scatter"}
+    assert names and len(drift.data) == sum(any(r.drift for r in lane.trace) for lane in report.lanes)
+    for figure in (timeline, drift, walked_figure(bundled_profile, report)):
+        assert figure.layout.height and len(figure.to_json()) < 150_000
+
+
+# ---- the note beside Run
+
+
+class FixedAsk:
+    """Controls whose values are always the same `Ask`, or cannot be used."""
+
+    def __init__(self, **asked: Any) -> None:
+        self.asked = asked
+
+    def ask(self, *_: Any) -> Any:
+        return make_ask(**self.asked)
+
+
+def test_the_note_tells_seconds_and_on_zerogpu_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = Studio()
+    runner = Runner(studio, FixedAsk(prompt="x"), 0)  # type: ignore[arg-type]
+    plain = runner.estimate()
+    assert str(plain["text"]).startswith("About") and "quota" not in str(plain["text"]) and not plain["bad"]
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    booked = studio.estimate(make_ask(prompt="x")).booked
+    assert f"{booked} s of your GPU quota" in str(runner.estimate()["text"])
+
+
+def test_the_note_tells_what_stands_in_the_way() -> None:
+    runner = Runner(Studio(), FixedAsk(prompt="", steps=4), 0)  # type: ignore[arg-type]
+    told = runner.estimate()
+    assert told["bad"] and "prompt is empty" in str(told["text"])
+    with pytest.raises(SencacheError, match="prompt is empty"):
+        Studio().estimate(make_ask(prompt=""))
