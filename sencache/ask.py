@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from sencache.checkpoint import offered_model
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.models import ModelSpec, check_request, model_spec, own_profile
+from sencache.models import ModelSpec, check_request, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
@@ -68,7 +69,7 @@ def understand(ask: Ask) -> Understood:
 
     Raises SencacheError, with the offending value and the remedy, for whatever could not run.
     """
-    spec = model_spec(ask.model)
+    spec = offered_model(ask.model)
     request = _request(spec, ask)
     check_request(spec, request)
     # The baselines come first; the plan would add fewer-steps last.
@@ -95,6 +96,7 @@ def _request(spec: ModelSpec, ask: Ask) -> Request:
             seed=ask.seed,
             nfe=ask.nfe,
             preset=ask.preset if ask.nfe is None else None,
+            guidance_scale_2=spec.guidance_scale_2,
             **{**own, **given},
         )
     except ValidationError as error:

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from sencache.checkpoint import offered_models
 from sencache.library import bundled_profiles
-from sencache.models import MODELS, ModelSpec, own_profile
+from sencache.models import ModelSpec, own_profile
 from sencache.palette import LOOKS, lane_label
 from sencache.plan import FEWER_STEPS, REFERENCE
 from sencache.policies import METHODS, Policy, uses_profile
@@ -26,7 +27,7 @@ NUMBERS = ("minimum", "maximum", "exclusiveMinimum")
 def describe() -> dict[str, Any]:
     """`models`, `methods` (what a lane can be, in the order shown), `profiles`: names, limits, defaults."""
     return {
-        "models": [_model(spec) for spec in MODELS.values()],
+        "models": [_model(spec) for spec in offered_models().values()],
         "methods": [_method(lane) for lane in (*BASELINES, *_caching())],
         "profiles": [_profile(name) for name in bundled_profiles()],
     }

@@ -24,6 +24,7 @@ import torch
 from sencache import comparison
 from sencache.ask import Ask, Understood, understand
 from sencache.bridge import Thread, in_thread
+from sencache.checkpoint import offered_model
 from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.errors import SencacheError
 from sencache.failures import explain
@@ -57,7 +58,7 @@ def model(key: str) -> Model:
 
 @cache
 def _loaded(key: str, on: str) -> Model:
-    return load(key, on)
+    return load(offered_model(key), on)
 
 
 def reserved_seconds(job: dict[str, Any]) -> int:
