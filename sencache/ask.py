@@ -30,7 +30,7 @@ class Ask(Strict):
     methods' own defaults hold. `profile` names a bundled profile, `profile_json` is the content of one.
     """
 
-    model: Name = Field(default_factory=lambda: offered_models()[0].key)
+    model: Name = Field(default_factory=lambda: next(iter(offered_models())))
     prompt: str
     negative_prompt: str = ""
     methods: Annotated[tuple[Name, ...], Field(max_length=MAX_LANES)] = ()
@@ -97,6 +97,7 @@ def _request(spec: ModelSpec, ask: Ask) -> Request:
             seed=ask.seed,
             nfe=ask.nfe,
             preset=ask.preset if ask.nfe is None else None,
+            guidance_scale_2=spec.guidance_scale_2,
             **{**own, **given},
         )
     except ValidationError as error:

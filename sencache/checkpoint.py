@@ -60,6 +60,26 @@ def find_spec(key: str, from_image: bool = False) -> ModelSpec:
     )
 
 
+def offered_models() -> dict[str, ModelSpec]:
+    """What the app offers to everyone: the model that the variable MODEL_ID names, else the bundled ones.
+
+    Visitors must not make the app fetch and load whatever they name.
+    """
+    chosen = os.environ.get("MODEL_ID")
+    if chosen:
+        spec = find_spec(chosen)
+        return {spec.key: spec}
+    return {key: spec for key, spec in MODELS.items() if spec.bundled}
+
+
+def offered_model(key: str) -> ModelSpec:
+    """One of them; raises SencacheError naming those there are."""
+    offered = offered_models()
+    if key not in offered:
+        raise SencacheError(f"unknown model {key!r}; choose from {', '.join(offered)}")
+    return offered[key]
+
+
 def weights_folder(spec: ModelSpec) -> Path:
     """Where the model's files are, all of them, fetched first if need be; raises SencacheError with the
     remedy for whatever is in the way.

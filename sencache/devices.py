@@ -89,7 +89,7 @@ def check_alike(models: Sequence[ModelInfo]) -> None:
             f"cuda:{twice} is given twice, and its lanes would disturb each other; give it once"
         )
     for other in others:
-        for name in ("key", "id", "revision", "dtype", "scheduler"):
+        for name in ("key", "id", "revision", "dtype", "scheduler", "placement"):
             ours, theirs = getattr(first, name), getattr(other, name)
             if ours != theirs:
                 raise SencacheError(

@@ -27,7 +27,7 @@ NUMBERS = ("minimum", "maximum", "exclusiveMinimum")
 def describe() -> dict[str, Any]:
     """`models`, `methods` (what a lane can be, in the order shown), `profiles`: names, limits, defaults."""
     return {
-        "models": [_model(spec) for spec in offered_models()],
+        "models": [_model(spec) for spec in offered_models().values()],
         "methods": [_method(lane) for lane in (*BASELINES, *_caching())],
         "profiles": [_profile(name) for name in bundled_profiles()],
     }

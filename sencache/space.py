@@ -1,7 +1,7 @@
-"""What the environment of a Space settles: which models it offers, and how long a first run may be.
+"""What the environment of a Space settles: how long a first run may be, and whether blocks are compiled.
 
-`MODEL_ID` names the models of the list that this Space offers, the first being the one it opens with. On
-ZeroGPU all weights placed at import are moved to the GPU for every call, so a Space offers one large model.
+On ZeroGPU all weights placed at import are moved to the GPU for every call, so a Space offers one large
+model, the one that `MODEL_ID` names.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from sencache.errors import SencacheError
+from sencache import checkpoint
 from sencache.figures import ZEROGPU_LONGEST, booked, reserved, seconds_of
-from sencache.models import MODELS, ModelSpec, model_spec
 from sencache.schema import Request
+from sencache.spec import ModelSpec
 
 # GPU seconds a day of a visitor who has not signed in.
 ANONYMOUS_SECONDS = 120
@@ -38,23 +38,18 @@ def _switched_on(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("1", "t", "true")
 
 
-def offered_models() -> tuple[ModelSpec, ...]:
-    """The models that this Space offers, on ZeroGPU with numbers that a first run can afford.
-
-    Raises SencacheError where `MODEL_ID` names one that there is not.
-    """
-    names = [name.strip() for name in os.environ.get("MODEL_ID", "").split(",") if name.strip()]
-    specs = [model_spec(name) for name in names] if names else list(MODELS.values())
-    return tuple(first_run(spec) if on_zerogpu() else spec for spec in specs)
+def offered_models() -> dict[str, ModelSpec]:
+    """What the app offers, by key, on ZeroGPU with numbers that a first run can afford."""
+    return {key: _affordable(spec) for key, spec in checkpoint.offered_models().items()}
 
 
 def offered_model(key: str) -> ModelSpec:
-    """The offered model named `key`; raises SencacheError naming those there are."""
-    offered = {spec.key: spec for spec in offered_models()}
-    if key not in offered:
-        model_spec(key)
-        raise SencacheError(f"this Space does not offer {key!r}; choose from {', '.join(offered)}")
-    return offered[key]
+    """One of them; raises SencacheError naming those there are."""
+    return _affordable(checkpoint.offered_model(key))
+
+
+def _affordable(spec: ModelSpec) -> ModelSpec:
+    return first_run(spec) if on_zerogpu() else spec
 
 
 def first_run(spec: ModelSpec, quota: int = ANONYMOUS_SECONDS, device: str = "cuda") -> ModelSpec:

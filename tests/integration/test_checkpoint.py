@@ -19,7 +19,14 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
 
 from sencache import checkpoint, loading
-from sencache.checkpoint import cached_folder, find_spec, missing_files, weights_folder
+from sencache.checkpoint import (
+    cached_folder,
+    find_spec,
+    missing_files,
+    offered_model,
+    offered_models,
+    weights_folder,
+)
 from sencache.errors import SencacheError
 from sencache.models import MODELS, ModelSpec, load
 
@@ -100,6 +107,20 @@ def test_a_damaged_index_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     message = refusal(lambda: find_spec(str(tmp_path)))
     assert "not a checkpoint in the layout of diffusers" in message and "model_index.json" in message
+
+
+def test_the_app_offers_what_is_bundled_or_the_one_model_it_is_set_up_for(
+    fetched: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else decides what an app fetches and loads."""
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    assert set(offered_models()) == {key for key, spec in MODELS.items() if spec.bundled} >= {"tiny-wan"}
+    for key in ("wan-14b", REPO, str(saved)):
+        assert f"unknown model {key!r}; choose from tiny-wan" in refusal(lambda key=key: offered_model(key))
+    for chosen, key in (("wan-1.3b", "wan-1.3b"), (REPO, REPO), (str(saved), saved.name)):
+        monkeypatch.setenv("MODEL_ID", chosen)
+        assert list(offered_models()) == [key] and offered_model(key).key == key
+        assert "choose from" in refusal(lambda: offered_model("tiny-wan"))
 
 
 # ---- what is missing

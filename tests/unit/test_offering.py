@@ -25,41 +25,27 @@ SHARED_CARD = 1.5
 
 
 @pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list of two models."""
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Space of that model alone."""
     monkeypatch.setitem(MODELS, "large", LARGE)
+    monkeypatch.setenv("MODEL_ID", "large")
 
 
-def test_without_model_id_all_are_offered(two: None) -> None:
-    assert [spec.key for spec in space.offered_models()] == list(MODELS)
-
-
-def test_a_space_of_one_model(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its page, its answers and its refusals know no other."""
-    monkeypatch.setenv("MODEL_ID", " large ")
+def test_a_space_of_one_model(large: None) -> None:
+    """Its page, its answers and its refusals know no other; an ask that names none means it."""
     assert [model["key"] for model in describe()["models"]] == ["large"]
-    assert understand(make_ask(prompt="x", model="large")).request.width == 832
-    with pytest.raises(SencacheError, match="does not offer 'tiny-wan'; choose from large"):
-        understand(make_ask(prompt="x", model="tiny-wan"))
-    with pytest.raises(SencacheError, match="unknown model 'none'"):
-        understand(make_ask(prompt="x", model="none"))
-
-
-def test_an_ask_that_names_no_model_means_the_first_offered(
-    two: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert make_ask(prompt="x").model == "tiny-wan"
-    monkeypatch.setenv("MODEL_ID", "large,tiny-wan")
     assert make_ask(prompt="x").model == "large"
+    assert understand(make_ask(prompt="x")).request.width == 832
+    with pytest.raises(SencacheError, match="choose from large"):
+        understand(make_ask(prompt="x", model="tiny-wan"))
 
 
-def test_a_model_id_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODEL_ID", "tiny-wan,gone")
-    with pytest.raises(SencacheError, match="unknown model 'gone'"):
-        space.offered_models()
+def test_without_model_id_the_bundled_ones_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    assert make_ask(prompt="x").model == "tiny-wan"
 
 
-def test_numbers_are_shortened_on_zerogpu_only(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_shortened_on_zerogpu_only(large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert space.offered_model("large") is LARGE
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     fitted = space.offered_model("large")
