@@ -17,7 +17,7 @@ from PIL import Image
 
 from sencache.engine.attach import attach
 from sencache.library import bundled_profile
-from sencache.models import load
+from sencache.models.model import load
 from sencache.policies import Full
 from sencache.profile import load_profile
 from sencache.recording import Recorder, Recording

@@ -55,8 +55,8 @@ def models(as_json: options.Json = False) -> None:
 
     Any other checkpoint of the same pipelines works too: `--model owner/name`, or a folder.
     """
-    from sencache.catalogue import MODELS
-    from sencache.listing import describe_model
+    from sencache.models.catalogue import MODELS
+    from sencache.models.listing import describe_model
     from sencache.tables import models_table
 
     listed = [describe_model(spec) for spec in MODELS.values()]
@@ -96,8 +96,8 @@ def compare(
     Writes DIR/report.json (every decision of every step) and DIR/LANE.mp4. A full run and the plain sampler
     with fewer steps are always part of it.
     """
-    from sencache import models as catalogue
-    from sencache.checkpoint import find_spec
+    from sencache.models import model as catalogue
+    from sencache.models.checkpoint import find_spec
     from sencache.plan import parse_lanes
     from sencache.soundness import load_sound_profile
 
@@ -147,8 +147,8 @@ def _show(report: Any, out: Path, as_json: bool) -> None:
 def _request(spec: Any, **asked: Any) -> Any:
     from pydantic import ValidationError
 
+    from sencache.models.stills import read_still
     from sencache.schema import Request, first_problem
-    from sencache.stills import read_still
 
     names = ("steps", "height", "width", "frames", "guidance_scale", "guidance_scale_2")
     given = {name: value for name, value in asked.items() if value is not None}
@@ -208,10 +208,10 @@ def calibrate(
     Costs one more evaluation per step than plain generations. Every video's result is kept in OUT.samples, so
     that the same command goes on where it was stopped, and more samples can be added later.
     """
-    from sencache import models as catalogue
-    from sencache.calibration import CalibrationPlan, read_prompts
-    from sencache.calibration import calibrate as measure
-    from sencache.checkpoint import find_spec
+    from sencache.calibration.profiling import CalibrationPlan, read_prompts
+    from sencache.calibration.profiling import calibrate as measure
+    from sencache.models import model as catalogue
+    from sencache.models.checkpoint import find_spec
     from sencache.profile import write_profile
     from sencache.tables import StepProgress, calibration_summary
 
@@ -234,7 +234,7 @@ def calibrate(
 
 
 def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
-    from sencache.clips import find_clips
+    from sencache.calibration.clips import find_clips
 
     if method not in ("trajectory", "paper"):
         raise SencacheError(f"unknown method {method!r}; choose trajectory or paper")

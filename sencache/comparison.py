@@ -22,7 +22,7 @@ from sencache.engine.trace import Record
 from sencache.interleave import Group, Stepwise, round_robin, side_by_side
 from sencache.lanes import Finished, Frames, Stepped, lane
 from sencache.metrics import compare_frames
-from sencache.models import Model, check_request
+from sencache.models.model import Model, check_request
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_baselines, with_budget
 from sencache.policies import uses_profile
 from sencache.profile import Profile

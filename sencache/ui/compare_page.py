@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 import gradio as gr
 from gradio import update
 
-from sencache.deliver import pack, profile_of, snippets
 from sencache.errors import SencacheError
-from sencache.service import Studio
+from sencache.service.deliver import pack, profile_of, snippets
+from sencache.service.studio import Studio
 from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
 from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
 from sencache.ui.links import query_of_report, restored

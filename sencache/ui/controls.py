@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sencache.ask import Ask, make_ask
 from sencache.schema import MAX_PROMPT, MAX_STEPS
+from sencache.service.ask import Ask, make_ask
 from sencache.ui.knobs import Knob, build_knobs, given
 from sencache.ui.note import note
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from sencache.palette import lane_label
 from sencache.report import Lane, Report
+from sencache.service.palette import lane_label
 from sencache.ui.theme import script, template
 
 KIB = 1024

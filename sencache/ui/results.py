@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 from gradio import update
 
-from sencache.deliver import CSV_NAME, REPORT_NAME, ZIP_NAME
-from sencache.palette import lane_label
-from sencache.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.profile import Profile
 from sencache.report import Report
+from sencache.service.deliver import CSV_NAME, REPORT_NAME, ZIP_NAME
+from sencache.service.palette import lane_label
+from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.ui.lanes import board_of, live_lanes
 from sencache.ui.note import note, said
 from sencache.ui.numbers import numbers_table, table_of, verdict

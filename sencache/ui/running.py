@@ -11,13 +11,13 @@ from typing import Any
 import gradio as gr
 from gradio import update
 
-from sencache.ask import Ask, understand
-from sencache.deliver import REPORT_NAME
 from sencache.errors import SencacheError
 from sencache.profile import parse_profile
 from sencache.report import load_report
-from sencache.service import Event, Studio
-from sencache.space import on_zerogpu
+from sencache.service.ask import Ask, understand
+from sencache.service.deliver import REPORT_NAME
+from sencache.service.space import on_zerogpu
+from sencache.service.studio import Event, Studio
 from sencache.ui.controls import Controls
 from sencache.ui.lanes import LaneBoard, about
 from sencache.ui.links import query_of

@@ -14,10 +14,10 @@ import spaces
 import torch
 from pipelines import STEPS, Tiny
 
-from sencache import service
-from sencache.aot import compile_blocks, layout_of, load_blocks
 from sencache.engine.attach import attach
 from sencache.policies import Fixed
+from sencache.service import studio as service
+from sencache.service.aot import compile_blocks, layout_of, load_blocks
 
 
 class Compiler:

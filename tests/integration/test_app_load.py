@@ -13,9 +13,9 @@ import pytest
 from gradio_client import Client
 from gradio_client.client import Job
 
-from sencache.bridge import THREAD_NAME
 from sencache.report import Report
-from sencache.service import Studio
+from sencache.service.bridge import THREAD_NAME
+from sencache.service.studio import Studio
 from sencache.ui import page
 from sencache.verify import verify
 

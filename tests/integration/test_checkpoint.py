@@ -18,8 +18,9 @@ import torch
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
 
-from sencache import checkpoint, loading
-from sencache.checkpoint import (
+from sencache.errors import SencacheError
+from sencache.models import checkpoint, loading
+from sencache.models.checkpoint import (
     cached_folder,
     find_spec,
     missing_files,
@@ -27,8 +28,7 @@ from sencache.checkpoint import (
     offered_models,
     weights_folder,
 )
-from sencache.errors import SencacheError
-from sencache.models import MODELS, ModelSpec, load
+from sencache.models.model import MODELS, ModelSpec, load
 
 REPO, COMMIT = "someone/wan-tiny", "0123456789abcdef0123456789abcdef01234567"
 SHARDED = "transformer/diffusion_pytorch_model.safetensors.index.json"

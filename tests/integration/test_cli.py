@@ -77,7 +77,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that is loaded is work done for nothing."""
-    monkeypatch.setattr("sencache.models.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("sencache.models.model.load", lambda *_: pytest.fail("the model was loaded"))
 
 
 def program(*arguments: str) -> Answer:

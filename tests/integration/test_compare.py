@@ -23,7 +23,7 @@ from sencache.comparison import Compared, Event, LaneDone, LaneStarted, Started,
 from sencache.engine.attach import attach
 from sencache.engine.trace import Record
 from sencache.errors import SencacheError
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.plan import LaneSpec, parse_lanes
 from sencache.policies import Full, Policy, make_policy, uses_profile
 from sencache.profile import Profile

@@ -17,18 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache import service
-from sencache.ask import make_ask
 from sencache.comparison import Compared, LaneDone, LaneStarted, StepDone, compare
 from sencache.devices import Clock, check_alike, share_out
 from sencache.errors import SencacheError
 from sencache.interleave import AHEAD, round_robin, side_by_side
 from sencache.lanes import Finished, Stepped, lane
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.plan import parse_lanes
 from sencache.policies import Fixed, Full, Policy
 from sencache.profile import Profile
 from sencache.schema import ModelInfo, Request
+from sencache.service import studio as service
+from sencache.service.ask import make_ask
 
 REQUEST = Request(prompt="a red circle", steps=6, height=32, width=32, frames=5, guidance_scale=4.0)
 LANES = parse_lanes("sencache,fixed,control,easycache", ["fixed.interval=2", "easycache.forced_first=2"])

@@ -14,22 +14,22 @@ from diffusers import CogVideoXDPMScheduler
 from layouts import LAYOUTS
 from PIL import Image
 
-from sencache.calibration import CalibrationPlan, calibrate
-from sencache.checkpoint import find_spec, measure_weights
+from sencache.calibration.profiling import CalibrationPlan, calibrate
 from sencache.cli import DEFAULT_METHODS
 from sencache.comparison import Compared, compare, save
 from sencache.errors import SencacheError
 from sencache.interleave import round_robin
 from sencache.lanes import Finished, lane
-from sencache.loading import load_pipeline
-from sencache.models import Model, load
-from sencache.placement import Placement
+from sencache.models.checkpoint import find_spec, measure_weights
+from sencache.models.loading import load_pipeline
+from sencache.models.model import Model, load
+from sencache.models.placement import Placement
+from sencache.models.stills import read_still, still_pixels
 from sencache.plan import parse_lanes
 from sencache.policies import Fixed
 from sencache.profile import Profile
 from sencache.report import Report, load_report
 from sencache.schema import Request
-from sencache.stills import read_still, still_pixels
 from sencache.verify import profile_file, verify
 
 STEPS = 6

@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 import torch
 
-from sencache import comparison, service
-from sencache.ask import Ask, make_ask, understand
+from sencache import comparison
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.offer import describe
-from sencache.pace import Paces
 from sencache.policies import make_policy
 from sencache.profile import load_profile
 from sencache.report import load_report
-from sencache.service import Studio
+from sencache.service import studio as service
+from sencache.service.ask import Ask, make_ask, understand
+from sencache.service.offer import describe
+from sencache.service.pace import Paces
+from sencache.service.studio import Studio
 from sencache.verify import verify
 
 STEPS = 8

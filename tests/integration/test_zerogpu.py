@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sencache.ask import make_ask
-from sencache.service import Studio
+from sencache.service.ask import make_ask
+from sencache.service.studio import Studio
 
 ASKED = {
     "prompt": "a red circle",

@@ -53,8 +53,8 @@ def main() -> None:
     del sys.modules["torch"]
     from gradio.context import LocalContext
 
-    from sencache import service
-    from sencache.ask import make_ask
+    from sencache.service import studio as service
+    from sencache.service.ask import make_ask
 
     # Before the first fork: workers are used again.
     service.compile_blocks = layout_from_worker
@@ -82,14 +82,14 @@ def layout_from_worker(*_: Any) -> Any:
     """In place of compiling: something like a layout, and where it was made."""
     import torch
 
-    from sencache.aot import layout_of
+    from sencache.service.aot import layout_of
 
     return os.getpid(), layout_of((torch.zeros(2, 3), None))
 
 
 def compiled_at_start(studio: Any) -> dict[str, Any]:
     """What a start with compiling ahead of time reserves, and what comes back from the worker."""
-    from sencache import service
+    from sencache.service import studio as service
 
     loaded, before = [], len(calls)
     os.environ["SENCACHE_AOT"] = "1"

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import sencache
-from sencache import families
-from sencache.catalogue import MODELS
-from sencache.listing import describe_model, memory_table
+from sencache.models import families
+from sencache.models.catalogue import MODELS
+from sencache.models.listing import describe_model, memory_table
 
 ROOT = Path(sencache.__file__).parent.parent
 GUIDE = ROOT / "docs" / "real-models.md"
@@ -113,8 +113,8 @@ def test_the_guides_table_is_that_of_the_list() -> None:
     lines = GUIDE.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| model | repository |"))
     assert lines[start : start + len(memory_table(MODELS.values()))] == memory_table(MODELS.values()), (
-        "paste the output of: python -c 'from sencache.catalogue import MODELS; from sencache.listing import "
-        'memory_table; print(*memory_table(MODELS.values()), sep="\\n")\''
+        "paste the output of: python -c 'from sencache.models.catalogue import MODELS; "
+        'from sencache.models.listing import memory_table; print(*memory_table(MODELS.values()), sep="\\n")\''
     )
 
 

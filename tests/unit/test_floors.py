@@ -27,21 +27,22 @@ FLOORS = (
     ("ui.knobs", "ui.lanes", "ui.note", "ui.numbers", "ui.player", "ui.profile_facts", "ui.replay"),
     ("ui.theme",),
     ("ui",),
-    ("service",),
-    ("pace", "deliver", "failures", "plots_run", "aot"),
-    ("ask", "offer"),
-    ("space",),
-    ("figures",),
+    ("service.studio",),
+    ("service.pace", "service.deliver", "service.failures", "service.plots_run", "service.aot"),
+    ("service.ask", "service.offer"),
+    ("service.space",),
+    ("service.figures",),
     ("__main__",),
     ("cli",),
     ("cli_profiles",),
-    ("console", "options", "tables", "verify", "comparison", "calibration", "plots", "listing"),
+    ("console", "options", "tables", "verify", "plots"),
+    ("comparison", "calibration.profiling", "models.listing"),
     ("plan", "lanes"),
-    ("budget", "soundness", "samples"),
-    ("clips", "sensitivity"),
-    ("wording",),
-    ("recording", "interleave", "devices", "report", "metrics", "models", "noising"),
-    ("engine.attach", "video", "loading"),
+    ("budget", "soundness", "calibration.samples"),
+    ("calibration.clips", "calibration.sensitivity"),
+    ("service.wording",),
+    ("recording", "interleave", "devices", "report", "metrics", "models.model", "calibration.noising"),
+    ("engine.attach", "video", "models.loading"),
     ("engine.mount",),
     ("engine.session",),
     ("engine.run", "engine.architectures"),
@@ -54,12 +55,13 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("hub", "checkpoint"),
-    ("npz", "card", "catalogue", "layout"),
-    ("profile", "official", "download", "families", "placement", "checks"),
-    ("archive", "constants", "schedulers"),
-    ("files", "library", "reading", "spec", "stills"),
-    ("bridge", "palette", "sharing"),
+    ("hub.exchange", "models.checkpoint"),
+    ("hub.npz", "hub.card", "models.catalogue", "models.layout"),
+    ("profile", "hub.official", "hub.download", "models.families", "models.placement", "models.checks"),
+    ("hub.archive", "constants", "models.schedulers"),
+    ("files", "library", "reading", "models.spec", "models.stills"),
+    ("service.bridge", "service.palette", "models.sharing"),
+    ("calibration", "hub", "models", "service"),
     ("schema", "errors", "versions"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -164,11 +166,21 @@ def test_the_pages_know_no_framework_no_method_and_no_engine(module: str) -> Non
     assert not known & {"torch", "diffusers", "transformers", "numpy"}
     own = {name for name in own_imports(module) if name.split(".")[0] in ("policies", "engine")}
     assert own <= {"engine.trace"}, "a record is data; what decides and what runs is not the page's business"
-    assert not own_imports(module) & {"comparison", "lanes", "models", "plan"}
+    assert not own_imports(module) & {"comparison", "lanes", "models.model", "plan"}
 
 
 @pytest.mark.parametrize(
-    "module", ["policies", "profile", "schema", "files", "report", "engine.trace", "catalogue", "listing"]
+    "module",
+    [
+        "policies",
+        "profile",
+        "schema",
+        "files",
+        "report",
+        "engine.trace",
+        "models.catalogue",
+        "models.listing",
+    ],
 )
 def test_what_decides_and_what_is_stored_loads_no_framework(module: str) -> None:
     script = f"import sys, sencache.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from sencache import models
-from sencache.catalogue import MODELS as LISTED
 from sencache.engine.architectures import ARCHITECTURES
 from sencache.errors import SencacheError
 from sencache.library import bundled_profiles
-from sencache.models import (
+from sencache.models import model as models
+from sencache.models.catalogue import MODELS as LISTED
+from sencache.models.model import (
     ASSETS,
     ENCODED,
     MODELS,
@@ -35,9 +35,9 @@ from sencache.models import (
     model_spec,
     own_profile,
 )
+from sencache.models.spec import PIPELINES
+from sencache.models.stills import read_still, still_pixels
 from sencache.schema import MAX_PROMPT, Request, Still
-from sencache.spec import PIPELINES
-from sencache.stills import read_still, still_pixels
 
 TINY = MODELS["tiny-wan"]
 SIDES = range(32, 257, 16)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sencache import figures, space
-from sencache.ask import make_ask, understand
 from sencache.errors import SencacheError
-from sencache.figures import Cost, Figures
-from sencache.models import MODELS, ModelSpec, check_request
-from sencache.offer import describe
+from sencache.models.model import MODELS, ModelSpec, check_request
 from sencache.schema import Request
+from sencache.service import figures, space
+from sencache.service.ask import make_ask, understand
+from sencache.service.figures import Cost, Figures
+from sencache.service.offer import describe
 
 TINY = MODELS["tiny-wan"]
 # The size of Wan 2.1 1.3B.

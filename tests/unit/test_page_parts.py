@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sencache.ask import make_ask
 from sencache.errors import SencacheError
-from sencache.offer import describe
-from sencache.palette import lane_label
-from sencache.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.profile import Profile
 from sencache.report import Report
 from sencache.schema import Metrics
-from sencache.service import Studio
+from sencache.service.ask import make_ask
+from sencache.service.offer import describe
+from sencache.service.palette import lane_label
+from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
+from sencache.service.studio import Studio
 from sencache.ui.controls import SPEEDS, Controls, build_controls, evaluations
 from sencache.ui.gallery import load_gallery
 from sencache.ui.lanes import board_of

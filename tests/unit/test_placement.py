@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sencache.catalogue import MODELS
 from sencache.errors import SencacheError
-from sencache.placement import (
+from sencache.models.catalogue import MODELS
+from sencache.models.placement import (
     ENCODE,
     RESERVE,
     Placement,
@@ -22,7 +22,7 @@ from sencache.placement import (
     plan_placement,
     tokens,
 )
-from sencache.spec import ModelSpec
+from sencache.models.spec import ModelSpec
 
 PLENTY = 10**15
 BIG = [spec for spec in MODELS.values() if spec.parameters]

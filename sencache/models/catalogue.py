@@ -7,7 +7,7 @@ Loads no framework, so that a list of models is quick. A new checkpoint of a kno
 from __future__ import annotations
 
 from sencache.errors import SencacheError
-from sencache.families import (
+from sencache.models.families import (
     COGVIDEOX15_5B,
     COGVIDEOX_2B,
     COGVIDEOX_5B_IMAGE,
@@ -27,7 +27,7 @@ from sencache.families import (
     t5_parts,
     wan_parts,
 )
-from sencache.spec import ASSETS, ModelSpec
+from sencache.models.spec import ASSETS, ModelSpec
 
 MODELS: dict[str, ModelSpec] = {
     spec.key: spec

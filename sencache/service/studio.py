@@ -22,19 +22,19 @@ from typing import Any
 import torch
 
 from sencache import comparison
-from sencache.aot import compile_blocks, load_blocks
-from sencache.ask import Ask, Understood, understand
-from sencache.bridge import Thread, in_thread
-from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.devices import device_name
 from sencache.errors import SencacheError
-from sencache.failures import explain
-from sencache.figures import ZEROGPU_LONGEST
-from sencache.models import Model, ModelSpec, load
-from sencache.pace import Estimate, Paces
+from sencache.models.model import Model, ModelSpec, load
 from sencache.report import Lane, load_report
 from sencache.schema import Request
-from sencache.space import ahead_of_time, offered_model, on_zerogpu
+from sencache.service.aot import compile_blocks, load_blocks
+from sencache.service.ask import Ask, Understood, understand
+from sencache.service.bridge import Thread, in_thread
+from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
+from sencache.service.failures import explain
+from sencache.service.figures import ZEROGPU_LONGEST
+from sencache.service.pace import Estimate, Paces
+from sencache.service.space import ahead_of_time, offered_model, on_zerogpu
 
 Event = dict[str, Any]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sencache.errors import SencacheError
+from sencache.models.spec import ModelSpec
 from sencache.schema import MAX_PROMPT, Request
-from sencache.spec import ModelSpec
 
 
 def check_request(spec: ModelSpec, request: Request) -> None:

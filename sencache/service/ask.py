@@ -9,11 +9,11 @@ from pydantic import Field, ValidationError
 
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.models import ModelSpec, check_request, own_profile
+from sencache.models.model import ModelSpec, check_request, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
-from sencache.space import offered_model, offered_models
+from sencache.service.space import offered_model, offered_models
 
 MAX_LANES = 16
 

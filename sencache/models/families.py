@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sencache.spec import ModelSpec
+from sencache.models.spec import ModelSpec
 
 # Counted on the classes of diffusers 0.42.1 and transformers with the published configurations; a test counts
 # them again.

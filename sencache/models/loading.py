@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from sencache.checkpoint import measure_weights, unreadable
 from sencache.engine.architectures import architecture_of
 from sencache.errors import SencacheError
-from sencache.placement import TRANSFORMERS, Placement, Work, check_ram, gigabytes, plan_placement
+from sencache.models.checkpoint import measure_weights, unreadable
+from sencache.models.placement import TRANSFORMERS, Placement, Work, check_ram, gigabytes, plan_placement
+from sencache.models.spec import ModelSpec
 from sencache.schema import Request
-from sencache.spec import ModelSpec
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PARTS = ("text_encoder", "image_encoder", "vae", *TRANSFORMERS)

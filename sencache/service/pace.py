@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from sencache.ask import Understood
-from sencache.figures import Counts, booked, reserved, seconds_of
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec
 from sencache.report import Report
 from sencache.schema import Request
+from sencache.service.ask import Understood
+from sencache.service.figures import Counts, booked, reserved, seconds_of
 
 # Of all steps, where no budget is given: what the presets were calibrated to.
 USUAL_SHARE = {"fast": 0.42, "slow": 0.5, None: 0.5}

@@ -14,12 +14,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sencache.catalogue import MODELS
-from sencache.download import COMMIT, Hub, check_repo, explained
 from sencache.errors import SencacheError
-from sencache.layout import INDEX, describe_folder, model_parts, read_config
-from sencache.placement import BYTES, TRANSFORMERS, Weights, gigabytes
-from sencache.spec import ModelSpec
+from sencache.hub.download import COMMIT, Hub, check_repo, explained
+from sencache.models.catalogue import MODELS
+from sencache.models.layout import INDEX, describe_folder, model_parts, read_config
+from sencache.models.placement import BYTES, TRANSFORMERS, Weights, gigabytes
+from sencache.models.spec import ModelSpec
 
 # Folders of the parts only: many repositories hold the same weights again in other forms.
 _FOLDERS = (

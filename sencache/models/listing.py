@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sencache.checkpoint import cached_folder
 from sencache.errors import SencacheError
-from sencache.placement import Placement, Weights, Work, placements, plan_placement
-from sencache.spec import ModelSpec
+from sencache.models.checkpoint import cached_folder
+from sencache.models.placement import Placement, Weights, Work, placements, plan_placement
+from sencache.models.spec import ModelSpec
 
 # Sizes that cards are sold in, in 10^9 bytes; a driver and a desktop leave about this share of them free.
 CARDS = (16, 24, 32, 48, 80, 141)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sencache.errors import SencacheError
-from sencache.families import COGVIDEOX_MODEL, LTX_MODEL, TIMESTEP_AWARE, WAN_MODEL
-from sencache.spec import PIPELINES, ModelSpec
+from sencache.models.families import COGVIDEOX_MODEL, LTX_MODEL, TIMESTEP_AWARE, WAN_MODEL
+from sencache.models.spec import PIPELINES, ModelSpec
 
 Config = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sencache.errors import SencacheError
-from sencache.spec import ModelSpec
+from sencache.models.spec import ModelSpec
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sencache.catalogue import MODELS, model_spec
-from sencache.checkpoint import find_spec, revision_of, weights_folder
-from sencache.checks import check_request
 from sencache.library import bundled_profile, bundled_profiles
-from sencache.loading import (
+from sencache.models.catalogue import MODELS, model_spec
+from sencache.models.checkpoint import find_spec, revision_of, weights_folder
+from sencache.models.checks import check_request
+from sencache.models.loading import (
     choose_dtype,
     choose_placement,
     encoder_at_hand,
@@ -22,13 +22,13 @@ from sencache.loading import (
     load_pipeline,
     torch_dtype,
 )
-from sencache.placement import Placement
+from sencache.models.placement import Placement
+from sencache.models.schedulers import describe, other_scheduler
+from sencache.models.sharing import Encoded, one_encoding
+from sencache.models.spec import ASSETS, ModelSpec
+from sencache.models.stills import still_pixels
 from sencache.profile import Profile, load_profile
-from sencache.schedulers import describe, other_scheduler
 from sencache.schema import ModelInfo, Request
-from sencache.sharing import Encoded, one_encoding
-from sencache.spec import ASSETS, ModelSpec
-from sencache.stills import still_pixels
 
 __all__ = [
     "ASSETS",

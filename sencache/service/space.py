@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from sencache import checkpoint
-from sencache.figures import ZEROGPU_LONGEST, booked, reserved, seconds_of
+from sencache.models import checkpoint
+from sencache.models.spec import ModelSpec
 from sencache.schema import Request
-from sencache.spec import ModelSpec
+from sencache.service.figures import ZEROGPU_LONGEST, booked, reserved, seconds_of
 
 # GPU seconds a day of a visitor who has not signed in.
 ANONYMOUS_SECONDS = 120
