@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from sencache.checkpoint import offered_model
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
 from sencache.models import ModelSpec, check_request, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
+from sencache.space import offered_model, offered_models
 
 MAX_LANES = 16
 
@@ -22,14 +22,15 @@ Value = bool | int | float | Annotated[str, Field(max_length=2000)]
 
 
 class Ask(Strict):
-    """One comparison as asked for; every number that is None is the model's own.
+    """One comparison as asked for, of the first model offered unless one is named; every number that is None
+    is the model's own.
 
     `methods` are lanes as on the command line (`method[:key=value…]`), `settings` the knobs of a method in
     all its lanes. `nfe` is the budget that sets all knobs, `preset` one of the profile's; with neither the
     methods' own defaults hold. `profile` names a bundled profile, `profile_json` is the content of one.
     """
 
-    model: Name = "tiny-wan"
+    model: Name = Field(default_factory=lambda: next(iter(offered_models())))
     prompt: str
     negative_prompt: str = ""
     methods: Annotated[tuple[Name, ...], Field(max_length=MAX_LANES)] = ()

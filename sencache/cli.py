@@ -121,7 +121,8 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        loaded = _said(catalogue.load(spec, device, scheduler, shift, dtype, request))
+        devices = device.split(",")
+        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in devices]
         report = _compare_into(folder, loaded, request, lanes, chosen)
     _show(report, out, as_json)
 
@@ -161,13 +162,13 @@ def _request(spec: Any, **asked: Any) -> Any:
         raise SencacheError(f"{option} is {value}: {problem.lower()}; correct --{option}") from None
 
 
-def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: Any) -> Any:
+def _compare_into(folder: Path, loaded: Any, request: Any, lanes: Any, profile: Any) -> Any:
     from sencache import comparison
     from sencache.tables import LaneProgress
 
-    frames = {}
+    frames, (model, *copies) = {}, loaded
     with LaneProgress(Console(stderr=True)) as progress:
-        for event in comparison.compare(model, request, lanes, profile):
+        for event in comparison.compare(model, request, lanes, profile, copies):
             match event:
                 case comparison.LaneStarted(lane=lane, steps=steps):
                     progress.begin(lane, steps)

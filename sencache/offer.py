@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sencache.checkpoint import offered_models
 from sencache.library import bundled_profiles
 from sencache.models import ModelSpec, own_profile
 from sencache.palette import LOOKS, lane_label
 from sencache.plan import FEWER_STEPS, REFERENCE
 from sencache.policies import METHODS, Policy, uses_profile
 from sencache.profile import load_profile
+from sencache.space import offered_models
 
 # Lanes offered beside the plain methods: the same rule with another way of reusing.
 VARIANTS = ("sencache:forecast=linear",)

@@ -16,7 +16,9 @@ ModelKey = Annotated[
     ),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON for machines instead of a table.")]
-Device = Annotated[str, Option(help="`cpu`, `cuda`, or one of several GPUs as `cuda:1`.")]
+Device = Annotated[
+    str, Option(help="`cpu` or `cuda`; for `compare` also several GPUs, as in `cuda:0,cuda:1`.")
+]
 Dtype = Annotated[
     str | None,
     Option(help="`bf16`, `fp16` or `fp32` for all parts; the model's own on a GPU, fp32 on a CPU."),

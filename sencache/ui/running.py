@@ -16,7 +16,8 @@ from sencache.deliver import REPORT_NAME
 from sencache.errors import SencacheError
 from sencache.profile import parse_profile
 from sencache.report import load_report
-from sencache.service import Event, Studio, on_zerogpu
+from sencache.service import Event, Studio
+from sencache.space import on_zerogpu
 from sencache.ui.controls import Controls
 from sencache.ui.lanes import LaneBoard, about
 from sencache.ui.links import query_of

@@ -68,6 +68,15 @@ def test_an_error_inside_crosses_as_its_sentence(told: dict[str, Any]) -> None:
     assert "not enough memory" in told["error"]
 
 
+def test_blocks_are_compiled_in_a_worker_when_the_space_starts(told: dict[str, Any]) -> None:
+    """With the time that only a start may take; strides and types come back through the pipe."""
+    aot = told["aot"]
+    assert aot["worker"] != aot["parent"] and aot["folder"] and aot["more"] == 0
+    assert aot["layout"] == "(((2, 3), (3, 1), torch.float32, 'cpu'), None)"
+    (scheduled,) = [call for call in aot["calls"] if call["call"] == "schedule"]
+    assert float(scheduled["durationSeconds"]) >= 1500
+
+
 def test_decisions_and_metrics_are_those_of_a_plain_process(told: dict[str, Any]) -> None:
     here = [e for e in Studio().run(make_ask(**ASKED)) if e["kind"] in ("step", "lane_done")]
     first, second = told["runs"]
