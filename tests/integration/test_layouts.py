@@ -13,9 +13,10 @@ import torch
 from diffusers import CogVideoXDPMScheduler
 from layouts import LAYOUTS
 from PIL import Image
+from typer.testing import CliRunner
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
-from sencache.cli import DEFAULT_METHODS
+from sencache.cli import DEFAULT_METHODS, app
 from sencache.comparison import Compared, compare, save
 from sencache.errors import SencacheError
 from sencache.interleave import round_robin
@@ -29,7 +30,7 @@ from sencache.plan import parse_lanes
 from sencache.policies import Fixed
 from sencache.profile import Profile
 from sencache.report import Report, load_report
-from sencache.schema import Request
+from sencache.schema import Request, Still
 from sencache.verify import profile_file, verify
 
 STEPS = 6
@@ -225,3 +226,29 @@ def test_wherever_its_parts_wait_the_frames_are_the_same(
     assert np.array_equal(*results)
     assert placed.pipe.text_encoder is None and not hasattr(placed.pipe.transformer, "_diffusers_hook")
     assert placed.info().placement == str(placement)
+
+
+@pytest.mark.parametrize("layout", ["wan2.2-a14b-image"], indirect=True)
+def test_the_command_line_takes_a_folder_and_a_still(folder: Path, still: Path, tmp_path: Path) -> None:
+    """Calibrated, compared on the profile just made, and verified; a scale for each of the two experts."""
+    common = ["--model", str(folder), "--image", str(still), "--steps", str(STEPS), "--dtype", "fp32"]
+    common += ["--height", "32", "--width", "32", "--frames", "5", "--guidance-2", "2.5"]
+    profile, out = str(tmp_path / "own.json"), tmp_path / "out"
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    run("calibrate", *common, "--samples", "1", "--out", profile)
+    lanes = ("--methods", "none,sencache,magcache", "--profile", profile)
+    run("compare", *common, "--prompt", "a cat", *lanes, "--out", str(out))
+    assert "all hold" in run("verify", str(out / "report.json"), "--profile", profile)
+    report = load_report(out / "report.json")
+    assert report.model.key == "checkpoint" and str(folder.parent) not in report.to_json()
+    assert report.request.guidance_scale_2 == 2.5
+    assert report.request.image == Still(name=still.name, sha256=read_still(still).sha256)
+    assert {path.name for path in out.iterdir()} == {
+        "report.json",
+        *(f"{name}.mp4" for name in ("none", "sencache", "magcache", "fewer-steps")),
+    }
