@@ -138,13 +138,16 @@ class _Comparison:
     done: dict[str, Lane] = field(default_factory=dict)
     reference_frames: Frames | None = None
     reference_latents: list[torch.Tensor] = field(default_factory=list)
-    encoded: dict[str, torch.Tensor] = field(default_factory=dict)
+    encoded: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         request = self.request
         if self.profile is not None:
             self.profile.require(self.models[0].spec.architecture)
-        self.encoded = self.models[0].encode(request.prompt, request.negative_prompt, request.guidance_scale)
+        prompt = self.models[0].encode(request.prompt, request.negative_prompt, request.guidance_scale)
+        # One for each device, shared by its lanes, which keep what they make of a still in it.
+        moved = [{name: value.to(m.device) for name, value in prompt.items()} for m in self.models[1:]]
+        self.encoded = [prompt, *(type(prompt)(one) for one in moved)]
 
     def run(self, planned: Sequence[Planned], observer: Observer | None = None) -> Iterator[Event]:
         """Interleave `planned`; the full run must be among them or have been run before."""
@@ -169,9 +172,10 @@ class _Comparison:
         """What the lanes yield, with the lane's index, from all devices in the order in which it comes."""
         full = (REFERENCE, FEWER_STEPS)
         costs = [p.steps if p.spec.method in full else p.steps / 2 for p in planned]
+        shares = share_out(costs, len(self.models))
         groups: list[Group[Arrived]] = [
-            partial(self._group, model, [(index, planned[index]) for index in share], observer)
-            for model, share in zip(self.models, share_out(costs, len(self.models)), strict=True)
+            partial(self._group, place, [(index, planned[index]) for index in share], observer)
+            for place, share in enumerate(shares)
             if share
         ]
         if len(groups) == 1:
@@ -179,19 +183,17 @@ class _Comparison:
         return side_by_side([partial(_on, m.device, g) for m, g in zip(self.models, groups, strict=False)])
 
     def _group(
-        self, model: Model, members: Sequence[tuple[int, Planned]], observer: Observer | None
+        self, place: int, members: Sequence[tuple[int, Planned]], observer: Observer | None
     ) -> Generator[Arrived, None, None]:
-        """One device's lanes in turn."""
-        lanes = [self._lane(model, p, observer) for _, p in members]
+        """The lanes of one device in turn."""
+        lanes = [self._lane(place, p, observer) for _, p in members]
         with closing(round_robin(lanes)) as items:
-            for place, item in items:
-                yield members[place][0], item
+            for member, item in items:
+                yield members[member][0], item
 
-    def _lane(
-        self, model: Model, planned: Planned, observer: Observer | None
-    ) -> Stepwise[Stepped | Finished]:
+    def _lane(self, place: int, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:
         request = self.request.model_copy(update={"steps": planned.steps})
-        encoded = {name: value.to(model.device) for name, value in self.encoded.items()}
+        model, encoded = self.models[place], self.encoded[place]
         return lane(
             model.pipe,
             planned.policy,

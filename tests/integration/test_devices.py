@@ -114,6 +114,26 @@ def test_both_devices_work_each_in_one_thread(pair: tuple[Model, Model], bundled
     assert not threads[0] & threads[1]
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["one device", "two devices"])
+def test_all_lanes_of_a_device_share_one_encoding(
+    pair: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    """The very object that the model made, or one like it: models keep what they make of a still in it."""
+    given: list[list[Any]] = [[], []]
+    for index, model in enumerate(pair):
+
+        def noted(pipe: Any, encoded: Any, *rest: Any, i: int = index, own: Any = model.generate) -> Any:
+            given[i].append(encoded)
+            return own(pipe, encoded, *rest)
+
+        monkeypatch.setattr(model, "generate", noted)
+    list(compare(pair[0], REQUEST, parse_lanes("fixed,control"), None, pair[1:] if both else ()))
+    assert len(given[0]) + len(given[1]) == 4 and bool(given[1]) == both
+    made = type(pair[0].encode("a", "", 1.0))
+    for encodings in given:
+        assert len({id(one) for one in encodings}) <= 1 and all(type(one) is made for one in encodings)
+
+
 @pytest.mark.parametrize("taken", [3, 9, 20])
 def test_closing_ends_the_lanes_of_all_devices(
     pair: tuple[Model, Model], bundled_profile: Profile, monkeypatch: pytest.MonkeyPatch, taken: int
