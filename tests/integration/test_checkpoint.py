@@ -19,6 +19,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
 
 from sencache.errors import SencacheError
+from sencache.models import checkpoint, loading
 from sencache.models.checkpoint import (
     cached_folder,
     find_spec,
@@ -27,7 +28,7 @@ from sencache.models.checkpoint import (
     offered_models,
     weights_folder,
 )
-from sencache.models.model import MODELS, ModelSpec, checkpoint, load, loading
+from sencache.models.model import MODELS, ModelSpec, load
 
 REPO, COMMIT = "someone/wan-tiny", "0123456789abcdef0123456789abcdef01234567"
 SHARDED = "transformer/diffusion_pytorch_model.safetensors.index.json"
