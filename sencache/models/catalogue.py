@@ -18,6 +18,7 @@ from sencache.models.families import (
     LTX_MODEL,
     LTX_VAE,
     TIMESTEP_AWARE,
+    TINY_MODEL,
     WAN22_5B_MODEL,
     WAN22_14B_IMAGE,
     WAN_1_3B,
@@ -29,38 +30,18 @@ from sencache.models.families import (
 )
 from sencache.models.spec import ASSETS, ModelSpec
 
+TINY = "bundled: moving shapes, 64x64, 17 frames; {} classes, seconds on a CPU"
+
 MODELS: dict[str, ModelSpec] = {
     spec.key: spec
     for spec in (
-        ModelSpec(
+        TINY_MODEL(
             key="tiny-wan",
-            summary="bundled: moving shapes, 64x64, 17 frames; Wan 2.1 classes, seconds on a CPU",
+            summary=TINY.format("Wan 2.1"),
             source=ASSETS / "tiny-wan",
             pipeline="WanPipeline",
             architecture="wan",
-            licence="apache-2.0",
-            height=64,
-            width=64,
-            frames=17,
-            fps=8,
-            steps=50,
-            guidance_scale=4.0,
             size_multiple=16,
-            temporal_factor=4,
-            min_side=32,
-            max_side=256,
-            max_frames=81,
-            max_sequence_length=32,
-            calibration_prompts=(
-                "a red circle moving right",
-                "a small blue square moving up, on a gray background",
-                "a green triangle bouncing up and down",
-                "a large yellow star spinning, on a black background",
-                "a purple circle growing, on a white background",
-                "an orange square moving side to side, and a cyan circle standing still",
-                "a pink star moving in a circle",
-                "a small cyan triangle moving left, and a red square shrinking, on a black background",
-            ),
             profile="tiny-wan.unipc-50",
         ),
         WAN_MODEL(

@@ -28,6 +28,33 @@ def t5_parts(transformer: int, vae: int) -> dict[str, int]:
     return {"text_encoder": T5_XXL, "transformer": transformer, "vae": vae}
 
 
+# What a model trained on moving shapes is calibrated on.
+TINY_PROMPTS = (
+    "a red circle moving right",
+    "a small blue square moving up, on a gray background",
+    "a green triangle bouncing up and down",
+    "a large yellow star spinning, on a black background",
+    "a purple circle growing, on a white background",
+    "an orange square moving side to side, and a cyan circle standing still",
+    "a pink star moving in a circle",
+    "a small cyan triangle moving left, and a red square shrinking, on a black background",
+)
+TINY_MODEL: Any = partial(
+    ModelSpec,
+    licence="apache-2.0",
+    height=64,
+    width=64,
+    frames=17,
+    fps=8,
+    steps=50,
+    guidance_scale=4.0,
+    temporal_factor=4,
+    min_side=32,
+    max_side=256,
+    max_frames=81,
+    max_sequence_length=32,
+    calibration_prompts=TINY_PROMPTS,
+)
 WAN_MODEL: Any = partial(
     ModelSpec,
     pipeline="WanPipeline",
