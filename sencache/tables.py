@@ -80,22 +80,22 @@ def _cell(lane: Lane, column: Column, best: float | None) -> str:
 def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
     """One row per model, as `listing.describe_model` gives it."""
     table = Table(
-        *("model", "what it is", "size", "steps", "weights GB", "GPU GB", "here", "licence"),
-        caption="GPU: least, and with all parts on it; computed, not measured. here: weights on this machine",
+        caption="GB on the GPU: least, and with all parts on it; computed. here: weights on this machine",
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
+    for heading in ("model", "size", "GB", "on GPU", "here"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what it is, licence", overflow="fold", min_width=20)
     for model in models:
         size, needed = "{width}x{height}x{frames}".format(**model), model["bytes"]
         gpu = "any"
         if "gpu_least" in needed:
             gpu = f"{needed['gpu_least'] / 1e9:.0f}-{needed['gpu_all_parts'] / 1e9:.0f}"
-        table.add_row(
-            *(model["key"], model["summary"], size, str(model["steps"])),
-            f"{needed['weights'] / 1e9:.1f}",
-            gpu,
-            "yes" if model["here"] else "no",
-            model["licence"],
-        )
+        weights, here = f"{needed['weights'] / 1e9:.1f}", "yes" if model["here"] else "no"
+        table.add_row(model["key"], size, weights, gpu, here, f"{model['summary']}; {model['licence']}")
     return table
 
 
