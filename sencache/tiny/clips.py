@@ -182,7 +182,8 @@ def _square(across: Array, along: Array, r: Array) -> Array:
 def _triangle(across: Array, along: Array, r: Array) -> Array:
     # Equilateral, tip up, around its centroid.
     sides = np.maximum(math.sqrt(0.75) * np.abs(across) - 0.5 * along, along)
-    return TRIANGLE * r - sides
+    inside: Array = TRIANGLE * r - sides
+    return inside
 
 
 @lru_cache(maxsize=8)

@@ -127,3 +127,55 @@ def rotary(frames: int, height: int, width: int) -> Rotation:
 def pipeline(parts: dict[str, Any]) -> Any:
     """Everything together, ready to be saved."""
     return CogVideoXPipeline(scheduler=_scheduler(), **parts)
+
+
+@torch.no_grad()
+def start_from(model: Any, wan: Any) -> None:
+    """Start `model` from the trained transformer of tiny-wan, as far as the two have the same parts.
+
+    Patches, self-attention, feed-forward and output are taken over; what the timestep does to them is fitted,
+    at equal ratios of noise to signal. How captions come in is not Wan's and is learned anew.
+    """
+    model.patch_embed.proj.weight.copy_(wan.patch_embedding.weight.squeeze(2))
+    model.patch_embed.proj.bias.copy_(wan.patch_embedding.bias)
+    places = wan.proj_out.weight.view(2, 2, CHANNELS, -1).permute(2, 0, 1, 3)
+    model.proj_out.weight.copy_(places.flatten(0, 2))
+    model.proj_out.bias.copy_(wan.proj_out.bias.view(2, 2, CHANNELS).permute(2, 0, 1).flatten())
+    features, embedded, modulated = _timesteps(model, wan)
+    for mine, other in zip(model.transformer_blocks, wan.blocks, strict=True):
+        mine.ff.load_state_dict(other.ffn.state_dict())
+        _take_attention(mine.attn1, other.attn1)
+        shares = modulated + other.scale_shift_table.flatten(1)
+        for norm, wanted in zip((mine.norm1, mine.norm2), shares.chunk(2, dim=1), strict=True):
+            _fit(norm.linear, features, wanted)
+    _fit(model.norm_out.linear, features, torch.cat([embedded, embedded], 1) + wan.scale_shift_table.flatten(1))
+
+
+def _take_attention(mine: Any, other: Any) -> None:
+    for name in ("to_q", "to_k", "to_v"):
+        getattr(mine, name).load_state_dict(getattr(other, name).state_dict())
+    mine.to_out[0].load_state_dict(other.to_out[0].state_dict())
+    # Wan normalises all heads together with a gain per channel, CogVideoX each head with the same gains.
+    for name in ("norm_q", "norm_k"):
+        getattr(mine, name).weight.copy_(getattr(other, name).weight.view(HEADS, HEAD).mean(0))
+
+
+def _timesteps(model: Any, wan: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For all timesteps what this model's modulations see, and Wan's embedding and modulations there."""
+    signal, spread = noise.alphas.sqrt(), (1 - noise.alphas).sqrt()
+    steps = torch.arange(len(noise.alphas))
+    features = torch.nn.functional.silu(model.time_embedding(model.time_proj(steps)))
+    level = 1000 * spread / (signal + spread)
+    embedded, modulated, *_ = wan.condition_embedder(level, torch.zeros(1, 1, text.WIDTH))
+    return features, embedded, modulated
+
+
+def _fit(linear: Any, features: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Ridge regression of `wanted` [N, rows] for the first rows of `linear`; its other rows become 0."""
+    inputs = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
+    gram = inputs.T @ inputs + 1e-3 * torch.eye(inputs.shape[1])
+    solved = torch.linalg.solve(gram, inputs.T @ wanted.double()).float()
+    linear.weight.zero_()
+    linear.bias.zero_()
+    linear.weight[: wanted.shape[1]] = solved[:-1].T
+    linear.bias[: wanted.shape[1]] = solved[-1]

@@ -113,7 +113,7 @@ def pipeline(parts: dict[str, Any]) -> Any:
     """Everything together, ready to be saved. The shift grows with the number of tokens, as for LTX-Video."""
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True,
-        base_shift=0.95,
+        base_shift=1.1,
         max_shift=2.05,
         base_image_seq_len=80,
         max_image_seq_len=1280,
