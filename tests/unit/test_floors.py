@@ -36,8 +36,6 @@ FLOORS = (
     ("tiny.wan", "tiny.cogvideox", "tiny.ltx"),
     ("tiny.autoencoding", "tiny.latents", "tiny.vision", "tiny.text", "tiny.wan_autoencoder"),
     ("tiny.clips", "tiny.scoring", "tiny.pictures", "tiny.optim", "tiny.noise", "tiny.attention"),
-    ("tiny.grammar",),
-    ("tiny",),
     ("cli",),
     ("cli_profiles",),
     ("console", "options", "tables", "verify", "comparison", "calibration", "plots"),
@@ -65,7 +63,8 @@ FLOORS = (
     ("archive", "constants", "schedulers"),
     ("files", "library", "reading"),
     ("bridge", "palette"),
-    ("schema", "errors", "versions"),
+    ("schema", "errors", "versions", "tiny"),
+    ("tiny.grammar",),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 # The package itself is a door to all floors, opened on first use.
