@@ -267,6 +267,28 @@ def test_ltx_starts_with_wans_patches_and_words() -> None:
         torch.testing.assert_close(model.time_embed(t, batch_size=2)[0], theirs)
 
 
+def test_cogvideox_starts_with_wans_patches_and_modulations() -> None:
+    torch.manual_seed(0)
+    trained, model, latent = wan.transformer(), cogvideox.transformer(), torch.randn(1, 16, 5, 8, 8)
+    torch.nn.init.normal_(trained.proj_out.weight)
+    cogvideox.start_from(model, trained)
+    with torch.no_grad():
+        patches = trained.patch_embedding(latent).flatten(2).transpose(1, 2)
+        tokens = model.patch_embed(torch.zeros(1, 2, text.WIDTH), latent.transpose(1, 2))[:, 2:]
+        torch.testing.assert_close(tokens, patches, atol=1e-5, rtol=1e-4)
+        # How far along the straight line timestep 400 is: at an equal ratio of noise to signal.
+        alpha = cogvideox.noise.alphas[400]
+        level = 1000 * (1 - alpha).sqrt() / ((1 - alpha).sqrt() + alpha.sqrt())
+        theirs = trained.condition_embedder(level[None], torch.zeros(1, 1, text.WIDTH))[1].view(6, -1)
+        mine = torch.nn.functional.silu(model.time_embedding(model.time_proj(torch.tensor([400]))))
+        for block, other in zip(model.transformer_blocks, trained.blocks, strict=True):
+            wanted = theirs + other.scale_shift_table[0]
+            for norm, part in ((block.norm1, wanted[:3]), (block.norm2, wanted[3:])):
+                video, caption = norm.linear(mine).view(6, -1).chunk(2)
+                assert (video - part).square().mean() < 0.05 * part.square().mean()
+                assert caption.count_nonzero() == 0
+
+
 # ---- text
 
 
