@@ -172,7 +172,8 @@ def shape_mask(shape: str, path: Path) -> Array:
     else:
         across, along = np.cos(a) * dx + np.sin(a) * dy, -np.sin(a) * dx + np.cos(a) * dy
         inside = _square(across, along, r) if shape == "square" else _triangle(across, along, r)
-    return np.clip(inside + 0.5, 0, 1).astype(np.float32)
+    coverage: Array = np.clip(inside + 0.5, 0, 1).astype(np.float32)
+    return coverage
 
 
 def _square(across: Array, along: Array, r: Array) -> Array:

@@ -148,7 +148,9 @@ def start_from(model: Any, wan: Any) -> None:
         shares = modulated + other.scale_shift_table.flatten(1)
         for norm, wanted in zip((mine.norm1, mine.norm2), shares.chunk(2, dim=1), strict=True):
             _fit(norm.linear, features, wanted)
-    _fit(model.norm_out.linear, features, torch.cat([embedded, embedded], 1) + wan.scale_shift_table.flatten(1))
+    _fit(
+        model.norm_out.linear, features, torch.cat([embedded, embedded], 1) + wan.scale_shift_table.flatten(1)
+    )
 
 
 def _take_attention(mine: Any, other: Any) -> None:

@@ -38,8 +38,8 @@ class Denoising:
         preview: Any = None,
     ) -> None:
         self.family, self.transformer, self.encoder = family, transformer.train(), encoder
-        self.seed, self.batch, self.rate, self.preview = seed, batch, rate, preview
-        self.device = device
+        self.seed, self.batch, self.rate = seed, min(batch, len(latents)), rate
+        self.device, self.preview = device, preview
         self.values = family.from_shared(latents.values)
         self.ids = token_ids(tokens, latents.captions)
         self.no_caption = token_ids(tokens, [""])[0]

@@ -43,9 +43,8 @@ def make(folder: Path, count: int, seed: int, encode: Encode) -> Latents:
 def _write(path: Path, seed: tuple[int, ...], encode: Encode) -> None:
     rng = np.random.default_rng(seed)
     scenes = [clips.sample_clip(rng) for _ in range(CHUNK)]
-    video = torch.from_numpy(clips.render_batch(scenes)).contiguous(memory_format=torch.channels_last_3d)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        values = encode(video).half().numpy()
+    with torch.no_grad():
+        values = encode(torch.from_numpy(clips.render_batch(scenes))).half().cpu().numpy()
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.savez(file, values=values, captions=[clip.caption for clip in scenes])
@@ -56,7 +55,7 @@ def read(folder: Path, count: int | None = None) -> Latents:
     """What `make` wrote; raises SencacheError when there is nothing."""
     paths = sorted(folder.glob("*.npz"))[: None if count is None else count // CHUNK]
     if not paths:
-        raise SencacheError(f"{folder} holds no latents; run the training without --latents first")
+        raise SencacheError(f"{folder} holds no latents; make them from at least {CHUNK} clips")
     loaded = [np.load(path) for path in paths]
     captions = [str(caption) for chunk in loaded for caption in chunk["captions"]]
     return Latents(torch.from_numpy(np.concatenate([chunk["values"] for chunk in loaded])), captions)

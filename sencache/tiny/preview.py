@@ -30,6 +30,7 @@ class Preview:
         """Write `folder/denoiser.png`. Works on copies: the trained modules may be compiled."""
         fresh = self.family.transformer()
         fresh.load_state_dict(transformer.state_dict())
+        fresh.to(transformer.device)
         parts = {"transformer": fresh.eval(), "text_encoder": encoder, "tokenizer": self.tokens}
         pipe = self.family.pipeline({"vae": self.autoencoder, **parts})
         pipe.set_progress_bar_config(disable=True)

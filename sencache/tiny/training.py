@@ -12,6 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from sencache.errors import SencacheError
 from sencache.tiny import latents as latent_sets
 from sencache.tiny import text, wan
 from sencache.tiny.autoencoding import Autoencoding, Codec
@@ -22,7 +23,7 @@ from sencache.tiny.preview import Preview
 # Of the minutes; the transformer has the rest.
 AUTOENCODER = 0.3
 CLIPS = 6_144
-STATISTICS = 64  # chunks of latents that give their mean and deviation
+STATISTICS = 64  # clips whose latents give their mean and deviation
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,6 +47,8 @@ class Plan:
 
 def train(plan: Plan) -> dict[str, Any]:
     """All stages; the trained parts by the names that pipelines give them."""
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise SencacheError("device 'cuda' is not available here; train on cpu")
     torch.manual_seed(plan.seed)
     autoencoder, encode = _wan_autoencoder(plan) if plan.family is wan else _taught_autoencoder(plan)
     values = latent_sets.make(plan.folder / "latents", plan.clips, plan.seed, encode)
@@ -87,9 +90,17 @@ def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
     return codec.module, encode
 
 
+def encoded(codec: Codec, video: torch.Tensor) -> torch.Tensor:
+    """The autoencoder's own latents of clips, wherever it is."""
+    device = next(codec.module.parameters()).device
+    video = video.to(device).contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast(device.type, torch.bfloat16):
+        return codec.encode(video).float().chunk(2, dim=1)[0]
+
+
 def shared_latent(codec: Codec, module: Any, video: torch.Tensor) -> torch.Tensor:
     """Normalised latents [N, 16, t, h, w] of clips: what all three transformers learn to make."""
-    mean = codec.encode(video).float().chunk(2, dim=1)[0]
+    mean = encoded(codec, video)
     centre, spread = (
         torch.tensor(values, device=mean.device).view(1, -1, 1, 1, 1)
         for values in (module.config.latents_mean, module.config.latents_std)
@@ -99,8 +110,8 @@ def shared_latent(codec: Codec, module: Any, video: torch.Tensor) -> torch.Tenso
 
 def statistics(codec: Codec, plan: Plan) -> Any:
     """The autoencoder, with the mean and deviation of each channel of its latents in its configuration."""
-    unit: Encode = lambda video: codec.encode(video).float().chunk(2, dim=1)[0]  # noqa: E731
-    sample = latent_sets.make(plan.folder / "statistics", STATISTICS, plan.seed + 1, unit).values.float()
+    raw = partial(encoded, codec)
+    sample = latent_sets.make(plan.folder / "statistics", STATISTICS, plan.seed + 1, raw).values.float()
     mean, std = (getattr(sample, kind)(dim=(0, 2, 3, 4)).tolist() for kind in ("mean", "std"))
     codec.module.register_to_config(
         latents_mean=[round(v, 5) for v in mean], latents_std=[round(v, 5) for v in std]

@@ -15,7 +15,7 @@ from sencache.library import bundled_profile
 from sencache.models import MODELS, load
 from sencache.profile import load_profile
 from sencache.schema import Request
-from sencache.tiny import checking, clips
+from sencache.tiny import checking, clips, preview
 from sencache.tiny.__main__ import app
 from sencache.tiny.export import check_sizes
 from sencache.tiny.families import family_of
@@ -106,8 +106,9 @@ def test_the_check_command_measures_a_bundled_model(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "clips.png"}
 
 
-def test_the_train_command_makes_a_model_and_goes_on(tmp_path: Path) -> None:
+def test_the_train_command_makes_a_model_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training of no length: every stage runs, and again from what it left."""
+    monkeypatch.setattr(preview, "STEPS", 1)
     arguments = ["train", "--arch", "ltx", "--minutes", "0", "--clips", "16", "--out", str(tmp_path)]
     for _ in range(2):
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
