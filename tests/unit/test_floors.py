@@ -32,7 +32,12 @@ FLOORS = (
     ("service.ask", "service.offer"),
     ("service.space",),
     ("service.figures",),
-    ("__main__",),
+    ("__main__", "tiny.__main__"),
+    ("tiny.training", "tiny.checking"),
+    ("tiny.families", "tiny.denoising", "tiny.preview", "tiny.loop", "tiny.export"),
+    ("tiny.wan", "tiny.cogvideox", "tiny.ltx"),
+    ("tiny.autoencoding", "tiny.latents", "tiny.vision", "tiny.text", "tiny.wan_autoencoder"),
+    ("tiny.clips", "tiny.scoring", "tiny.pictures", "tiny.optim", "tiny.noise", "tiny.attention"),
     ("cli",),
     ("cli_profiles",),
     ("console", "options", "tables", "verify", "plots"),
@@ -62,7 +67,8 @@ FLOORS = (
     ("files", "library", "reading", "models.spec", "models.stills"),
     ("service.bridge", "service.palette", "models.sharing"),
     ("calibration", "hub", "models", "service"),
-    ("schema", "errors", "versions"),
+    ("schema", "errors", "versions", "tiny"),
+    ("tiny.grammar",),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 # The package itself is a door to all floors, opened on first use.

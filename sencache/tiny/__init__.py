@@ -1,0 +1,1 @@
+"""Synthetic clips, and the training and checking of the bundled models."""

@@ -1,0 +1,33 @@
+"""A trained model -> a diffusers pipeline folder in half precision, small enough to be bundled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sencache.errors import SencacheError
+
+FILE_LIMIT, MODEL_LIMIT = 10_000_000, 20_000_000
+
+
+def export(family: Any, parts: dict[str, Any], folder: Path) -> None:
+    """Save the pipeline of `parts` in bfloat16; raises SencacheError when it is too large to be bundled."""
+    ready = {name: part.eval() if isinstance(part, torch.nn.Module) else part for name, part in parts.items()}
+    pipe = family.pipeline(ready).to("cpu", torch.bfloat16)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    check_sizes(folder)
+
+
+def check_sizes(folder: Path) -> None:
+    """Raises SencacheError naming the file, or the folder, that is too large."""
+    sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    large = {path: size for path, size in sizes.items() if size > FILE_LIMIT}
+    if sum(sizes.values()) > MODEL_LIMIT:
+        large[folder] = sum(sizes.values())
+    for path, size in large.items():
+        raise SencacheError(
+            f"{path} has {size:,} bytes; use a smaller model: a file may have {FILE_LIMIT:,}, "
+            f"a model {MODEL_LIMIT:,}"
+        )

@@ -1,0 +1,140 @@
+"""The stages of a training: autoencoder, latents, denoiser. Each goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from sencache.errors import SencacheError
+from sencache.tiny import latents as latent_sets
+from sencache.tiny import text, wan
+from sencache.tiny.autoencoding import Autoencoding, Codec
+from sencache.tiny.denoising import Denoising
+from sencache.tiny.loop import Loop
+from sencache.tiny.preview import Preview
+
+# Of the minutes; the transformer has the rest.
+AUTOENCODER = 0.3
+CLIPS = 6_144
+STATISTICS = 64  # clips whose latents give their mean and deviation
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, for how long, from what.
+
+    `start`: an exported tiny-wan whose weights the training starts from; for the other architectures it is
+    also the teacher, whose latents they share. None trains tiny-wan from nothing.
+    """
+
+    family: Any
+    folder: Path
+    minutes: float
+    seed: int = 0
+    device: str = "cpu"
+    start: Path | None = None
+    clips: int = CLIPS
+
+
+def train(plan: Plan) -> dict[str, Any]:
+    """All stages; the trained parts by the names that pipelines give them."""
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise SencacheError("device 'cuda' is not available here; train on cpu")
+    torch.manual_seed(plan.seed)
+    autoencoder, encode = _wan_autoencoder(plan) if plan.family is wan else _taught_autoencoder(plan)
+    values = latent_sets.make(plan.folder / "latents", plan.clips, plan.seed, encode)
+    parts = {"vae": autoencoder, **_parts(plan)}
+    task = Denoising(
+        plan.family,
+        parts["transformer"],
+        parts["text_encoder"],
+        parts["tokenizer"],
+        values,
+        plan.seed,
+        device=plan.device,
+        preview=Preview(plan.family, autoencoder, parts["tokenizer"]),
+    )
+    Loop(task, plan.folder, plan.minutes * (1 - AUTOENCODER), every=240).run()
+    return parts
+
+
+# ---- autoencoders
+
+
+def _wan_autoencoder(plan: Plan) -> tuple[Any, Encode]:
+    """Learned from clips alone."""
+    module = wan.load_autoencoder(str(plan.start)) if plan.start else wan.autoencoder()
+    codec = wan.codec(module.to(plan.device))
+    task = Autoencoding(codec, plan.seed, device=plan.device)
+    Loop(task, plan.folder, plan.minutes * AUTOENCODER).run()
+    return module, partial(shared_latent, codec, statistics(codec, plan))
+
+
+def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
+    """The decoder learns to read tiny-wan's latents and the encoder to write them."""
+    teacher = wan.codec(wan.load_autoencoder(str(plan.start)).to(plan.device))
+    encode = partial(shared_latent, teacher, teacher.module)
+    codec = plan.family.codec(plan.family.autoencoder().to(plan.device))
+    taught = lambda video: plan.family.from_shared(encode(video))  # noqa: E731
+    task = Autoencoding(codec, plan.seed, device=plan.device, teacher=taught)
+    Loop(task, plan.folder, plan.minutes * AUTOENCODER).run()
+    return codec.module, encode
+
+
+def encoded(codec: Codec, video: torch.Tensor) -> torch.Tensor:
+    """The autoencoder's own latents of clips, wherever it is."""
+    device = next(codec.module.parameters()).device
+    video = video.to(device).contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast(device.type, torch.bfloat16):
+        return codec.encode(video).float().chunk(2, dim=1)[0]
+
+
+def shared_latent(codec: Codec, module: Any, video: torch.Tensor) -> torch.Tensor:
+    """Normalised latents [N, 16, t, h, w] of clips: what all three transformers learn to make."""
+    mean = encoded(codec, video)
+    centre, spread = (
+        torch.tensor(values, device=mean.device).view(1, -1, 1, 1, 1)
+        for values in (module.config.latents_mean, module.config.latents_std)
+    )
+    return (mean - centre) / spread
+
+
+def statistics(codec: Codec, plan: Plan) -> Any:
+    """The autoencoder, with the mean and deviation of each channel of its latents in its configuration."""
+    raw = partial(encoded, codec)
+    sample = latent_sets.make(plan.folder / "statistics", STATISTICS, plan.seed + 1, raw).values.float()
+    mean, std = (getattr(sample, kind)(dim=(0, 2, 3, 4)).tolist() for kind in ("mean", "std"))
+    codec.module.register_to_config(
+        latents_mean=[round(v, 5) for v in mean], latents_std=[round(v, 5) for v in std]
+    )
+    return codec.module
+
+
+# ---- transformer and text
+
+
+def _parts(plan: Plan) -> dict[str, Any]:
+    words = text.tokenizer()
+    transformer, encoder = plan.family.transformer(), plan.family.text_encoder(len(words))
+    if plan.start:
+        other_words = AutoTokenizer.from_pretrained(plan.start, subfolder="tokenizer")
+        other = UMT5EncoderModel.from_pretrained(plan.start, subfolder="text_encoder", dtype=torch.float32)
+        text.take_over(encoder, words, other, other_words)
+        trained = WanTransformer3DModel.from_pretrained(
+            plan.start, subfolder="transformer", torch_dtype=torch.float32
+        )
+        plan.family.start_from(transformer, trained)
+    return {
+        "transformer": transformer.to(plan.device),
+        "text_encoder": encoder.to(plan.device),
+        "tokenizer": words,
+    }

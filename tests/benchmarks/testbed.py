@@ -1,0 +1,121 @@
+"""Is a bundled model a test for step caching? How its output changes, and what each method keeps of a clip.
+
+    python tests/benchmarks/testbed.py --model tiny-wan --prompts 32 --out testbed.json
+
+Prompts are held out: the training of no bundled model saw their triples of colour, shape and motion. Prints
+the two tables of the model's card and writes every value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import sencache
+from sencache.comparison import Compared
+from sencache.engine.attach import attach
+from sencache.models import Model, own_profile
+from sencache.policies import Full
+from sencache.recording import Recorder
+from sencache.schema import Request
+from sencache.tiny.clips import sample_clip
+from sencache.versions import versions
+
+LANES = "fixed,sencache,magcache,teacache,easycache,fewer-steps"
+SHOWN = (1, 2, 3, 5, 8, 13, 20, 30, 40, 45, 48, 49)
+SEED = 7000
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="tiny-wan")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--nfe", default="25,20", help="budgets, comma-separated")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    model, budgets = sencache.load(args.model), [int(nfe) for nfe in args.nfe.split(",")]
+    requests = [_request(model, prompt, SEED + i) for i, prompt in enumerate(prompts(args.prompts))]
+    curve = np.mean([changes(model, request) for request in requests[:8]], axis=0)
+    rows = [row for nfe in budgets for request in requests for row in quality(model, request, nfe)]
+    result = {"versions": versions(), "model": args.model, "changes": curve.tolist(), "rows": rows}
+    args.out.write_text(json.dumps(result, indent=1))
+    print(curve_table(curve), *(quality_table(rows, nfe) for nfe in budgets), sep="\n\n")
+
+
+def prompts(count: int) -> list[str]:
+    """Held-out captions, the same ones every time."""
+    rng = np.random.default_rng(SEED)
+    return [sample_clip(rng, held_out=True).caption for _ in range(count)]
+
+
+def _request(model: Model, prompt: str, seed: int) -> Request:
+    spec = model.spec
+    size = {"height": spec.height, "width": spec.width, "frames": spec.frames}
+    return Request(prompt=prompt, seed=seed, steps=spec.steps, guidance_scale=spec.guidance_scale, **size)
+
+
+def changes(model: Model, request: Request) -> np.ndarray[Any, Any]:
+    """RMS change of the network's output between consecutive steps, over its RMS: [steps - 1]."""
+    recorder = Recorder(None)
+    encoded = model.encode(request.prompt, "", request.guidance_scale)
+    run = partial(model.generate, model.pipe, encoded, request, output_type="latent")
+    with attach(model.pipe, Full(), observer=recorder):
+        run()
+    outputs = torch.stack([output.flatten() for output in recorder.recording.outputs])
+    moved = outputs.diff(dim=0).square().mean(1).sqrt()
+    return (moved / outputs[1:].square().mean(1).sqrt()).numpy()
+
+
+def quality(model: Model, request: Request, nfe: int) -> list[dict[str, Any]]:
+    """One row per method at the budget, against the full run."""
+    asked = request.model_copy(update={"nfe": nfe})
+    *_, last = sencache.compare(model, asked, sencache.parse_lanes(LANES), own_profile(model.spec))
+    assert isinstance(last, Compared)
+    rows = []
+    for lane in last.report.lanes[1:]:
+        assert lane.metrics is not None
+        psnr = lane.metrics.psnr if lane.metrics.psnr is not None else float("inf")
+        values = {"psnr": psnr, "lpips": lane.metrics.lpips, "ssim": lane.metrics.ssim}
+        rows.append({"budget": nfe, "prompt": request.prompt, "lane": lane.name, "nfe": lane.nfe, **values})
+    return rows
+
+
+def curve_table(curve: np.ndarray[Any, Any]) -> str:
+    """Markdown: the change at a few steps."""
+    steps = [step for step in SHOWN if step <= len(curve)]
+    cells = " | ".join(f"{curve[step - 1]:.3f}" for step in steps)
+    return f"| step | {' | '.join(map(str, steps))} |\n{'|---' * (len(steps) + 1)}|\n| change | {cells} |"
+
+
+def quality_table(rows: list[dict[str, Any]], nfe: int) -> str:
+    """Markdown, best mean PSNR first."""
+    lines = [
+        f"| at {nfe} evaluations | NFE | PSNR mean | worst | LPIPS mean | worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    lanes = {row["lane"] for row in rows}
+    by_lane = {lane: [row for row in rows if row["lane"] == lane and row["budget"] == nfe] for lane in lanes}
+    for lane in sorted(by_lane, key=lambda name: -statistics.fmean(row["psnr"] for row in by_lane[name])):
+        lines.append(_line(lane, by_lane[lane]))
+    return "\n".join(lines)
+
+
+def _line(lane: str, rows: list[dict[str, Any]]) -> str:
+    used, psnr, lpips = ([row[key] for row in rows] for key in ("nfe", "psnr", "lpips"))
+    reached = f"{min(used)}" if min(used) == max(used) else f"{min(used)}-{max(used)}"
+    quality = f"{statistics.fmean(psnr):.1f} | {min(psnr):.1f}"
+    return f"| {lane} | {reached} | {quality} | {statistics.fmean(lpips):.4f} | {max(lpips):.4f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The synthetic clips: what a caption says is what is drawn, inside its lane, the same every time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from sencache.tiny import clips
+from sencache.tiny.clips import FRAMES, PALETTE, RADII, SIDE, Path, sample_clip, shape_mask
+from sencache.tiny.grammar import MOTION_PHRASES, SHAPES, SIZE_WORDS, is_held_out
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[clips.Clip]:
+    rng = np.random.default_rng(3)
+    return [sample_clip(rng, held_out=bool(i % 2)) for i in range(200)]
+
+
+def test_the_same_seed_draws_the_same_clips() -> None:
+    def draw(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return clips.render_batch([sample_clip(rng) for _ in range(3)])
+
+    assert np.array_equal(draw(1), draw(1)) and not np.array_equal(draw(1), draw(2))
+
+
+def test_held_out_triples_are_in_the_test_and_nowhere_else(sample: list[clips.Clip]) -> None:
+    for index, clip in enumerate(sample):
+        assert {is_held_out(thing) for thing in clip.scene.things} == {bool(index % 2)}
+
+
+def test_a_caption_names_every_object_in_order(sample: list[clips.Clip]) -> None:
+    for clip in sample:
+        parts = clip.caption.replace(", on", " on").replace(" and ", " ").split(",")
+        assert len(parts) == len(clip.scene.things)
+        for part, thing in zip(parts, clip.scene.things, strict=True):
+            assert f"{thing.colour} {thing.shape}" in part
+            assert any(phrase in part for phrase in MOTION_PHRASES[thing.motion])
+            assert thing.size == "medium" or any(word in part.split() for word in SIZE_WORDS[thing.size])
+
+
+def test_colours_do_not_repeat_and_one_to_three_objects_occur(sample: list[clips.Clip]) -> None:
+    assert {len(clip.scene.things) for clip in sample} == {1, 2, 3}
+    for clip in sample:
+        assert len({thing.colour for thing in clip.scene.things}) == len(clip.scene.things)
+
+
+def test_objects_stay_inside_and_apart(sample: list[clips.Clip]) -> None:
+    for clip in sample:
+        masks = [shape_mask(t.shape, p) for t, p in zip(clip.scene.things, clip.paths, strict=True)]
+        assert np.max(sum(masks)) <= 1 + 1e-6
+        for mask in masks:
+            edges = [mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]]
+            assert max(edge.max() for edge in edges) < 1
+
+
+def test_objects_come_in_reading_order(sample: list[clips.Clip]) -> None:
+    for clip in sample:
+        columns = any(thing.motion in ("up", "down", "bounce") for thing in clip.scene.things)
+        middles = [np.mean(path.x if columns else path.y) for path in clip.paths]
+        assert middles == sorted(middles)
+
+
+@pytest.mark.parametrize(
+    ("shape", "area"), [("circle", math.pi), ("square", 4 * 0.86**2), ("triangle", 5.196 * 0.62**2)]
+)
+@pytest.mark.parametrize("angle", [0.0, 0.5])
+def test_shapes_have_the_area_of_geometry(shape: str, area: float, angle: float) -> None:
+    one = np.ones(1, dtype=np.float32)
+    mask = shape_mask(shape, Path(32 * one, 32 * one, 12 * one, angle * one))
+    assert mask.sum() == pytest.approx(area * 144, rel=0.02)
+    ys, xs = np.mgrid[0:SIDE, 0:SIDE] + 0.5
+    assert (mask * xs).sum() / mask.sum() == pytest.approx(32, abs=0.1)
+    assert (mask * ys).sum() / mask.sum() == pytest.approx(32, abs=0.1)
+
+
+def test_pixels_are_the_palette_inside_and_the_background_outside(sample: list[clips.Clip]) -> None:
+    for clip in sample[:20]:
+        video = clips.render(clip)
+        assert video.shape == (FRAMES, SIDE, SIDE, 3)
+        assert video.min() >= 0 and video.max() <= 1
+        everywhere = np.zeros((FRAMES, SIDE, SIDE), dtype=bool)
+        for thing, path in zip(clip.scene.things, clip.paths, strict=True):
+            mask = shape_mask(thing.shape, path)
+            everywhere |= mask > 0
+            np.testing.assert_allclose(
+                video[mask == 1], np.tile(PALETTE[thing.colour], ((mask == 1).sum(), 1)), atol=1e-6
+            )
+        behind = np.broadcast_to(clips.background(clip.scene.background), video.shape)
+        np.testing.assert_allclose(video[~everywhere], behind[~everywhere], atol=1e-6)
+
+
+def test_sizes_do_not_overlap() -> None:
+    limits = [RADII[size] for size in ("small", "medium", "large")]
+    assert all(low[1] + 2 < high[0] for low, high in itertools.pairwise(limits))
+
+
+def test_every_shape_looks_different_from_the_others() -> None:
+    one = np.ones(1, dtype=np.float32)
+    masks = [shape_mask(shape, Path(32 * one, 32 * one, 7 * one, 0 * one)) for shape in SHAPES]
+    for i, mask in enumerate(masks):
+        for other in masks[i + 1 :]:
+            assert np.minimum(mask, other).sum() / np.maximum(mask, other).sum() < 0.9
