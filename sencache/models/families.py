@@ -30,13 +30,13 @@ def t5_parts(transformer: int, vae: int) -> dict[str, int]:
 
 # What a model trained on moving shapes is calibrated on.
 TINY_PROMPTS = (
-    "a red circle moving right",
+    "a red circle moving right, on a black background",
     "a small blue square moving up, on a gray background",
-    "a green triangle bouncing up and down",
-    "a large yellow star spinning, on a black background",
+    "a green triangle bouncing up and down, on a checkered background",
+    "a large yellow square spinning, on a black background",
     "a purple circle growing, on a white background",
-    "an orange square moving side to side, and a cyan circle standing still",
-    "a pink star moving in a circle",
+    "an orange square moving side to side, and a cyan circle standing still, on a striped background",
+    "a pink triangle moving in a circle, on a gray background",
     "a small cyan triangle moving left, and a red square shrinking, on a black background",
 )
 TINY_MODEL: Any = partial(

@@ -14,6 +14,7 @@ from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_la
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
 from sencache.service.space import offered_model, offered_models
+from sencache.tiny import grammar
 
 MAX_LANES = 16
 
@@ -55,6 +56,11 @@ class Understood:
     request: Request
     lanes: tuple[LaneSpec, ...]
     profile: Profile | None
+
+    @property
+    def hint(self) -> str | None:
+        """Which words of the prompt a bundled model has never seen; it runs all the same."""
+        return grammar.hint(self.request.prompt) if self.spec.bundled else None
 
 
 def make_ask(**asked: Any) -> Ask:

@@ -45,12 +45,13 @@ class Runner:
     def estimate(self, *values: Any) -> dict[str, str | bool]:
         """What the note beside Run says: the time it takes, or what stands in the way."""
         try:
-            estimate = self.studio.estimate(self.controls.ask(*values))
+            ask = self.controls.ask(*values)
+            estimate, hint = self.studio.estimate(ask), understand(ask).hint
         except SencacheError as error:
             return said(str(error), bad=True)
         basis = "as the last run on this machine" if estimate.measured else "first run, a rough figure"
         booked = f", {estimate.booked} s of your GPU quota" if on_zerogpu() else ""
-        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}).")
+        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {hint or ''}".rstrip())
 
     def validate(self, *values: Any) -> list[dict[str, Any]]:
         """Refuse before queueing, at the field the message speaks of, else at the prompt."""

@@ -53,6 +53,7 @@ def test_the_folder_is_small_and_has_a_card(key: str) -> None:
     check_sizes(folder)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "Apache-2.0" in card and "| model |" in card
+    assert [path for path in folder.glob("*/config.json") if "_name_or_path" in path.read_text()] == []
 
 
 def test_weights_are_in_half_precision(key: str) -> None:
