@@ -61,39 +61,48 @@ class ModelSpec:
     profile: str | None = None
 
 
+TINY_PROMPTS = (
+    "a red circle moving right, on a black background",
+    "a small blue square moving up, on a gray background",
+    "a green triangle bouncing up and down, on a checkered background",
+    "a large yellow square spinning, on a black background",
+    "a purple circle growing, on a white background",
+    "an orange square moving side to side, and a cyan circle standing still, on a striped background",
+    "a pink triangle moving in a circle, on a gray background",
+    "a small cyan triangle moving left, and a red square shrinking, on a black background",
+)
+
+
+def _tiny(architecture: str, classes: str, profile: str, size_multiple: int) -> ModelSpec:
+    """A bundled model; all are trained on the same clips."""
+    return ModelSpec(
+        key=f"tiny-{architecture}",
+        summary=f"bundled: moving shapes, 64x64, 17 frames; {classes} classes, seconds on a CPU",
+        source=ASSETS / f"tiny-{architecture}",
+        architecture=architecture,
+        licence="apache-2.0",
+        height=64,
+        width=64,
+        frames=17,
+        fps=8,
+        steps=50,
+        guidance_scale=4.0,
+        size_multiple=size_multiple,
+        temporal_factor=4,
+        min_side=32,
+        max_side=256,
+        max_frames=81,
+        max_sequence_length=32,
+        calibration_prompts=TINY_PROMPTS,
+        profile=f"tiny-{architecture}.{profile}",
+    )
+
+
 MODELS = {
     spec.key: spec
     for spec in (
-        ModelSpec(
-            key="tiny-wan",
-            summary="bundled: moving shapes, 64x64, 17 frames; Wan 2.1 classes, seconds on a CPU",
-            source=ASSETS / "tiny-wan",
-            architecture="wan",
-            licence="apache-2.0",
-            height=64,
-            width=64,
-            frames=17,
-            fps=8,
-            steps=50,
-            guidance_scale=4.0,
-            size_multiple=16,
-            temporal_factor=4,
-            min_side=32,
-            max_side=256,
-            max_frames=81,
-            max_sequence_length=32,
-            calibration_prompts=(
-                "a red circle moving right",
-                "a small blue square moving up, on a gray background",
-                "a green triangle bouncing up and down",
-                "a large yellow star spinning, on a black background",
-                "a purple circle growing, on a white background",
-                "an orange square moving side to side, and a cyan circle standing still",
-                "a pink star moving in a circle",
-                "a small cyan triangle moving left, and a red square shrinking, on a black background",
-            ),
-            profile="tiny-wan.unipc-50",
-        ),
+        _tiny("wan", "Wan 2.1", "unipc-50", size_multiple=16),
+        _tiny("ltx", "LTX-Video", "euler-50", size_multiple=32),
     )
 }
 

@@ -61,10 +61,9 @@ def check(
     pipe = checking.load(folder)
     asked = checking.of_model(pipe, prompts, seed, steps, guidance)
     made = list(track(asked, total=prompts, description="clips"))
-    scored = scoring.score((scene, seen) for scene, seen, _ in made)
     psnr, copied = checking.of_autoencoder(family_of(pipe).codec(pipe.vae), prompts, seed)
     rows = [
-        ("model", scored),
+        *_by_count([(scene, seen) for scene, seen, _ in made]),
         ("autoencoder", copied),
         ("drawn clips", checking.of_renders(prompts, seed)),
         ("noise", checking.of_noise(min(prompts, 50), seed)),
@@ -73,6 +72,18 @@ def check(
     console.print(f"autoencoder: {psnr:.1f} dB")
     if out is not None:
         _write(out, rows, psnr, made)
+
+
+def _by_count(pairs: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
+    """Scores of all clips, and of those with one, two and three objects."""
+    from sencache.tiny.scoring import score
+
+    rows = [("model", score(pairs))]
+    for count, name in ((1, "one object"), (2, "two objects"), (3, "three objects")):
+        some = [(asked, seen) for asked, seen in pairs if len(asked.things) == count]
+        if some:
+            rows.append((f"model, {name} ({len(some)})", score(some)))
+    return rows
 
 
 def _write(out: Path, rows: list[tuple[str, Any]], psnr: float, made: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ def export(family: Any, parts: dict[str, Any], folder: Path) -> None:
     ready = {name: part.eval() if isinstance(part, torch.nn.Module) else part for name, part in parts.items()}
     pipe = family.pipeline(ready).to("cpu", torch.bfloat16)
     pipe.save_pretrained(folder, safe_serialization=True)
+    for path in folder.glob("*/config.json"):
+        _forget_origin(path)
     check_sizes(folder)
+
+
+def _forget_origin(path: Path) -> None:
+    """Where a part was read from before means nothing elsewhere."""
+    config = json.loads(path.read_text())
+    if config.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def check_sizes(folder: Path) -> None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import sencache
 from sencache.comparison import Compared
@@ -65,15 +63,14 @@ def _request(model: Model, prompt: str, seed: int) -> Request:
 
 
 def changes(model: Model, request: Request) -> np.ndarray[Any, Any]:
-    """RMS change of the network's output between consecutive steps, over its RMS: [steps - 1]."""
+    """Mean absolute change of the network's output between consecutive steps, relative to it: [steps - 1]."""
     recorder = Recorder(None)
     encoded = model.encode(request.prompt, "", request.guidance_scale)
-    run = partial(model.generate, model.pipe, encoded, request, output_type="latent")
     with attach(model.pipe, Full(), observer=recorder):
-        run()
-    outputs = torch.stack([output.flatten() for output in recorder.recording.outputs])
-    moved = outputs.diff(dim=0).square().mean(1).sqrt()
-    return (moved / outputs[1:].square().mean(1).sqrt()).numpy()
+        model.generate(model.pipe, encoded, request, output_type="latent")
+    recording = recorder.recording()
+    relative: np.ndarray[Any, Any] = np.diagonal(recording.output_l1, offset=1) / recording.output_norm[1:]
+    return relative
 
 
 def quality(model: Model, request: Request, nfe: int) -> list[dict[str, Any]]:
