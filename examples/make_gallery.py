@@ -17,7 +17,7 @@ from PIL import Image
 
 from sencache.engine.attach import attach
 from sencache.library import bundled_profile
-from sencache.models import load
+from sencache.models.model import load
 from sencache.policies import Full
 from sencache.profile import load_profile
 from sencache.recording import Recorder, Recording
@@ -33,8 +33,8 @@ MODEL = "tiny-wan"
 ENTRIES = {
     "1-half": '--prompt "a red circle moving right, and a blue square moving left" --preset slow',
     "2-equal-cost": '--prompt "a small purple square moving in a circle, on a black background" --nfe 25',
-    "3-fast": '--prompt "a large green star spinning, on a gray background" --preset fast',
-    "4-twenty": '--prompt "a yellow triangle bouncing up and down" --nfe 20 --seed 3',
+    "3-fast": '--prompt "a large green square spinning, on a checkered background" --preset fast',
+    "4-twenty": '--prompt "a yellow triangle bouncing, on a striped background" --nfe 20 --seed 3',
 }
 
 

@@ -12,12 +12,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sencache.calibration import CalibrationPlan, calibrate
+    from sencache.calibration.profiling import CalibrationPlan, calibrate
     from sencache.comparison import compare
     from sencache.engine.attach import attach
     from sencache.engine.trace import Record, Trace
     from sencache.errors import SencacheError
-    from sencache.models import load
+    from sencache.models.model import load
+    from sencache.models.stills import read_still
     from sencache.plan import parse_lanes
     from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
     from sencache.profile import Profile, load_profile, write_profile
@@ -41,13 +42,14 @@ _HOMES = {
     "TeaCache": "policies",
     "Trace": "engine.trace",
     "attach": "engine.attach",
-    "calibrate": "calibration",
-    "CalibrationPlan": "calibration",
+    "calibrate": "calibration.profiling",
+    "CalibrationPlan": "calibration.profiling",
     "compare": "comparison",
-    "load": "models",
+    "load": "models.model",
     "load_profile": "profile",
     "load_report": "report",
     "parse_lanes": "plan",
+    "read_still": "models.stills",
     "write_profile": "profile",
 }
 
@@ -84,5 +86,6 @@ __all__ = [
     "load_profile",
     "load_report",
     "parse_lanes",
+    "read_still",
     "write_profile",
 ]

@@ -51,16 +51,19 @@ def _plain(text: str) -> str:
 
 @app.command()
 def models(as_json: options.Json = False) -> None:
-    """List the models that can be compared and calibrated."""
-    from sencache.models import MODELS
+    """List the models that can be compared and calibrated, what they need, and which are on this machine.
+
+    Any other checkpoint of the same pipelines works too: `--model owner/name`, or a folder.
+    """
+    from sencache.models.catalogue import MODELS
+    from sencache.models.listing import describe_model
     from sencache.tables import models_table
 
+    listed = [describe_model(spec) for spec in MODELS.values()]
     if as_json:
-        print_json(
-            [{"key": spec.key, "summary": spec.summary, "licence": spec.licence} for spec in MODELS.values()]
-        )
+        print_json(listed)
     else:
-        Console().print(models_table(MODELS.values()))
+        Console().print(models_table(listed))
 
 
 @app.command()
@@ -83,6 +86,9 @@ def compare(
     scheduler: options.Scheduler = None,
     shift: options.Shift = None,
     device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    image: options.Image = None,
+    guidance_2: options.Guidance2 = None,
     as_json: options.Json = False,
 ) -> None:
     """Make one video under every method from the same noise, and measure what each costs and changes.
@@ -90,11 +96,12 @@ def compare(
     Writes DIR/report.json (every decision of every step) and DIR/LANE.mp4. A full run and the plain sampler
     with fewer steps are always part of it.
     """
-    from sencache import models as catalogue
+    from sencache.models import model as catalogue
+    from sencache.models.checkpoint import find_spec
     from sencache.plan import parse_lanes
     from sencache.soundness import load_sound_profile
 
-    spec = catalogue.model_spec(model)
+    spec = find_spec(model, from_image=image is not None)
     chosen = load_sound_profile(profile) if profile else catalogue.own_profile(spec)
     request = _request(
         spec,
@@ -106,20 +113,33 @@ def compare(
         width=width,
         frames=frames,
         guidance_scale=guidance,
+        guidance_scale_2=guidance_2,
+        image=image,
         nfe=nfe,
         preset=preset or ("slow" if nfe is None and chosen and "slow" in chosen.presets else None),
     )
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        report = _compare_into(
-            folder, catalogue.load(model, device, scheduler, shift), request, lanes, chosen
-        )
+        devices = device.split(",")
+        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in devices]
+        report = _compare_into(folder, loaded, request, lanes, chosen)
+    _show(report, out, as_json)
+
+
+def _said(loaded: Any) -> Any:
+    """The model, after saying where its parts are, if there is a choice."""
+    if loaded.placement:
+        Console(stderr=True).print(f"{loaded.spec.key}, {loaded.device}: {loaded.placement}")
+    return loaded
+
+
+def _show(report: Any, out: Path, as_json: bool) -> None:
+    from sencache.tables import comparison_table
+
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        from sencache.tables import comparison_table
-
         Console().print(comparison_table(report))
         typer.echo(f"report and videos are in {out}")
 
@@ -127,26 +147,28 @@ def compare(
 def _request(spec: Any, **asked: Any) -> Any:
     from pydantic import ValidationError
 
+    from sencache.models.stills import read_still
     from sencache.schema import Request, first_problem
 
-    defaults = {
-        name: getattr(spec, name) for name in ("steps", "height", "width", "frames", "guidance_scale")
-    }
+    names = ("steps", "height", "width", "frames", "guidance_scale", "guidance_scale_2")
+    given = {name: value for name, value in asked.items() if value is not None}
+    if "image" in given:
+        given["image"] = read_still(given["image"])
     try:
-        return Request(**{**defaults, **{name: value for name, value in asked.items() if value is not None}})
+        return Request(**{**{name: getattr(spec, name) for name in names}, **given})
     except ValidationError as error:
         where, value, problem = first_problem(error)
-        option = {"guidance_scale": "guidance"}.get(where, where)
+        option = {"guidance_scale": "guidance", "guidance_scale_2": "guidance-2"}.get(where, where)
         raise SencacheError(f"{option} is {value}: {problem.lower()}; correct --{option}") from None
 
 
-def _compare_into(folder: Path, model: Any, request: Any, lanes: Any, profile: Any) -> Any:
+def _compare_into(folder: Path, loaded: Any, request: Any, lanes: Any, profile: Any) -> Any:
     from sencache import comparison
     from sencache.tables import LaneProgress
 
-    frames = {}
+    frames, (model, *copies) = {}, loaded
     with LaneProgress(Console(stderr=True)) as progress:
-        for event in comparison.compare(model, request, lanes, profile):
+        for event in comparison.compare(model, request, lanes, profile, copies):
             match event:
                 case comparison.LaneStarted(lane=lane, steps=steps):
                     progress.begin(lane, steps)
@@ -177,27 +199,32 @@ def calibrate(
     width: options.Pixels = None,
     frames: options.Frames = None,
     device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    image: options.Image = None,
+    guidance_2: options.Guidance2 = None,
 ) -> None:
     """Measure a model on a few videos and write one profile for SenCache, MagCache and TeaCache.
 
     Costs one more evaluation per step than plain generations. Every video's result is kept in OUT.samples, so
     that the same command goes on where it was stopped, and more samples can be added later.
     """
-    from sencache import models as catalogue
-    from sencache.calibration import CalibrationPlan, read_prompts
-    from sencache.calibration import calibrate as measure
+    from sencache.calibration.profiling import CalibrationPlan, read_prompts
+    from sencache.calibration.profiling import calibrate as measure
+    from sencache.models import model as catalogue
+    from sencache.models.checkpoint import find_spec
     from sencache.profile import write_profile
     from sencache.tables import StepProgress, calibration_summary
 
-    spec = catalogue.model_spec(model)
+    spec = find_spec(model, from_image=image is not None)
     texts = read_prompts(prompts) if prompts else spec.calibration_prompts
-    size = {"height": height, "width": width, "frames": frames}
-    request = _request(spec, prompt=texts[0], steps=steps, seed=seed, guidance_scale=guidance, **size)
+    asked: dict[str, Any] = {"height": height, "width": width, "frames": frames, "image": image}
+    asked |= {"guidance_scale": guidance, "guidance_scale_2": guidance_2}
+    request = _request(spec, prompt=texts[0], steps=steps, seed=seed, **asked)
     for text in texts:
         catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
     videos = _clips(method, clips)
     with atomic(out) as temporary:
-        loaded = catalogue.load(model, device, scheduler, shift)
+        loaded = _said(catalogue.load(spec, device, scheduler, shift, dtype, request))
         plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
         with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
             profile = measure(plan, Path(f"{out}.samples"), bar.advance)
@@ -207,7 +234,7 @@ def calibrate(
 
 
 def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
-    from sencache.clips import find_clips
+    from sencache.calibration.clips import find_clips
 
     if method not in ("trajectory", "paper"):
         raise SencacheError(f"unknown method {method!r}; choose trajectory or paper")

@@ -73,7 +73,7 @@ def profiles_import_npz(
 
     The official files need no options: what they were measured on is known.
     """
-    from sencache.npz import import_npz
+    from sencache.hub.npz import import_npz
 
     profile = import_npz(file, model=model, shift=shift, latent=_sizes(latent))
     _write(profile, out or Path(f"{file.stem}.json"), as_json)
@@ -95,8 +95,8 @@ def profiles_pull(
 
     It is taken from one commit, never from a branch; a copy is kept and used without network next time.
     """
-    from sencache.hub import OFFICIAL, Hub, pull_profile, with_token
-    from sencache.official import Stated
+    from sencache.hub.exchange import OFFICIAL, Hub, pull_profile, with_token
+    from sencache.hub.official import Stated
 
     with _transfer(f"pulling {file}") as on_bytes:
         profile = pull_profile(
@@ -120,7 +120,7 @@ def profiles_push(
     as_json: options.Json = False,
 ) -> None:
     """Put a profile, its plot and a card on the Hub, in one commit; needs your own token."""
-    from sencache.hub import push_profile
+    from sencache.hub.exchange import push_profile
     from sencache.plots import profile_svg
 
     found = _find_profile(profile)

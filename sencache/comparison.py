@@ -6,20 +6,23 @@ The command line, the app, the API and the bench all consume this stream; none o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sencache.devices import check_alike, share_out
 from sencache.engine.run import Observer
 from sencache.engine.sensors import rms
 from sencache.engine.trace import Record
-from sencache.interleave import Stepwise, round_robin
+from sencache.interleave import Group, Stepwise, round_robin, side_by_side
 from sencache.lanes import Finished, Frames, Stepped, lane
 from sencache.metrics import compare_frames
-from sencache.models import Model, check_request
+from sencache.models.model import Model, check_request
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_baselines, with_budget
 from sencache.policies import uses_profile
 from sencache.profile import Profile
@@ -71,21 +74,31 @@ class Compared:
 
 
 Event = Started | LaneStarted | StepDone | LaneDone | Compared
+Arrived = tuple[int, Stepped | Finished]
 
 
 def compare(
-    model: Model, request: Request, lanes: Sequence[LaneSpec], profile: Profile | None = None
+    model: Model,
+    request: Request,
+    lanes: Sequence[LaneSpec],
+    profile: Profile | None = None,
+    copies: Sequence[Model] = (),
 ) -> Iterator[Event]:
     """Run `lanes` interleaved on `model`, with the constants in `profile` for the methods that need one.
 
     Without a budget the full run is one of the interleaved lanes and fewer-steps follows with as many steps
     as the SenCache lane computed. With `request.nfe` the full run goes first and is recorded: every other
-    lane's knob is set on that record. Closing the iterator ends all lanes where they stand. Raises
-    SencacheError before anything runs when the request, a setting or a profile does not fit.
+    lane's knob is set on that record. Closing the iterator ends all lanes where they stand.
+
+    `copies` are the same model loaded on further devices: the lanes are spread over all of them, each device
+    advancing its own in a thread of its own. The events are those of one device, but for the order of the
+    lanes among themselves. Raises SencacheError before anything runs when the request, a setting, a profile
+    or a copy does not fit.
     """
     lanes = with_baselines(lanes)
     check_request(model.spec, request)
-    comparison = _Comparison(model, request, profile)
+    check_alike([model.info(), *(other.info() for other in copies)])
+    comparison = _Comparison((model, *copies), request, profile)
     planned = [plan_lane(spec, request, comparison.profile) for spec in lanes]
     yield Started(tuple(spec.name for spec in lanes))
     if request.nfe is None:
@@ -101,6 +114,13 @@ def compare(
     yield Compared(comparison.report([spec.name for spec in lanes]))
 
 
+def _on(device: torch.device, group: Group[Arrived]) -> Generator[Arrived, None, None]:
+    """`group` in a thread of its own, whose current GPU is `device`."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    yield from group()
+
+
 def _recorder(planned: Sequence[Planned]) -> Recorder:
     """One that notes what the policies of `planned` look at."""
     policies = [p.policy for p in planned]
@@ -112,53 +132,100 @@ def _recorder(planned: Sequence[Planned]) -> Recorder:
 class _Comparison:
     """What the lanes of one comparison share, and what has come out so far."""
 
-    model: Model
+    models: tuple[Model, ...]
     request: Request
     profile: Profile | None
     done: dict[str, Lane] = field(default_factory=dict)
     reference_frames: Frames | None = None
     reference_latents: list[torch.Tensor] = field(default_factory=list)
-    encoded: dict[str, torch.Tensor] = field(default_factory=dict)
+    encoded: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         request = self.request
         if self.profile is not None:
-            self.profile.require(self.model.spec.architecture)
-        self.encoded = self.model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
+            self.profile.require(self.models[0].spec.architecture)
+        prompt = self.models[0].encode(request.prompt, request.negative_prompt, request.guidance_scale)
+        # One for each device, shared by its lanes, which keep what they make of a still in it.
+        moved = [{name: value.to(m.device) for name, value in prompt.items()} for m in self.models[1:]]
+        self.encoded = [prompt, *(type(prompt)(one) for one in moved)]
 
     def run(self, planned: Sequence[Planned], observer: Observer | None = None) -> Iterator[Event]:
         """Interleave `planned`; the full run must be among them or have been run before."""
         for p in planned:
             yield LaneStarted(p.spec.name, p.spec.method, p.policy.config(), p.steps)
         traces: list[list[Record]] = [[] for _ in planned]
-        stepwise = [self._lane(p, observer) for p in planned]
-        for index, item in round_robin(stepwise):
-            if isinstance(item, Stepped):
-                record = self._measured(planned[index], item)
-                traces[index].append(record)
-                yield StepDone(planned[index].spec.name, record)
-            else:
-                yield self._finish(planned[index], traces[index], item)
+        waiting: list[Arrived] = []
+        with closing(self._items(planned, observer)) as items:
+            for arrived in items:
+                # The full run never waits, and may be what the others wait for.
+                leads = planned[arrived[0]].spec.method == REFERENCE
+                waiting = [arrived, *waiting] if leads else [*waiting, arrived]
+                held: list[Arrived] = []
+                for index, item in waiting:
+                    if self._measurable(planned[index], item):
+                        yield self._event(planned[index], traces[index], item)
+                    else:
+                        held.append((index, item))
+                waiting = held
 
-    def _lane(self, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:
+    def _items(self, planned: Sequence[Planned], observer: Observer | None) -> Generator[Arrived, None, None]:
+        """What the lanes yield, with the lane's index, from all devices in the order in which it comes."""
+        full = (REFERENCE, FEWER_STEPS)
+        costs = [p.steps if p.spec.method in full else p.steps / 2 for p in planned]
+        shares = share_out(costs, len(self.models))
+        groups: list[Group[Arrived]] = [
+            partial(self._group, place, [(index, planned[index]) for index in share], observer)
+            for place, share in enumerate(shares)
+            if share
+        ]
+        if len(groups) == 1:
+            return groups[0]()
+        return side_by_side([partial(_on, m.device, g) for m, g in zip(self.models, groups, strict=False)])
+
+    def _group(
+        self, place: int, members: Sequence[tuple[int, Planned]], observer: Observer | None
+    ) -> Generator[Arrived, None, None]:
+        """The lanes of one device in turn."""
+        lanes = [self._lane(place, p, observer) for _, p in members]
+        with closing(round_robin(lanes)) as items:
+            for member, item in items:
+                yield members[member][0], item
+
+    def _lane(self, place: int, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:
         request = self.request.model_copy(update={"steps": planned.steps})
+        model, encoded = self.models[place], self.encoded[place]
         return lane(
-            self.model.pipe,
+            model.pipe,
             planned.policy,
-            lambda pipe, callback: self.model.generate(pipe, self.encoded, request, callback),
-            self.model.device,
+            lambda pipe, callback: model.generate(pipe, encoded, request, callback),
+            model.device,
             observer,
         )
+
+    def _measurable(self, planned: Planned, item: Stepped | Finished) -> bool:
+        """Whether the full run has come as far: on another device it may be behind."""
+        if planned.spec.method == REFERENCE:
+            return True
+        if isinstance(item, Finished):
+            return self.reference_frames is not None
+        return planned.spec.method == FEWER_STEPS or item.record.step < len(self.reference_latents)
+
+    def _event(self, planned: Planned, trace: list[Record], item: Stepped | Finished) -> Event:
+        if isinstance(item, Finished):
+            return self._finish(planned, trace, item)
+        trace.append(self._measured(planned, item))
+        return StepDone(planned.spec.name, trace[-1])
 
     def _measured(self, planned: Planned, item: Stepped) -> Record:
         """The record with the drift from the full run; lanes on another schedule have none."""
         latents, step = self.reference_latents, item.record.step
         if planned.spec.method == REFERENCE:
-            latents.append(item.latent.clone())
+            latents.append(item.latent)
         if planned.spec.method == FEWER_STEPS:
             return item.record
-        drift = float(rms((item.latent - latents[step]).flatten().unsqueeze(0)))
-        return item.record.model_copy(update={"drift": drift})
+        # On the host and in float32: the same number whatever device and precision made the latents.
+        apart = item.latent.float() - latents[step].float()
+        return item.record.model_copy(update={"drift": float(rms(apart.flatten().unsqueeze(0)))})
 
     def _finish(self, planned: Planned, trace: list[Record], finished: Finished) -> LaneDone:
         is_reference = planned.spec.method == REFERENCE
@@ -184,6 +251,7 @@ class _Comparison:
             seconds=finished.setup_seconds + denoise + finished.decode_seconds,
             speedup=full / denoise,
             cache_bytes=finished.trace.cache_bytes,
+            peak_bytes=finished.peak_bytes,
             notes=tuple(finished.trace.notes),
             trace=tuple(trace),
             metrics=None if is_reference else compare_frames(finished.frames, self.reference_frames),
@@ -211,8 +279,9 @@ class _Comparison:
 
     def report(self, order: Sequence[str]) -> Report:
         """The sealed report of all lanes, in `order`."""
+        devices = ",".join(str(model.device) for model in self.models)
         return Report(
-            model=self.model.info(),
+            model=self.models[0].info().model_copy(update={"device": devices}),
             request=self.request,
             versions=versions(),
             lanes=tuple(self.done[name] for name in order),

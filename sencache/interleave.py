@@ -1,4 +1,4 @@
-"""Several diffusers calls advancing step by step in turn.
+"""Several diffusers calls advancing step by step in turn, on one device or on several side by side.
 
 A pipeline owns its loop and only offers a callback. `Stepwise` turns such a call into an iterator: the call
 runs in a greenlet, stops inside its callback, and goes on at the next `next()`. All of it stays in one
@@ -9,8 +9,11 @@ takes the first item must take them all.
 from __future__ import annotations
 
 import contextvars
+import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import greenlet
@@ -71,7 +74,7 @@ class Stepwise(Generic[Item]):
                 self._call.throw(greenlet.GreenletExit)
 
 
-def round_robin(lanes: Sequence[Stepwise[Item]]) -> Iterator[tuple[int, Item]]:
+def round_robin(lanes: Sequence[Stepwise[Item]]) -> Generator[tuple[int, Item], None, None]:
     """(index of the lane, item) in turn until every lane has ended; the lanes are closed when the iterator
     is.
     """
@@ -86,3 +89,73 @@ def round_robin(lanes: Sequence[Stepwise[Item]]) -> Iterator[tuple[int, Item]]:
     finally:
         for lane in lanes:
             lane.close()
+
+
+Group = Callable[[], Generator[Item, None, None]]
+
+# Items that a group may be ahead of whoever reads them.
+AHEAD = 4
+POLL_SECONDS = 0.05
+
+
+def side_by_side(groups: Sequence[Group[Item]]) -> Generator[Item, None, None]:
+    """The items of several iterators, each made, advanced and ended in one thread of its own, as they come.
+
+    What an iterator raises is raised here, once the others have ended. Closing ends all of them after the
+    item that each is working on, and waits for that.
+    """
+    items: queue.Queue[Item | _Ended] = queue.Queue(AHEAD * len(groups))
+    stop = threading.Event()
+    threads = [_thread(group, items, stop) for group in groups]
+    try:
+        alive = len(threads)
+        while alive:
+            item = items.get()
+            if not isinstance(item, _Ended):
+                yield item
+                continue
+            alive -= 1
+            if item.error is not None:
+                raise item.error
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """One group has ended, by `error` if there is one."""
+
+    error: BaseException | None
+
+
+def _thread(group: Group[Item], items: queue.Queue[Item | _Ended], stop: threading.Event) -> threading.Thread:
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(_advance, group, items, stop), daemon=True)
+    thread.start()
+    return thread
+
+
+def _advance(group: Group[Item], items: queue.Queue[Item | _Ended], stop: threading.Event) -> None:
+    error: BaseException | None = None
+    try:
+        # Whatever the group began lives in this thread, and must end in it.
+        with closing(group()) as made:
+            for item in made:
+                if not _put(items, item, stop):
+                    break
+    except BaseException as raised:
+        error = raised
+    _put(items, _Ended(error), stop)
+
+
+def _put(items: queue.Queue[Item | _Ended], item: Item | _Ended, stop: threading.Event) -> bool:
+    """Whether `item` was handed over; not once nobody reads any more."""
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=POLL_SECONDS)
+            return True
+        except queue.Full:
+            continue
+    return False

@@ -7,15 +7,16 @@ state, so any number of lanes can be under way on one model, and the model itsel
 from __future__ import annotations
 
 import copy
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from sencache.devices import Clock, Peak
 from sencache.engine.attach import attach
 from sencache.engine.run import Observer
 from sencache.engine.trace import Record, Trace
@@ -29,7 +30,7 @@ Generate = Callable[[Any, Callable[..., dict[str, Any]]], Frames]
 
 @dataclass(frozen=True)
 class Stepped:
-    """One step of a lane: its record with the time it took, and the latent after it."""
+    """One step of a lane: its record with the time it took, and on the host the latent after it."""
 
     record: Record
     latent: torch.Tensor
@@ -37,41 +38,15 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole lane. `setup_seconds` passed before the first step, `decode_seconds` after the last."""
+    """A whole lane. `setup_seconds` passed before the first step, `decode_seconds` after the last;
+    `peak_bytes` of GPU memory were allocated at most during its turns, None on a CPU.
+    """
 
     frames: Frames
     trace: Trace
     setup_seconds: float
     decode_seconds: float
-
-
-class Clock:
-    """Seconds of work on one device between `start` and `stop`; on a GPU by events, so that only this lane is
-    counted.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._start: Any = None
-
-    def start(self) -> None:
-        """Begin, or begin again."""
-        self._start = self._mark()
-
-    def stop(self) -> float:
-        """Seconds since `start`; waits for the device."""
-        end = self._mark()
-        if not self._cuda:
-            return float(end - self._start)
-        end.synchronize()
-        return float(self._start.elapsed_time(end)) / 1000
-
-    def _mark(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+    peak_bytes: int | None
 
 
 def lane(
@@ -83,7 +58,7 @@ def lane(
     """
 
     def run(emit: Callable[[Stepped | Finished], None]) -> None:
-        shell, clock, laps = shallow_pipeline(pipe), Clock(device), _Laps()
+        shell, clock, peak, laps = shallow_pipeline(pipe), Clock(device), Peak(device), _Laps()
 
         def begin(*_: Any) -> None:
             if laps.setup is None:
@@ -92,16 +67,21 @@ def lane(
 
         def on_step(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             record = trace.records[-1].model_copy(update={"seconds": clock.stop()})
-            emit(Stepped(record, tensors["latents"]))
+            latent = tensors["latents"].to("cpu", copy=True)
+            peak.end()
+            emit(Stepped(record, latent))
+            peak.begin()
             clock.start()
             return {}
 
         with attach(shell, policy, observer=observer) as trace:
             shell.transformer.register_forward_pre_hook(begin, prepend=True)
+            peak.begin()
             clock.start()
             frames = generate(shell, on_step)
             decode = clock.stop()
-        emit(Finished(frames, trace, laps.setup or 0.0, decode))
+            peak.end()
+        emit(Finished(frames, trace, laps.setup or 0.0, decode, peak.bytes))
 
     return Stepwise(run)
 
@@ -125,18 +105,42 @@ def shallow_module(module: torch.nn.Module) -> Any:
     """A module that shares every parameter, buffer and child, and owns the dictionaries that hold them and
     its hooks.
 
-    Raises SencacheError where `forward` was replaced on the instance (offloading does that): it would lead
-    back to the original.
+    Group offloading goes on serving the copy. Raises SencacheError where anything else replaced `forward` on
+    the instance, as accelerate's offloading does: it would lead back to the original.
     """
-    if "forward" in module.__dict__:
-        raise SencacheError(
-            f"{type(module).__name__} has an offloading hook on its forward, which lanes cannot share; "
-            "remove the hook, or attach to the pipeline instead"
-        )
     shell = copy.copy(module)
     for name, value in module.__dict__.items():
         if type(value) in (dict, OrderedDict):
             shell.__dict__[name] = type(value)(value)
     # diffusers' hook registry points at the module it was made for.
-    shell.__dict__.pop("_diffusers_hook", None)
+    registry = shell.__dict__.pop("_diffusers_hook", None)
+    if "forward" in module.__dict__:
+        if not _offloads_groups(module, registry):
+            raise SencacheError(
+                f"{type(module).__name__} has an offloading hook on its forward that lanes cannot share; "
+                "use group offloading, or attach to the pipeline instead"
+            )
+        shell.__dict__["forward"] = partial(_between_hooks, module, registry, shell)
     return shell
+
+
+def _offloads_groups(module: torch.nn.Module, registry: Any) -> bool:
+    """Whether all hooks around `forward` are diffusers' own, and act only before and after it."""
+    if registry is None or hasattr(module, "_hf_hook"):
+        return False
+    return not any(hasattr(hook, "new_forward") for hook in registry.hooks.values())
+
+
+def _between_hooks(module: torch.nn.Module, registry: Any, shell: Any, *args: Any, **kwargs: Any) -> Any:
+    """The shell's own forward, with the hooks that were registered for `module`: they move the weights that
+    both share, and know `module` by identity.
+    """
+    # A prefetching hook removes itself after the first forward.
+    hooks = list(registry.hooks.values())
+    for hook in reversed(hooks):
+        args, kwargs = hook.pre_forward(module, *args, **kwargs)
+    own: Any = type(shell).forward
+    output = own(shell, *args, **kwargs)
+    for hook in hooks:
+        output = hook.post_forward(module, output)
+    return output

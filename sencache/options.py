@@ -7,9 +7,23 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-ModelKey = Annotated[str, Option("--model", help="A model key; see `models`.")]
+ModelKey = Annotated[
+    str,
+    Option(
+        "--model",
+        help="A model of the list that `models` prints, a Hub repository as owner/name, or a folder in the "
+        "layout of diffusers.",
+    ),
+]
 Json = Annotated[bool, Option("--json", help="Print JSON for machines instead of a table.")]
-Device = Annotated[str, Option(help="`cpu` or `cuda`.")]
+Device = Annotated[
+    str, Option(help="`cpu` or `cuda`; for `compare` also several GPUs, as in `cuda:0,cuda:1`.")
+]
+Dtype = Annotated[
+    str | None,
+    Option(help="`bf16`, `fp16` or `fp32` for all parts; the model's own on a GPU, fp32 on a CPU."),
+]
+Image = Annotated[Path | None, Option(help="The still that an image-to-video model starts from.")]
 
 Prompt = Annotated[str, Option(help="What the video shows.")]
 NegativePrompt = Annotated[str, Option(help="What the video must not show.")]
@@ -34,8 +48,16 @@ Settings = Annotated[
     list[str] | None, Option("--set", help="`method.key=value` for all lanes of a method; may be repeated.")
 ]
 Guidance = Annotated[float | None, Option(help="Guidance scale; 1 turns guidance off.")]
+Guidance2 = Annotated[
+    float | None,
+    Option(
+        "--guidance-2", help="That of the second transformer of Wan 2.2 A14B; the model's own if not given."
+    ),
+]
 Pixels = Annotated[int | None, Option(help="Pixels; the model's own if not given.")]
-Frames = Annotated[int | None, Option(help="Frames, 4k+1; the model's own if not given.")]
+Frames = Annotated[
+    int | None, Option(help="Frames, 4k+1 (8k+1 for CogVideoX and LTX-Video); the model's own if not given.")
+]
 Scheduler = Annotated[
     str | None,
     Option(help="`unipc` or `euler` (Wan), `ddim` or `dpm` (CogVideoX); the checkpoint's own if not given."),

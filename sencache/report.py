@@ -33,7 +33,8 @@ class Lane(Strict):
     `denoise_seconds` is the sum of the steps' times, `decode_seconds` the rest of the call after the last
     step, `seconds` the whole call with the preparation before the first step. `speedup` compares denoising
     with the full run. `nfe` counts steps whose network ran, `transformer_calls` its evaluations with all
-    guidance branches.
+    guidance branches. `peak_bytes`, on GPUs only, is the most memory allocated on the lane's device during
+    its turns, weights and the other lanes' caches included; it is left out elsewhere.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Lane(Strict):
     seconds: float
     speedup: float
     cache_bytes: int
+    peak_bytes: int | None = Field(default=None, exclude_if=lambda value: value is None)
     notes: tuple[str, ...] = ()
     trace: tuple[Record, ...]
     metrics: Metrics | None

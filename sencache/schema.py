@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from typing_extensions import TypedDict
 
 MAX_PROMPT = 2000
@@ -61,8 +62,15 @@ def _shown(value: Any) -> str:
         return "an integer of thousands of digits"
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
 class ModelInfo(Strict):
-    """Which checkpoint ran, where, in which precision, and with which sampler."""
+    """Which checkpoint ran, where, in which precision, and with which sampler.
+
+    `revision` is the Hub's commit, `placement` says which parts wait outside the GPU, where any do.
+    """
 
     key: str
     id: str
@@ -71,11 +79,33 @@ class ModelInfo(Strict):
     device: str
     dtype: str
     scheduler: str | None = None
+    # Left out where there is none, so that reports from before it existed keep their digest.
+    placement: Annotated[str | None, Field(exclude_if=_is_none)] = None
+
+
+class Still(Strict):
+    """A picture by its file's name and the hash of its content; its pixels never enter a report."""
+
+    name: str
+    sha256: str
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is, None for a still that was read back from a report."""
+        return self._path
+
+    def located(self, path: Path) -> Still:
+        """The same still, with its file."""
+        located = self.model_copy()
+        located._path = path
+        return located
 
 
 class Request(Strict):
     """One video to make. `nfe` and `preset` are the budget that sets the methods' knobs, if one was asked
-    for.
+    for; `image` is the still to start from, `guidance_scale_2` the scale of a second transformer where it is
+    not the first one's.
     """
 
     prompt: str
@@ -88,6 +118,8 @@ class Request(Strict):
     guidance_scale: Annotated[float, Field(ge=0, le=100)]
     nfe: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     preset: str | None = None
+    image: Annotated[Still | None, Field(exclude_if=_is_none)] = None
+    guidance_scale_2: Annotated[float | None, Field(ge=0, le=100, exclude_if=_is_none)] = None
 
 
 class PerFrame(TypedDict):

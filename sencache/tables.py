@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,7 +21,6 @@ from rich.progress import (
 from rich.table import Table
 
 from sencache.engine.trace import Record
-from sencache.models import ModelSpec
 from sencache.profile import Profile
 from sencache.report import Lane, Report
 
@@ -78,20 +77,25 @@ def _cell(lane: Lane, column: Column, best: float | None) -> str:
     return f"[bold green]{text}[/]" if lane.metrics and value == best else text
 
 
-def models_table(specs: Iterable[ModelSpec]) -> Table:
-    """One row per model."""
-    table = Table("model", "what it is", "size", "frames", "steps", "guidance", "licence")
-    for spec in specs:
-        size = f"{spec.width}x{spec.height}"
-        table.add_row(
-            spec.key,
-            spec.summary,
-            size,
-            str(spec.frames),
-            str(spec.steps),
-            str(spec.guidance_scale),
-            spec.licence,
-        )
+def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per model, as `listing.describe_model` gives it."""
+    table = Table(
+        caption="GB on the GPU: least, and with all parts on it; computed. here: weights on this machine",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in ("model", "size", "GB", "on GPU", "here"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what it is, licence", overflow="fold", min_width=20)
+    for model in models:
+        size, needed = "{width}x{height}x{frames}".format(**model), model["bytes"]
+        gpu = "any"
+        if "gpu_least" in needed:
+            gpu = f"{needed['gpu_least'] / 1e9:.0f}-{needed['gpu_all_parts'] / 1e9:.0f}"
+        weights, here = f"{needed['weights'] / 1e9:.1f}", "yes" if model["here"] else "no"
+        table.add_row(model["key"], size, weights, gpu, here, f"{model['summary']}; {model['licence']}")
     return table
 
 

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pipelines import Tiny
 
-    from sencache.models import Model
+    from sencache.models.model import Model
     from sencache.profile import Profile
 
 # Read when torch is first imported. Tiny tensors, shared cores: idle threads must not spin for the next one.
@@ -38,6 +38,6 @@ def bundled_profile() -> Profile:
 @pytest.fixture(scope="session")
 def tiny_wan() -> Model:
     """The bundled trained model."""
-    from sencache.models import load
+    from sencache.models.model import load
 
     return load("tiny-wan")

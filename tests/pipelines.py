@@ -35,7 +35,7 @@ from sencache.constants import (
     SensitivityTable,
     TeaCacheFit,
 )
-from sencache.models import ENCODED, MODELS, Model
+from sencache.models.model import ENCODED, MODELS, Model
 from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
 from sencache.profile import Profile
 from sencache.schema import Request

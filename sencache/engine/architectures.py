@@ -16,9 +16,12 @@ from sencache.errors import SencacheError
 
 @dataclass(frozen=True)
 class BlockSignal:
-    """A signal that `read` computes from the first block and its arguments."""
+    """A signal that `read` computes from the first block and its arguments; `weights`: with the block's own
+    weights, outside its forward.
+    """
 
     read: Callable[[torch.nn.Module, BlockCall], torch.Tensor]
+    weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Architecture:
 
 
 def _temb(block: torch.nn.Module, call: BlockCall) -> torch.Tensor:
-    temb: torch.Tensor = call.kwargs["temb"] if "temb" in call.kwargs else call.args[1]
+    temb: torch.Tensor = call.kwargs["temb"] if "temb" in call.kwargs else call.args[2]
     return temb
 
 
@@ -64,7 +67,9 @@ def _ltx_modulated(block: torch.nn.Module, call: BlockCall) -> torch.Tensor:
     """`norm1(h) (1 + scale) + shift`, what the block's self-attention sees."""
     table, norm1 = (getattr(block, name) for name in ("scale_shift_table", "norm1"))
     temb: Any = _temb(block, call)
-    shift, scale = (table.to(temb.dtype) + temb.unflatten(-1, (len(table), -1)))[..., :2, :].unbind(dim=-2)
+    # Read outside the block's forward: its table is on the host while its group is offloaded.
+    table = table.to(temb.device, temb.dtype)
+    shift, scale = (table + temb.unflatten(-1, (len(table), -1)))[..., :2, :].unbind(dim=-2)
     modulated: torch.Tensor = norm1(call.hidden) * (1 + scale) + shift
     return modulated
 
@@ -93,7 +98,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         blocks="transformer_blocks",
         branches=("cond_uncond",),
         channel_axis=2,
-        signals={"modulated_input": BlockSignal(_ltx_modulated)},
+        signals={"modulated_input": BlockSignal(_ltx_modulated, weights=True)},
     ),
 }
 

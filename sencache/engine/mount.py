@@ -12,6 +12,7 @@ import torch
 
 from sencache.engine.architectures import BlockSignal, ChildSignal, architecture_of
 from sencache.engine.cache import History, cached_value
+from sencache.engine.compiled import closed, closed_to_itself
 from sencache.engine.run import Run, Turn
 from sencache.engine.sensors import Evaluated, Scene
 from sencache.engine.session import Session
@@ -49,8 +50,8 @@ class Mount:
         self.architecture = architecture_of(module)
         config: Any = module.config
         self.channels = config.out_channels or config.in_channels
-        self.signal = self._find_signal()
         self.blocks: Any = module._modules[self.architecture.blocks]
+        self.signal = self._find_signal()
         self.stand_ins = self._make_stand_ins()
         self.originals = {name: module._modules[name] for name in self.stand_ins}
         self.context: tuple[str, int | None] | None = None
@@ -67,11 +68,23 @@ class Mount:
                 f"{self.architecture.name} has no signal {wanted!r} (it has {', '.join(known)}); "
                 "choose a profile made for this architecture"
             )
-        return known[wanted]
+        signal = known[wanted]
+        if isinstance(signal, BlockSignal) and signal.weights and self._on_disk(self.blocks[0]):
+            raise SencacheError(
+                f"the signal {wanted!r} needs a block's weights, which are offloaded to disk; "
+                "offload to memory, or use a method that looks at no signal"
+            )
+        return signal
+
+    @staticmethod
+    def _on_disk(block: Any) -> bool:
+        registry = getattr(block, "_diffusers_hook", None)
+        hook = registry.get_hook("group_offloading") if registry else None
+        return hook is not None and hook.group.offload_to_disk_path is not None
 
     def _make_stand_ins(self) -> dict[str, torch.nn.Module]:
         stand_ins: dict[str, torch.nn.Module] = {
-            self.architecture.blocks: torch.nn.ModuleList([Stack(self.play)])
+            self.architecture.blocks: torch.nn.ModuleList([Stack(self.play, self.blocks)])
         }
         if isinstance(self.signal, ChildSignal):
             child: Any = self.module._modules[self.signal.child]
@@ -89,6 +102,7 @@ class Mount:
         finally:
             self.context = None
 
+    @closed
     def before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook: find the place in the run, put the stand-ins in."""
         if self.rerunning is not None:
@@ -129,6 +143,7 @@ class Mount:
         assert self.call is not None
         self.call.signal = signal
 
+    @closed_to_itself
     def play(self, block_call: BlockCall) -> Any:
         """In place of all blocks: decide if the step is new, then run them or reuse."""
         if self.rerunning is not None:
@@ -142,6 +157,7 @@ class Mount:
         wanted = self.session.observer is not None or self._target == "residual"
         return self._computed(block_call, call.keep_residual if wanted else None)
 
+    @closed_to_itself
     def _computed(self, block_call: BlockCall, keep: Callable[[torch.Tensor], object] | None) -> Any:
         done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
         if keep is not None:
@@ -153,6 +169,7 @@ class Mount:
         policy = self.session.policy
         return policy.target if policy.caches else None
 
+    @closed
     def _decide(self, call: Call, block_call: BlockCall) -> None:
         if isinstance(self.signal, BlockSignal):
             call.signal = self.signal.read(self.blocks[0], block_call)
@@ -170,6 +187,7 @@ class Mount:
     def _cached_shape(self, call: Call, block_call: BlockCall) -> torch.Size:
         return block_call.hidden.shape if self._target == "residual" else call.latent.shape
 
+    @closed
     def _skipped(self, call: Call, block_call: BlockCall) -> Any:
         if not call.history.serves(self._cached_shape(call, block_call)):
             raise SencacheError(
@@ -180,6 +198,7 @@ class Mount:
             block_call = block_call.moved(block_call.hidden + call.forecast())
         return block_call.returned(self.architecture.text_stream)
 
+    @closed
     def after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """Forward hook: take the stand-ins out, keep or replace the output; `out` is None when forward
         raised.

@@ -8,22 +8,30 @@ from typing import Any
 
 import torch
 
+HIDDEN = "hidden_states"
 TEXT = "encoder_hidden_states"
 
 
 @dataclass(slots=True)
 class BlockCall:
-    """The arguments of one block: the hidden states [B, tokens, width], and everything else as the model gave
-    it.
+    """The arguments of one block, by position and by name as the model gave them: blocks that were compiled
+    ahead of time know no other way.
     """
 
-    hidden: torch.Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def moved(self, hidden: torch.Tensor) -> BlockCall:
-        """The same call with other hidden states."""
-        return BlockCall(hidden, self.args, self.kwargs)
+    @property
+    def hidden(self) -> torch.Tensor:
+        """The hidden states, [B, tokens, width]."""
+        hidden: torch.Tensor = self.kwargs[HIDDEN] if HIDDEN in self.kwargs else self.args[0]
+        return hidden
+
+    def moved(self, hidden: torch.Tensor, **changed: Any) -> BlockCall:
+        """The same call with other hidden states, and with what else was `changed`."""
+        if HIDDEN in self.kwargs:
+            return BlockCall(self.args, {**self.kwargs, HIDDEN: hidden, **changed})
+        return BlockCall((hidden, *self.args[1:]), {**self.kwargs, **changed})
 
     def returned(self, text_stream: bool) -> Any:
         """What a block returns that leaves its input as it is."""
@@ -34,41 +42,43 @@ class Stack(torch.nn.Module):
     """One pretended block. Given the first block's arguments it asks `play`, which runs the real blocks or
     not.
 
-    `play` is kept outside the module's registries, so no parameter is seen twice.
+    The real blocks are below it, so that whatever walks the transformer's modules during a forward, as the
+    scaling of LoRA layers does, finds them.
     """
 
-    def __init__(self, play: Callable[[BlockCall], Any]) -> None:
+    def __init__(self, play: Callable[[BlockCall], Any], blocks: torch.nn.Module) -> None:
         super().__init__()
         self.__dict__["_play"] = play
+        self.blocks = blocks
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Same arguments and return value as a block of the transformer."""
         play: Callable[[BlockCall], Any] = self.__dict__["_play"]
-        return play(BlockCall(hidden_states, args, kwargs))
+        return play(BlockCall(args, kwargs))
 
 
 class Tap(torch.nn.Module):
-    """A child module whose first output is shown to `show` in passing."""
+    """A child module, below it, whose first output is shown to `show` in passing."""
 
     def __init__(self, child: torch.nn.Module, show: Callable[[torch.Tensor], None]) -> None:
         super().__init__()
-        self.__dict__["_tapped"] = child, show
+        self.__dict__["_show"] = show
+        self.child = child
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Same arguments and return value as the child."""
-        child, show = self.__dict__["_tapped"]
-        outputs = child(*args, **kwargs)
+        show: Callable[[torch.Tensor], None] = self.__dict__["_show"]
+        outputs = self.child(*args, **kwargs)
         show(outputs[0])
         return outputs
 
 
 def run_blocks(blocks: Iterable[torch.nn.Module], text_stream: bool, call: BlockCall) -> BlockCall:
     """All blocks in turn; returns the call with the states that the last one left."""
-    hidden, args, kwargs = call.hidden, call.args, call.kwargs
     for block in blocks:
         if text_stream:
-            hidden, text = block(hidden, *args, **kwargs)
-            kwargs = {**kwargs, TEXT: text}
+            hidden, text = block(*call.args, **call.kwargs)
+            call = call.moved(hidden, **{TEXT: text})
         else:
-            hidden = block(hidden, *args, **kwargs)
-    return BlockCall(hidden, args, kwargs)
+            call = call.moved(block(*call.args, **call.kwargs))
+    return call

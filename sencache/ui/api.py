@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from sencache.ask import make_ask
-from sencache.deliver import REPORT_NAME
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
 from sencache.profile import load_profile
-from sencache.service import Studio
+from sencache.service.ask import make_ask
+from sencache.service.deliver import REPORT_NAME
+from sencache.service.studio import Studio
 
 GPU = "gpu"
 

@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 import gradio as gr
 from gradio import update
 
-from sencache.deliver import pack, profile_of, snippets
 from sencache.errors import SencacheError
-from sencache.service import Studio
+from sencache.service.deliver import pack, profile_of, snippets
+from sencache.service.studio import Studio
 from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
 from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
 from sencache.ui.links import query_of_report, restored
@@ -23,6 +23,7 @@ from sencache.ui.running import Runner
 EXAMPLE = "A finished comparison, to look at. Choose your own settings and press Run."
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+# On a narrow screen the lanes are below the settings.
 SHOW_RESULTS = """() => {
   const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
   if (innerWidth < 1080)
@@ -72,7 +73,8 @@ class ComparePage:
         """All listeners of the page."""
         controls, results = self.controls, self.results
         state = [self.status, controls.run, controls.cancel]
-        # Listeners of one button run one after another: this one answers at once, the next one queues.
+        # Listeners of one button run one after another: these two answer at once, the third one queues.
+        controls.run.click(None, None, None, js=SHOW_RESULTS)
         controls.run.click(self.runner.announced, controls.inputs, self.status, **QUIET)
         running = controls.run.click(
             self.runner.run,
@@ -82,11 +84,11 @@ class ComparePage:
             concurrency_id="gpu",
             concurrency_limit=1,
             show_progress="hidden",
+            # Else the browser copies every output, videos and plots too, at each update.
+            show_progress_on=self.status,
             api_visibility="private",
         )
         running.failure(self.runner.refused, self.status, state, **QUIET)
-        # On a narrow screen the lanes are below the settings.
-        controls.run.click(None, None, None, js=SHOW_RESULTS)
         controls.cancel.click(self.runner.cancelled, None, state, cancels=[running], **QUIET)
         self.cards.pick(
             self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sencache.ask import Ask, make_ask
 from sencache.schema import MAX_PROMPT, MAX_STEPS
+from sencache.service.ask import Ask, make_ask
 from sencache.ui.knobs import Knob, build_knobs, given
 from sencache.ui.note import note
 
@@ -139,10 +139,15 @@ def _more(offer: dict[str, Any], model: dict[str, Any]) -> dict[str, Component]:
             for name in ("guidance", "width", "height", "frames"):
                 value = model["guidance_scale" if name == "guidance" else name]
                 fields[name] = gr.Number(value, label=name.capitalize(), min_width=110, elem_id=name)
-        names = [profile["name"] for profile in offer["profiles"]]
         own = ("the model’s own", "")
-        fields["profile"] = gr.Dropdown([own, *names], value="", label="Profile", elem_id="profile")
+        fields["profile"] = gr.Dropdown([own, *fitting(offer)], value="", label="Profile", elem_id="profile")
     return fields
+
+
+def fitting(offer: dict[str, Any]) -> list[str]:
+    """Names of the profiles made for an architecture that is offered."""
+    architectures = {model["architecture"] for model in offer["models"]}
+    return [profile["name"] for profile in offer["profiles"] if profile["architecture"] in architectures]
 
 
 def bounds(name: str) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from gradio.data_classes import FileData, GradioModel
 from pydantic import Field
 
 from sencache.errors import SencacheError
-from sencache.palette import lane_label
 from sencache.report import Lane, Report, load_report
+from sencache.service.palette import lane_label
 from sencache.ui.theme import script
 
 GALLERY = Path(__file__).parents[2] / "examples" / "gallery"

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sencache.palette import LOOKS
+from sencache.service.palette import LOOKS
 
 BOOLEANS = {"yes": True, "no": False}
 

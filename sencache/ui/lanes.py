@@ -14,11 +14,11 @@ from typing import Any
 import gradio as gr
 
 from sencache.engine.trace import Record
-from sencache.palette import lane_label
 from sencache.report import Report
 from sencache.schema import Request
+from sencache.service.palette import lane_label
+from sencache.service.wording import REASONS, signals, terms
 from sencache.ui.theme import script, template
-from sencache.wording import REASONS, signals, terms
 
 DIGITS = 4
 

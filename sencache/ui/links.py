@@ -12,7 +12,7 @@ from gradio import update
 
 from sencache.report import Report
 from sencache.schema import MAX_PROMPT
-from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, evaluations
+from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, evaluations, fitting
 
 TEXTS = ("prompt", "negative")
 MAX_VALUE = 4000
@@ -72,7 +72,7 @@ def _field(controls: Controls, name: str, text: str) -> Any:
         "speed": SPEEDS,
         "budget": tuple(value for _, value in BUDGETS),
         "model": tuple(model["key"] for model in controls.offer["models"]),
-        "profile": tuple(profile["name"] for profile in controls.offer["profiles"]),
+        "profile": tuple(fitting(controls.offer)),
     }
     if name in choices:
         return text if text in choices[name] else None

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from sencache.palette import lane_label
 from sencache.report import Lane, Report
+from sencache.service.palette import lane_label
 from sencache.ui.theme import script, template
 
 KIB = 1024
@@ -91,6 +91,42 @@ def table_of(report: Report) -> dict[str, Any]:
             for lane in report.lanes
         ],
     }
+
+
+def verdict(report: Report) -> str:
+    """What the numbers come to, in two sentences, with what a profile could not quite serve."""
+    measured = [lane for lane in report.lanes if lane.metrics is not None]
+    closest, cache = (max(some, key=_closeness, default=None) for some in (measured, _caches(measured)))
+    if closest is None:
+        return ""
+    told = f"On this one video, {_told(closest)} is closest to the full run."
+    if cache is not None and cache is not closest:
+        told += f" Of the caches it is {_told(cache)}."
+    return " ".join([told, *_notes(report)])
+
+
+def _caches(lanes: list[Lane]) -> list[Lane]:
+    return [lane for lane in lanes if lane.target is not None]
+
+
+def _closeness(lane: Lane) -> float:
+    value = _psnr(lane)
+    return -math.inf if value is None else value
+
+
+def _told(lane: Lane) -> str:
+    value = _psnr(lane)
+    quality = "identical to it" if value is None or math.isinf(value) else f"{value:.1f} dB"
+    return f"{lane_label(lane.name)} ({quality} with {lane.nfe} evaluations)"
+
+
+def _notes(report: Report) -> list[str]:
+    """What the lanes noted, each once, with those that noted it."""
+    noted: dict[str, list[str]] = {}
+    for lane in report.lanes:
+        for text in lane.notes:
+            noted.setdefault(text, []).append(lane_label(lane.name))
+    return [f"{', '.join(labels)}: {text}." for text, labels in noted.items()]
 
 
 def _best(report: Report, column: Column) -> float | None:

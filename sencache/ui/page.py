@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from sencache.offer import describe
-from sencache.palette import colour_variables
-from sencache.service import Studio
+from sencache.service.offer import describe
+from sencache.service.palette import colour_variables
+from sencache.service.studio import Studio
 from sencache.ui.api import build_api
 from sencache.ui.compare_page import ComparePage
 from sencache.ui.how import build_how_page

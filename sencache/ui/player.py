@@ -9,9 +9,9 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioModel
 from pydantic import Field
 
-from sencache.palette import lane_label
 from sencache.report import Lane, Report
 from sencache.schema import PerFrame
+from sencache.service.palette import lane_label
 from sencache.ui.theme import script, template
 
 

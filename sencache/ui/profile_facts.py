@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from sencache.card import served
-from sencache.palette import lane_label
+from sencache.hub.card import served
 from sencache.profile import Profile
+from sencache.service.palette import lane_label
 from sencache.ui.theme import script
 
 CALIBRATE = "python -m sencache calibrate --model MODEL --out profiles/NAME.json"

@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 
 from sencache.errors import SencacheError
-from sencache.hub import LISTED, pull_profile
+from sencache.hub.exchange import LISTED, pull_profile
+from sencache.hub.npz import parse_npz
 from sencache.library import bundled_profiles
-from sencache.npz import parse_npz
 from sencache.plots import overlay_figure
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.soundness import check_presets

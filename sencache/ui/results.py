@@ -10,13 +10,14 @@ from typing import Any
 import gradio as gr
 from gradio import update
 
-from sencache.deliver import CSV_NAME, REPORT_NAME, ZIP_NAME
-from sencache.palette import lane_label
-from sencache.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.profile import Profile
 from sencache.report import Report
+from sencache.service.deliver import CSV_NAME, REPORT_NAME, ZIP_NAME
+from sencache.service.palette import lane_label
+from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.ui.lanes import board_of, live_lanes
-from sencache.ui.numbers import numbers_table, table_of
+from sencache.ui.note import note, said
+from sencache.ui.numbers import numbers_table, table_of, verdict
 from sencache.ui.player import SyncPlayer, clips_of
 from sencache.ui.theme import script, template
 
@@ -27,6 +28,7 @@ class Results:
 
     lanes: gr.HTML
     player: SyncPlayer
+    verdict: gr.HTML
     numbers: gr.HTML
     timeline: gr.Plot
     drift: gr.Plot
@@ -42,7 +44,7 @@ class Results:
         """What `shown` fills, in its order."""
         plots = [self.timeline, self.drift, self.profile]
         taken = [*self.downloads, self.link, self.lane, self.code, self.snippets]
-        return [self.lanes, self.player, self.numbers, *plots, *taken]
+        return [self.lanes, self.player, self.verdict, self.numbers, *plots, *taken]
 
 
 def build_results() -> Results:
@@ -51,6 +53,7 @@ def build_results() -> Results:
     _heading("Videos", "In sync, frame by frame; hold any two against each other.")
     player = SyncPlayer(elem_id="player")
     _heading("Numbers", "Cost of every lane, and its distance from the full run on decoded frames.")
+    told = note("verdict")
     numbers = numbers_table()
     _heading("Why and when", "Every decision over the steps, and what it did to the latent.")
     timeline = gr.Plot(show_label=False, elem_id="timeline", container=False)
@@ -77,7 +80,9 @@ def build_results() -> Results:
     snippets = gr.State({})
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     lane.change(_snippet, [lane, snippets], code, **quiet)
-    return Results(lanes, player, numbers, timeline, drift, profile, downloads, link, lane, code, snippets)
+    return Results(
+        lanes, player, told, numbers, timeline, drift, profile, downloads, link, lane, code, snippets
+    )
 
 
 def _heading(title: str, about: str) -> None:
@@ -112,6 +117,7 @@ def shown(finished: Finished) -> list[Any]:
     return [
         board_of(report).value(),
         clips_of(report, finished.videos),
+        said(verdict(report)),
         table_of(report),
         timeline_figure(report),
         drift_figure(report),

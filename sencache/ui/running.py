@@ -11,12 +11,13 @@ from typing import Any
 import gradio as gr
 from gradio import update
 
-from sencache.ask import Ask, understand
-from sencache.deliver import REPORT_NAME
 from sencache.errors import SencacheError
 from sencache.profile import parse_profile
 from sencache.report import load_report
-from sencache.service import Event, Studio, on_zerogpu
+from sencache.service.ask import Ask, understand
+from sencache.service.deliver import REPORT_NAME
+from sencache.service.space import on_zerogpu
+from sencache.service.studio import Event, Studio
 from sencache.ui.controls import Controls
 from sencache.ui.lanes import LaneBoard, about
 from sencache.ui.links import query_of
@@ -44,12 +45,13 @@ class Runner:
     def estimate(self, *values: Any) -> dict[str, str | bool]:
         """What the note beside Run says: the time it takes, or what stands in the way."""
         try:
-            estimate = self.studio.estimate(self.controls.ask(*values))
+            ask = self.controls.ask(*values)
+            estimate, hint = self.studio.estimate(ask), understand(ask).hint
         except SencacheError as error:
             return said(str(error), bad=True)
         basis = "as the last run on this machine" if estimate.measured else "first run, a rough figure"
         booked = f", {estimate.booked} s of your GPU quota" if on_zerogpu() else ""
-        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}).")
+        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {hint or ''}".rstrip())
 
     def validate(self, *values: Any) -> list[dict[str, Any]]:
         """Refuse before queueing, at the field the message speaks of, else at the prompt."""

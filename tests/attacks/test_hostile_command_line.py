@@ -40,7 +40,7 @@ SAMPLES = [(command, name) for command, (cases, _) in COMMANDS.items() for name 
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sencache.models.load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sencache.models.model.load", lambda *_: pytest.fail("a model was loaded"))
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -18,8 +18,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from sencache.errors import SencacheError
-from sencache.npz import parse_npz
-from sencache.official import Stated
+from sencache.hub.npz import parse_npz
+from sencache.hub.official import Stated
 from sencache.profile import Profile, parse_profile
 from sencache.soundness import check_presets
 

@@ -22,7 +22,7 @@ ALLOWED_KB = 40_000
 FEED = """
 import os, sys
 from sencache.errors import SencacheError
-from sencache.npz import import_npz
+from sencache.hub.npz import import_npz
 from sencache.soundness import load_sound_profile
 
 def read(path):

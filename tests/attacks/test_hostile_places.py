@@ -16,7 +16,7 @@ from hostile_profiles import SOUND as SOUND_PROFILE
 
 from sencache import reading
 from sencache.errors import SencacheError
-from sencache.npz import import_npz
+from sencache.hub.npz import import_npz
 from sencache.profile import load_profile
 from sencache.report import load_report
 

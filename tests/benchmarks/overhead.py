@@ -20,7 +20,7 @@ import torch
 
 import sencache
 from sencache.cli import DEFAULT_METHODS
-from sencache.models import Model, own_profile
+from sencache.models.model import Model, own_profile
 from sencache.policies import Policy
 
 STEPS = 50

@@ -18,7 +18,7 @@ from typing import Any
 
 import sencache
 from sencache.comparison import Compared
-from sencache.models import model_spec, own_profile
+from sencache.models.model import model_spec, own_profile
 from sencache.versions import versions
 
 METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")

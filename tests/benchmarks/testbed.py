@@ -19,7 +19,7 @@ import numpy as np
 import sencache
 from sencache.comparison import Compared
 from sencache.engine.attach import attach
-from sencache.models import Model, own_profile
+from sencache.models.model import Model, own_profile
 from sencache.policies import Full
 from sencache.recording import Recorder
 from sencache.schema import Request

@@ -13,9 +13,9 @@ import pytest
 from gradio_client import Client
 from gradio_client.client import Job
 
-from sencache.bridge import THREAD_NAME
 from sencache.report import Report
-from sencache.service import Studio
+from sencache.service.bridge import THREAD_NAME
+from sencache.service.studio import Studio
 from sencache.ui import page
 from sencache.verify import verify
 
@@ -124,7 +124,7 @@ def test_only_the_named_endpoints_are_public(app: tuple[str, Studio]) -> None:
 
 
 def test_the_documented_example_runs(app: tuple[str, Studio], capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     space: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:7860", app[0]), space)

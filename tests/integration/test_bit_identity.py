@@ -13,7 +13,7 @@ import torch
 from pipelines import Tiny
 
 from sencache.engine.attach import attach
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.policies import Fixed, Full, Policy, SenCache
 from sencache.profile import Profile
 from sencache.schema import Request

@@ -24,15 +24,15 @@ from diffusers import (
 from diffusers.hooks import MagCacheConfig
 from pipelines import STEPS, Tiny
 
-from sencache.calibration import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
+from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
+from sencache.calibration.samples import Sample, probe
 from sencache.engine.architectures import ARCHITECTURES, Architecture
 from sencache.engine.attach import attach
 from sencache.engine.trace import Record, Trace
 from sencache.errors import SencacheError
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.policies import Fixed, Full
 from sencache.recording import Recorder, Recording, simulate
-from sencache.samples import Sample, probe
 from sencache.schema import Request
 
 # --- A network that one can differentiate by hand -------------------------------------------------

@@ -22,14 +22,15 @@ import pytest
 import yaml
 from fake_hub import TOKEN, FakeHub, Fault, Handler
 
-import sencache.hub
-from sencache import comparison, models
-from sencache.card import MARK
-from sencache.download import Hub
+import sencache.hub.exchange
+from sencache import comparison
 from sencache.errors import SencacheError
-from sencache.hub import Listed, Pushed, pull_profile, push_profile
+from sencache.hub.card import MARK
+from sencache.hub.download import Hub
+from sencache.hub.exchange import Listed, Pushed, pull_profile, push_profile
+from sencache.hub.official import OFFICIAL
 from sencache.library import bundled_profile
-from sencache.official import OFFICIAL
+from sencache.models import model as models
 from sencache.plan import parse_lanes
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.report import ProfileRef
@@ -133,7 +134,7 @@ def test_an_official_file_is_imported(server: FakeHub, hub: Hub) -> None:
 def test_a_listed_repository_has_its_own_commit(
     server: FakeHub, hub: Hub, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sencache.hub, "LISTED", {REPO: Listed(REPO, (FILE,), revision)})
+    monkeypatch.setattr(sencache.hub.exchange, "LISTED", {REPO: Listed(REPO, (FILE,), revision)})
     assert pull_profile(FILE, REPO, hub=hub).revision == revision
     assert "choose from tiny.json" in refusal(lambda: pull_profile("other.json", REPO, hub=hub))
     newer = server.repos[REPO].commit({FILE: CONTENT.replace(b"float32", b"float16")})
@@ -142,7 +143,7 @@ def test_a_listed_repository_has_its_own_commit(
 
 
 def test_the_list_names_only_pinned_commits_or_none() -> None:
-    for repo, entry in sencache.hub.LISTED.items():
+    for repo, entry in sencache.hub.exchange.LISTED.items():
         assert repo == entry.repo and entry.files
         assert entry.revision is None or re.fullmatch(r"[0-9a-f]{40}", entry.revision)
 
@@ -491,7 +492,7 @@ def program(folder: Path, server: FakeHub, *words: str, **settings: str) -> subp
         "HF_ENDPOINT": server.endpoint,
         "HF_HOME": str(folder / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(Path(sencache.hub.__file__).parents[1]),
+        "PYTHONPATH": str(Path(sencache.hub.exchange.__file__).parents[1]),
         **settings,
     }
     command = [sys.executable, "-m", "sencache", "profiles", *words]

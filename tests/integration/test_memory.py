@@ -14,10 +14,10 @@ import pytest
 import torch
 from pipelines import STEPS, Tiny
 
+from sencache.calibration.samples import probe
 from sencache.engine.attach import attach
 from sencache.lanes import lane
 from sencache.policies import Full, Policy
-from sencache.samples import probe
 
 METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 FLOAT = 4

@@ -19,11 +19,11 @@ from diffusers import (
 )
 from pipelines import STEPS, Tiny, model_of, request_of
 
-from sencache.clips import clean_latent, find_clips, read_clip
+from sencache.calibration.clips import clean_latent, find_clips, read_clip
+from sencache.calibration.noising import Noising
+from sencache.calibration.samples import Task
 from sencache.errors import SencacheError
-from sencache.models import Model
-from sencache.noising import Noising
-from sencache.samples import Task
+from sencache.models.model import Model
 from sencache.video import write_mp4
 
 
@@ -222,7 +222,7 @@ def test_the_noise_is_fresh_for_every_seed_and_the_same_for_the_same(clip: Path)
 @pytest.mark.slow
 def test_the_bundled_model_sees_real_clips(tiny_wan: Model, clip: Path, tmp_path: Path) -> None:
     """A profile by the paper's method, of the same order as along the trajectory."""
-    from sencache.calibration import CalibrationPlan, calibrate
+    from sencache.calibration.profiling import CalibrationPlan, calibrate
     from sencache.schema import Request
 
     write_mp4(clip, moving_square(48), 16)

@@ -12,12 +12,12 @@ import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 from pipelines import STEPS, Tiny, model_of, request_of
 
-from sencache.calibration import CalibrationPlan, calibrate
+from sencache.calibration.profiling import CalibrationPlan, calibrate
+from sencache.calibration.samples import measured
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, make_policy, uses_profile
 from sencache.profile import Profile
 from sencache.recording import simulate
-from sencache.samples import measured
 
 PROMPTS = ("one", "two", "three")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import tempfile
 import threading
 import time
 import zipfile
@@ -16,16 +17,17 @@ from typing import Any
 import pytest
 import torch
 
-from sencache import comparison, service
-from sencache.ask import Ask, make_ask, understand
+from sencache import comparison
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.offer import describe
-from sencache.pace import Paces
 from sencache.policies import make_policy
 from sencache.profile import load_profile
 from sencache.report import load_report
-from sencache.service import Studio
+from sencache.service import studio as service
+from sencache.service.ask import Ask, make_ask, understand
+from sencache.service.offer import describe
+from sencache.service.pace import Paces
+from sencache.service.studio import Studio
 from sencache.verify import verify
 
 STEPS = 8
@@ -169,12 +171,15 @@ def forwards() -> Iterator[list[float]]:
     hook.remove()
 
 
-def test_closing_stops_within_two_steps_and_leaves_nothing(studio: Studio, forwards: list[float]) -> None:
-    before = set(Path(service.tempfile.gettempdir()).glob("sencache-*"))
+def test_closing_stops_within_two_steps_and_leaves_nothing(
+    studio: Studio, forwards: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     events = studio.run(ask(steps=200, nfe=None, preset=None))
     for event in events:
         if event["kind"] == "step" and event["record"]["step"] == 3:
             break
+    assert any(tmp_path.iterdir())
     events.close()
     made = len(forwards)
     assert made > 0
@@ -183,9 +188,9 @@ def test_closing_stops_within_two_steps_and_leaves_nothing(studio: Studio, forwa
     # Two branches a step, and the step under way when the reader went.
     assert len(forwards) - made <= 4
     ended = time.monotonic() + PATIENCE
-    while set(Path(service.tempfile.gettempdir()).glob("sencache-*")) - before and time.monotonic() < ended:
+    while any(tmp_path.iterdir()) and time.monotonic() < ended:
         time.sleep(0.05)
-    assert set(Path(service.tempfile.gettempdir()).glob("sencache-*")) == before
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_after_a_closed_one_is_the_same_as_before(
@@ -314,6 +319,15 @@ def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> No
     estimate = Studio().estimate(ask())
     assert estimate.seconds < estimate.reserved <= 120
     assert estimate.reserved * 1.5 <= estimate.booked < estimate.reserved * 1.5 + 1
+
+
+def test_what_no_zerogpu_call_could_finish_is_refused_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = ask(steps=1000, nfe=1000, height=256, width=256, frames=81)
+    assert Studio().estimate(long).reserved == 120
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    with pytest.raises(SencacheError, match="more than the 120 s of one call; choose fewer"):
+        Studio().estimate(long)
+    assert Studio().estimate(ask()).reserved < 120
 
 
 def test_models_are_loaded_once_under_many_threads() -> None:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from sencache.library import bundled_profile
-from sencache.models import MODELS, load
+from sencache.models.model import MODELS, load
 from sencache.profile import load_profile
 from sencache.schema import Request
 from sencache.tiny import checking, clips, preview

@@ -497,7 +497,7 @@ def test_an_offloaded_model_takes_an_attachment_in_place(tiny: Tiny, offload: An
 
 @pytest.mark.parametrize("offload", [offload_blocks, offload_leaves, offload_by_accelerate])
 def test_an_offloaded_model_takes_lanes_or_refuses_them(tiny: Tiny, offload: Any) -> None:
-    """Where `forward` was replaced on the transformer itself, a copy would run the original's."""
+    """Group offloading serves the copy as well; accelerate's `forward` would run the original's."""
     policy = pipelines.lively(tiny.name)["sencache"]
     latents, _ = under(tiny, policy)
     offload(tiny.pipe.transformer)
@@ -505,15 +505,14 @@ def test_an_offloaded_model_takes_lanes_or_refuses_them(tiny: Tiny, offload: Any
     def generate(pipe: Any, callback: Any) -> np.ndarray[Any, Any]:
         return replace(tiny, pipe=pipe)(callback_on_step_end=callback).numpy()
 
-    if "forward" in tiny.pipe.transformer.__dict__:
-        with pytest.raises(SencacheError, match=r"offloading hook.*attach to the pipeline instead"):
+    if offload is offload_by_accelerate and "forward" in tiny.pipe.transformer.__dict__:
+        with pytest.raises(SencacheError, match=r"offloading hook.*use group offloading, or attach"):
             shallow_pipeline(tiny.pipe)
         with pytest.raises(SencacheError, match="offloading hook"):
             list(lane(tiny.pipe, policy, generate, CPU))
-    else:
+    elif offload is not offload_by_accelerate:
         *_, done = lane(tiny.pipe, policy, generate, CPU)
         assert isinstance(done, Finished) and np.array_equal(done.frames, latents.numpy())
-        assert tiny.name == "cogvideox" and offload is offload_leaves
 
 
 def test_a_profile_that_lacks_what_the_method_needs(tiny: Tiny) -> None:

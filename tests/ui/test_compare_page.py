@@ -328,6 +328,15 @@ def tab_to(page: Any, selector: str) -> None:
     raise AssertionError(f"Tab does not lead to {selector}")
 
 
+def test_on_a_phone_run_brings_the_lanes_into_sight(browser: Any, app_url: str) -> None:
+    with opened(browser, link(app_url, methods="fixed"), viewport={"width": 390, "height": 844}) as page:
+        settled(page)
+        page.click("#run")
+        page.wait_for_function(f"{STATUS}.startsWith('Done')", timeout=LONG)
+        top = page.evaluate("document.querySelector('#lanes').getBoundingClientRect().top")
+        assert 0 <= top < 400
+
+
 @pytest.mark.parametrize("width", [390, 768, 1440])
 def test_nothing_sticks_out(browser: Any, app_url: str, width: int) -> None:
     with opened(browser, app_url, viewport={"width": width, "height": 844}) as page:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stage import served, visited
 
-from sencache.hub import LISTED
+from sencache.hub.exchange import LISTED
 from sencache.library import bundled_profiles
 from sencache.profile import Profile, load_profile
 from sencache.ui.profiles_page import MOST_OWN, build_profiles_page

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import sencache
 from sencache import cli
-from sencache.card import MARK, dataset_card, served
 from sencache.constants import ModelId
+from sencache.hub.card import MARK, dataset_card, served
+from sencache.hub.npz import parse_npz
 from sencache.library import bundled_profile
-from sencache.npz import parse_npz
 from sencache.profile import Profile, load_profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))

@@ -27,9 +27,11 @@ FLOORS = (
     ("ui.knobs", "ui.lanes", "ui.note", "ui.numbers", "ui.player", "ui.profile_facts", "ui.replay"),
     ("ui.theme",),
     ("ui",),
-    ("service",),
-    ("pace", "deliver", "failures", "plots_run"),
-    ("ask", "offer"),
+    ("service.studio",),
+    ("service.pace", "service.deliver", "service.failures", "service.plots_run", "service.aot"),
+    ("service.ask", "service.offer"),
+    ("service.space",),
+    ("service.figures",),
     ("__main__", "tiny.__main__"),
     ("tiny.training", "tiny.checking"),
     ("tiny.families", "tiny.denoising", "tiny.preview", "tiny.loop", "tiny.export"),
@@ -38,18 +40,19 @@ FLOORS = (
     ("tiny.clips", "tiny.scoring", "tiny.pictures", "tiny.optim", "tiny.noise", "tiny.attention"),
     ("cli",),
     ("cli_profiles",),
-    ("console", "options", "tables", "verify", "comparison", "calibration", "plots"),
+    ("console", "options", "tables", "verify", "plots"),
+    ("comparison", "calibration.profiling", "models.listing"),
     ("plan", "lanes"),
-    ("budget", "soundness", "samples"),
-    ("clips", "sensitivity"),
-    ("wording",),
-    ("recording", "interleave", "report", "metrics", "models", "noising"),
-    ("engine.attach", "video"),
+    ("budget", "soundness", "calibration.samples"),
+    ("calibration.clips", "calibration.sensitivity"),
+    ("service.wording",),
+    ("recording", "interleave", "devices", "report", "metrics", "models.model", "calibration.noising"),
+    ("engine.attach", "video", "models.loading"),
     ("engine.mount",),
     ("engine.session",),
     ("engine.run", "engine.architectures"),
     ("engine.sensors", "engine.trace"),
-    ("engine.cache", "engine.stack", "engine.unrounded"),
+    ("engine.cache", "engine.stack", "engine.unrounded", "engine.compiled"),
     ("engine",),
     ("policies",),
     (
@@ -57,12 +60,13 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
-    ("hub",),
-    ("npz", "card"),
-    ("profile", "official", "download"),
-    ("archive", "constants", "schedulers"),
-    ("files", "library", "reading"),
-    ("bridge", "palette"),
+    ("hub.exchange", "models.checkpoint"),
+    ("hub.npz", "hub.card", "models.catalogue", "models.layout"),
+    ("profile", "hub.official", "hub.download", "models.families", "models.placement", "models.checks"),
+    ("hub.archive", "constants", "models.schedulers"),
+    ("files", "library", "reading", "models.spec", "models.stills"),
+    ("service.bridge", "service.palette", "models.sharing"),
+    ("calibration", "hub", "models", "service"),
     ("schema", "errors", "versions", "tiny"),
     ("tiny.grammar",),
 )
@@ -168,10 +172,22 @@ def test_the_pages_know_no_framework_no_method_and_no_engine(module: str) -> Non
     assert not known & {"torch", "diffusers", "transformers", "numpy"}
     own = {name for name in own_imports(module) if name.split(".")[0] in ("policies", "engine")}
     assert own <= {"engine.trace"}, "a record is data; what decides and what runs is not the page's business"
-    assert not own_imports(module) & {"comparison", "lanes", "models", "plan"}
+    assert not own_imports(module) & {"comparison", "lanes", "models.model", "plan"}
 
 
-@pytest.mark.parametrize("module", ["policies", "profile", "schema", "files", "report", "engine.trace"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "policies",
+        "profile",
+        "schema",
+        "files",
+        "report",
+        "engine.trace",
+        "models.catalogue",
+        "models.listing",
+    ],
+)
 def test_what_decides_and_what_is_stored_loads_no_framework(module: str) -> None:
     script = f"import sys, sencache.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     command = [sys.executable, "-c", script]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -15,12 +16,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
-from sencache import models
 from sencache.engine.architectures import ARCHITECTURES
 from sencache.errors import SencacheError
-from sencache.models import (
+from sencache.library import bundled_profiles
+from sencache.models import model as models
+from sencache.models.catalogue import MODELS as LISTED
+from sencache.models.model import (
     ASSETS,
     ENCODED,
     MODELS,
@@ -31,7 +35,9 @@ from sencache.models import (
     model_spec,
     own_profile,
 )
-from sencache.schema import MAX_PROMPT, Request
+from sencache.models.spec import PIPELINES
+from sencache.models.stills import read_still, still_pixels
+from sencache.schema import MAX_PROMPT, Request, Still
 
 TINY = MODELS["tiny-wan"]
 SIDES = range(32, 257, 16)
@@ -48,9 +54,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+STILL = Still(name="cat.png", sha256="0" * 64)
+
+
 def request_of(spec: ModelSpec = TINY, **changes: Any) -> Request:
-    names = ("steps", "height", "width", "frames", "guidance_scale")
-    return Request(**{"prompt": "a red circle", **{name: getattr(spec, name) for name in names}, **changes})
+    names = ("steps", "height", "width", "frames", "guidance_scale", "guidance_scale_2")
+    own = {name: getattr(spec, name) for name in names} | {"image": STILL if spec.from_image else None}
+    return Request(**{"prompt": "a red circle", **own, **changes})
 
 
 def refusal(**changes: Any) -> str:
@@ -82,6 +92,17 @@ def test_a_model_can_be_calibrated_on_its_own_prompts(spec: ModelSpec) -> None:
         check_request(spec, request_of(spec, prompt=prompt))
 
 
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_a_profile_is_of_its_model(spec: ModelSpec) -> None:
+    profile = own_profile(spec)
+    assert profile is not None or spec.profile not in bundled_profiles()
+    if profile is not None:
+        profile.require(spec.architecture)
+        assert (profile.model.id, profile.schedule.steps) == (spec.id, spec.steps)
+        shift = profile.schedule.config.get("flow_shift")
+        assert spec.bundled or shift in (None, spec.shift)
+
+
 def test_the_bundled_profile_is_of_its_model() -> None:
     profile = own_profile(TINY)
     assert profile is not None
@@ -90,6 +111,20 @@ def test_the_bundled_profile_is_of_its_model() -> None:
     assert profile.shape is not None
     assert (profile.shape.height, profile.shape.width, profile.shape.frames) == (64, 64, 17)
     assert own_profile(replace(TINY, profile=None)) is None
+
+
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_a_model_is_of_a_pipeline_of_diffusers(spec: ModelSpec) -> None:
+    import diffusers
+
+    kind = PIPELINES[spec.pipeline]
+    assert (kind.architecture, kind.from_image) == (spec.architecture, spec.from_image)
+    assert hasattr(diffusers, spec.pipeline) and (
+        spec.scheduler is None or hasattr(diffusers, spec.scheduler)
+    )
+    parts = {"text_encoder", "transformer", "transformer_2", "vae", "image_encoder"}
+    assert set(spec.parameters) <= parts and set(spec.dtypes) <= parts
+    assert MODELS is LISTED
 
 
 def test_an_unknown_model_is_refused() -> None:
@@ -140,6 +175,81 @@ def test_a_prompt_may_be_long_but_not_longer(name: str) -> None:
     )
 
 
+def test_a_still_goes_with_models_that_start_from_one() -> None:
+    from_still = MODELS["wan-14b-i2v-480p"]
+    check_request(from_still, request_of(from_still))
+    with pytest.raises(SencacheError, match="makes a video from a still and none is given"):
+        check_request(from_still, request_of(from_still, image=None))
+    assert "cannot use the image 'cat.png'" in refusal(image=STILL)
+
+
+def test_a_second_scale_goes_with_a_second_transformer() -> None:
+    two = MODELS["wan2.2-a14b"]
+    check_request(two, request_of(two, guidance_scale_2=2.0))
+    assert "has no second transformer" in refusal(guidance_scale_2=2.0)
+
+
+def test_a_model_of_one_size_takes_no_other() -> None:
+    fixed = MODELS["cogvideox-5b-i2v"]
+    with pytest.raises(SencacheError, match="cannot make a height of 320 pixels; its only height is 480"):
+        check_request(fixed, request_of(fixed, height=320))
+
+
+@pytest.mark.parametrize("size", [(7, 5), (64, 48), (30, 200)])
+def test_a_still_is_scaled_and_cut_not_squeezed(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A white disc in the middle stays round and in the middle."""
+    width, height = 400, 300
+    y, x = np.mgrid[:height, :width]
+    disc = (x - (width - 1) / 2) ** 2 + (y - (height - 1) / 2) ** 2 < 60**2
+    Image.fromarray((disc * 255).astype(np.uint8)).save(tmp_path / "disc.png")
+    still = read_still(tmp_path / "disc.png")
+    assert still.sha256 == hashlib.sha256((tmp_path / "disc.png").read_bytes()).hexdigest()
+    made = np.asarray(still_pixels(still, *size), dtype=float)[..., 0] / 255
+    assert made.shape == size
+    scale = max(size[0] / height, size[1] / width)
+    assert made.sum() == pytest.approx(min(np.pi * (60 * scale) ** 2, made.size), rel=0.4)
+    centre = [(made.sum(axis=1 - axis) @ np.arange(size[axis])) / made.sum() for axis in (0, 1)]
+    assert centre == pytest.approx([(side - 1) / 2 for side in size], abs=1)
+
+
+def test_a_picture_is_turned_as_the_camera_noted(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20))
+    picture.paste((255, 0, 0), (0, 0, 20, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    red = np.asarray(still_pixels(read_still(tmp_path / "turned.png"), 40, 20))[..., 0]
+    assert red[:15].min() > 200 and red[25:].max() < 50
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"0" * 40], ids=["empty", "text", "cut"]
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "still.png").write_bytes(content)
+    with pytest.raises(SencacheError, match=r"'still.png' is not a picture \(.*\); give a PNG or JPEG"):
+        read_still(tmp_path / "still.png")
+    with pytest.raises(SencacheError, match="cannot read the image"):
+        read_still(tmp_path / "missing.png")
+
+
+def test_a_still_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "still.png")
+    still = read_still(tmp_path / "still.png")
+    Image.new("RGB", (5, 5)).save(tmp_path / "still.png")
+    with pytest.raises(SencacheError, match="was changed meanwhile"):
+        still_pixels(still, 4, 4)
+
+
+def test_requests_without_a_still_are_stored_as_before() -> None:
+    """Reports that are sealed already keep their digest."""
+    assert {"image", "guidance_scale_2"}.isdisjoint(request_of().model_dump(mode="json"))
+    assert request_of(MODELS["wan2.2-a14b-i2v"]).model_dump(mode="json")["image"] == {
+        "name": "cat.png",
+        "sha256": "0" * 64,
+    }
+
+
 def test_a_budget_may_be_all_steps_but_no_more() -> None:
     check_request(TINY, request_of(steps=7, nfe=7))
     assert "a budget of 8 evaluations exceeds the 7 steps" in refusal(steps=7, nfe=8)
@@ -185,6 +295,7 @@ def test_a_model_says_what_it_is(tiny_wan: Model) -> None:
         "architecture": "wan",
         "device": "cpu",
         "dtype": "float32",
+        "scheduler": "UniPCMultistepScheduler shift 3",
     }
 
 
@@ -210,7 +321,7 @@ def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SencacheError) as refused:
         load("half")
     assert re.fullmatch(
-        r"the weights of half cannot be read \(.+\); install the package again", str(refused.value)
+        r"the weights of half cannot be read \(.+\); save the pipeline into .+ again", str(refused.value)
     )
 
 

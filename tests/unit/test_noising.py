@@ -14,8 +14,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from sencache.calibration.noising import Noising
 from sencache.errors import SencacheError
-from sencache.noising import Noising
 
 STEPS = 20
 

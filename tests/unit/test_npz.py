@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.lib import format as npy
 
-import sencache.official
-from sencache.archive import MAX_BYTES, parse_archive
+import sencache.hub.official
 from sencache.errors import SencacheError
-from sencache.npz import import_npz, parse_npz
-from sencache.official import KNOWN, Stated
+from sencache.hub.archive import MAX_BYTES, parse_archive
+from sencache.hub.npz import import_npz, parse_npz
+from sencache.hub.official import KNOWN, Stated
 from sencache.policies import SenCache
 from sencache.profile import load_profile, write_profile
 
@@ -145,7 +145,7 @@ def test_a_renamed_file_is_known_by_its_hash(monkeypatch: pytest.MonkeyPatch) ->
     data = small()
     (ltx,) = (known for known in KNOWN if known.sha256)
     told = (replace(ltx, sha256=hashlib.sha256(data).hexdigest()),)
-    monkeypatch.setattr(sencache.official, "KNOWN", told)
+    monkeypatch.setattr(sencache.hub.official, "KNOWN", told)
     assert parse_npz(data, "renamed.npz").model.architecture == "ltx"
 
 

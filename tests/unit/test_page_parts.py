@@ -12,19 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sencache.ask import make_ask
 from sencache.errors import SencacheError
-from sencache.offer import describe
-from sencache.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.profile import Profile
 from sencache.report import Report
 from sencache.schema import Metrics
-from sencache.service import Studio
+from sencache.service.ask import make_ask
+from sencache.service.offer import describe
+from sencache.service.palette import lane_label
+from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
+from sencache.service.studio import Studio
 from sencache.ui.controls import SPEEDS, Controls, build_controls, evaluations
 from sencache.ui.gallery import load_gallery
 from sencache.ui.lanes import board_of
 from sencache.ui.links import query_of, query_of_report, restored
-from sencache.ui.numbers import COLUMNS, table_of
+from sencache.ui.numbers import COLUMNS, table_of, verdict
 from sencache.ui.running import Runner
 
 
@@ -194,6 +195,17 @@ def test_the_best_of_a_column_is_marked_and_identical_is_a_word(report: Report) 
     assert not any(cell[2] for cell in table["rows"][0]["cells"]), "the full run competes with no one"
 
 
+def test_the_verdict_names_the_closest_lane_and_the_closest_cache(report: Report) -> None:
+    psnr = {lane.name: lane.metrics.psnr for lane in report.lanes if lane.metrics and lane.metrics.psnr}
+    caches = {lane.name for lane in report.lanes if lane.target}
+    closest, cache = max(psnr, key=lambda n: psnr[n]), max(caches, key=lambda n: psnr[n])
+    told = verdict(report)
+    assert lane_label(closest) in told.split(".")[0] and f"{psnr[cache]:.1f} dB" in told
+    noted = report.lanes[3].model_copy(update={"notes": ("its tables are resampled",)})
+    other = report.model_copy(update={"lanes": (*report.lanes[:3], noted, *report.lanes[4:])})
+    assert verdict(other).endswith(f"{lane_label(noted.name)}: its tables are resampled.")
+
+
 def test_a_column_without_a_better_end_marks_nothing(report: Report) -> None:
     table = table_of(report)
     for index, column in enumerate(COLUMNS):
@@ -247,3 +259,36 @@ def test_the_note_tells_what_stands_in_the_way() -> None:
     assert told["bad"] and "prompt is empty" in str(told["text"])
     with pytest.raises(SencacheError, match="prompt is empty"):
         Studio().estimate(make_ask(prompt=""))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", " "),
+        ("frames", 18),
+        ("height", 33),
+        ("width", 1000),
+        ("steps", 0.5),
+        ("seed", -3),
+        ("guidance", -1),
+        ("sencache.tolerance", -1),
+        ("fixed.interval", 0),
+    ],
+)
+def test_a_mistake_is_shown_at_its_field_before_anything_queues(
+    controls: Controls, field: str, value: Any
+) -> None:
+    values = {**usual(controls), "methods": ["sencache", "fixed"], field: value}
+    told = Runner(Studio(), controls, 0).validate(*values.values())
+    wrong = [name for name, checked in zip(values, told, strict=True) if not checked["is_valid"]]
+    assert wrong == [field]
+
+
+def test_only_a_run_that_never_began_blames_the_queue(controls: Controls) -> None:
+    runner = Runner(Studio(), controls, 0)
+    waiting = runner.announced(*usual(controls).values())
+    full, run, cancel = runner.refused(waiting)
+    assert full["bad"] and "try again" in full["text"]
+    assert run["interactive"] and not cancel["interactive"]
+    for status in ({"text": "there was not enough memory", "bad": True}, None, "hostile"):
+        assert "text" not in runner.refused(status)[0]  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import pytest
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from sencache.errors import SencacheError
-from sencache.schedulers import describe, other_scheduler
+from sencache.models.schedulers import describe, other_scheduler
 
 UNIPC = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 EULER = FlowMatchEulerDiscreteScheduler(shift=3.0)

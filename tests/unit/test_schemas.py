@@ -17,7 +17,7 @@ from sencache import cli
 from sencache.comparison import compare
 from sencache.errors import SencacheError
 from sencache.library import bundled_profiles
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.plan import parse_lanes
 from sencache.profile import Profile, parse_profile
 from sencache.schema import Request

@@ -13,7 +13,7 @@ import torch
 
 from sencache.comparison import compare
 from sencache.errors import SencacheError
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.plan import parse_lanes
 from sencache.policies import Reason
 from sencache.profile import Profile, parse_profile

@@ -105,6 +105,7 @@ function listen(track, index) {
 }
 
 function look(place) {
+  if (place && !lanes()[place.lane].steps) return;
   if (looked && rows[looked.lane] && rows[looked.lane].cells[looked.step]) rows[looked.lane].cells[looked.step].classList.remove('at');
   looked = place;
   why.hidden = !place;

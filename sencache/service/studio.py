@@ -22,42 +22,74 @@ from typing import Any
 import torch
 
 from sencache import comparison
-from sencache.ask import Ask, Understood, understand
-from sencache.bridge import Thread, in_thread
-from sencache.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
+from sencache.devices import device_name
 from sencache.errors import SencacheError
-from sencache.failures import explain
-from sencache.models import Model, load
-from sencache.pace import Estimate, Paces
+from sencache.models.model import Model, ModelSpec, load
 from sencache.report import Lane, load_report
+from sencache.schema import Request
+from sencache.service.aot import compile_blocks, load_blocks
+from sencache.service.ask import Ask, Understood, understand
+from sencache.service.bridge import Thread, in_thread
+from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
+from sencache.service.failures import explain
+from sencache.service.figures import ZEROGPU_LONGEST
+from sencache.service.pace import Estimate, Paces
+from sencache.service.space import ahead_of_time, offered_model, on_zerogpu
 
 Event = dict[str, Any]
 
 BEAT_SECONDS = 0.1
+# What a Space may use of a GPU while it starts.
+AOT_SECONDS = 1500
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
 
 
-def device() -> str:
-    """Where models run: `SENCACHE_DEVICE`, else a GPU where there is one."""
-    return os.environ.get("SENCACHE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+def devices() -> tuple[str, ...]:
+    """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
+    kind, but for ZeroGPU, which lends one; else the CPU.
+    """
+    if named := os.environ.get("SENCACHE_DEVICE"):
+        return tuple(named.split(","))
+    if not torch.cuda.is_available():
+        return ("cpu",)
+    if on_zerogpu():
+        return ("cuda",)
+    every = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return tuple(gpu for gpu in every if device_name(gpu) == device_name(every[0]))
 
 
-def on_zerogpu() -> bool:
-    """Whether GPU seconds are booked on the visitor's quota."""
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+def models(key: str) -> tuple[Model, ...]:
+    """The model `key` on every device, each loaded once per process."""
+    with _loading:
+        return tuple(_loaded(key, one) for one in devices())
 
 
 def model(key: str) -> Model:
-    """The model `key`, loaded once per process."""
-    with _loading:
-        return _loaded(key, device())
+    """The model `key` on the first device."""
+    return models(key)[0]
+
+
+def _sample(spec: ModelSpec) -> Request:
+    """A first run's, as far as shapes go."""
+    sizes = {"height": spec.height, "width": spec.width, "frames": spec.frames}
+    return Request(prompt="anything", steps=2, guidance_scale=spec.guidance_scale, **sizes)
+
+
+@spaces.GPU(duration=AOT_SECONDS)  # type: ignore[untyped-decorator]
+def _compile(key: str, folder: str) -> Any:
+    """Blocks of the model `key` for a first run's shapes into `folder`; their layout."""
+    loaded, request = model(key), _sample(offered_model(key))
+    encoded = loaded.encode(request.prompt, "", request.guidance_scale)
+    return compile_blocks(
+        loaded.pipe.transformer, lambda: loaded.generate(loaded.pipe, encoded, request), Path(folder)
+    )
 
 
 @cache
 def _loaded(key: str, on: str) -> Model:
-    return load(key, on)
+    return load(offered_model(key), on)
 
 
 def reserved_seconds(job: dict[str, Any]) -> int:
@@ -82,8 +114,8 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
 
 
 def _events(asked: Understood, folder: Path) -> Iterator[Event]:
-    loaded, frames = model(asked.spec.key), {}
-    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile):
+    (loaded, *copies), frames = models(asked.spec.key), {}
+    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile, copies):
         match event:
             case comparison.Started(lanes=lanes):
                 yield {"kind": "started", "lanes": list(lanes)}
@@ -112,12 +144,23 @@ class Studio:
         self._device = threading.Lock()
 
     def warm(self, key: str = "tiny-wan") -> None:
-        """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed."""
-        model(key)
+        """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed, and
+        when its blocks are compiled if the Space wants that.
+        """
+        transformer = model(key).pipe.transformer
+        if ahead_of_time():
+            folder = tempfile.mkdtemp(prefix="sencache-aot-")
+            load_blocks(transformer, Path(folder), _compile(key, folder))
 
     def estimate(self, ask: Ask) -> Estimate:
         """How long `ask` is going to take; raises SencacheError where it could not run."""
-        return self._paces.estimate(understand(ask), torch.device(device()).type)
+        estimate = self._paces.estimate(understand(ask), torch.device(devices()[0]).type)
+        if on_zerogpu() and estimate.seconds > ZEROGPU_LONGEST:
+            raise SencacheError(
+                f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s "
+                "of one call; choose fewer steps, a smaller size or fewer methods"
+            )
+        return estimate
 
     def run(self, ask: Ask) -> Iterator[Event]:
         """The comparison as events: `started`, `lane`, `step`, `lane_done`, and last `done`; `wait` whenever

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from sencache.budget import match_nfe
+from sencache.calibration.samples import Sample, Task, measured
+from sencache.calibration.sensitivity import Measured
 from sencache.constants import (
     Calibration,
     MagnitudeRatios,
@@ -29,13 +31,11 @@ from sencache.constants import (
 )
 from sencache.engine.architectures import architecture_of
 from sencache.errors import SencacheError
-from sencache.models import Model
+from sencache.models.model import Model
 from sencache.policies import METHODS, Fixed, Policy, make_policy, uses_profile
 from sencache.profile import Profile
 from sencache.recording import Array, Recording, simulate
-from sencache.samples import Sample, Task, measured
 from sencache.schema import Request
-from sencache.sensitivity import Measured
 from sencache.versions import versions
 
 # Shares of the full run's evaluations; those of the two settings that the SenCache paper reports.

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sencache import archive, card, npz, profile
-from sencache.download import Asked, Hub, check_repo, explained, fetch, keep, kept
+from sencache import profile
 from sencache.errors import SencacheError
-from sencache.official import KNOWN, OFFICIAL, Stated
+from sencache.hub import archive, card, npz
+from sencache.hub.download import Asked, Hub, check_repo, explained, fetch, keep, kept
+from sencache.hub.official import KNOWN, OFFICIAL, Stated
 from sencache.profile import Profile, parse_profile
 from sencache.reading import read_limited
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sencache.engine.trace import Record
-from sencache.palette import LOOKS, lane_label
 from sencache.plots import GREY, profile_figure
 from sencache.profile import Profile
 from sencache.report import Lane, Report
+from sencache.service.palette import LOOKS, lane_label
 
 GRID = "rgba(128,136,144,0.2)"
 REUSED, COMPUTED = "rgba(15,118,110,0.22)", "#0f766e"

@@ -20,18 +20,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sencache.clips import clean_latent, read_clip
+from sencache.calibration.clips import clean_latent, read_clip
+from sencache.calibration.noising import Noising
+from sencache.calibration.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
 from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
 from sencache.files import atomic
-from sencache.models import Model
-from sencache.noising import Noising
+from sencache.models.model import Model
 from sencache.policies import Full
 from sencache.policies.base import Target
 from sencache.recording import Array, Recorder, Recording
 from sencache.schema import Request
-from sencache.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
 
 TABLES = ("latent_rms", "latent_l1", "output_l1", "output_norm", "signal_change")
 RECORDED: tuple[Target, ...] = ("residual",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import huggingface_hub.errors as hub
 import torch
 
-from sencache.ask import Ask
+from sencache.service.ask import Ask
 
 NETWORK = (ConnectionError, TimeoutError, hub.HfHubHTTPError, hub.LocalEntryNotFoundError)
 

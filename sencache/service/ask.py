@@ -9,10 +9,12 @@ from pydantic import Field, ValidationError
 
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.models import ModelSpec, check_request, model_spec, own_profile
+from sencache.models.model import ModelSpec, check_request, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
+from sencache.service.space import offered_model, offered_models
+from sencache.tiny import grammar
 
 MAX_LANES = 16
 
@@ -21,14 +23,15 @@ Value = bool | int | float | Annotated[str, Field(max_length=2000)]
 
 
 class Ask(Strict):
-    """One comparison as asked for; every number that is None is the model's own.
+    """One comparison as asked for, of the first model offered unless one is named; every number that is None
+    is the model's own.
 
     `methods` are lanes as on the command line (`method[:key=value…]`), `settings` the knobs of a method in
     all its lanes. `nfe` is the budget that sets all knobs, `preset` one of the profile's; with neither the
     methods' own defaults hold. `profile` names a bundled profile, `profile_json` is the content of one.
     """
 
-    model: Name = "tiny-wan"
+    model: Name = Field(default_factory=lambda: next(iter(offered_models())))
     prompt: str
     negative_prompt: str = ""
     methods: Annotated[tuple[Name, ...], Field(max_length=MAX_LANES)] = ()
@@ -54,6 +57,11 @@ class Understood:
     lanes: tuple[LaneSpec, ...]
     profile: Profile | None
 
+    @property
+    def hint(self) -> str | None:
+        """Which words of the prompt a bundled model has never seen; it runs all the same."""
+        return grammar.hint(self.request.prompt) if self.spec.bundled else None
+
 
 def make_ask(**asked: Any) -> Ask:
     """An `Ask` of loosely typed values; raises SencacheError naming the value that cannot be used."""
@@ -68,7 +76,7 @@ def understand(ask: Ask) -> Understood:
 
     Raises SencacheError, with the offending value and the remedy, for whatever could not run.
     """
-    spec = model_spec(ask.model)
+    spec = offered_model(ask.model)
     request = _request(spec, ask)
     check_request(spec, request)
     # The baselines come first; the plan would add fewer-steps last.
@@ -95,6 +103,7 @@ def _request(spec: ModelSpec, ask: Ask) -> Request:
             seed=ask.seed,
             nfe=ask.nfe,
             preset=ask.preset if ask.nfe is None else None,
+            guidance_scale_2=spec.guidance_scale_2,
             **{**own, **given},
         )
     except ValidationError as error:

@@ -11,10 +11,10 @@ from typing import Literal
 
 import torch
 
+from sencache.calibration.noising import Noising
 from sencache.engine.run import Observer
 from sencache.engine.sensors import Evaluated, Scene, relative_l1, rms
 from sencache.errors import SencacheError
-from sencache.noising import Noising
 from sencache.recording import Array, to_host
 
 Measured = Literal["output", "residual"]

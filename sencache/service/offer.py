@@ -7,11 +7,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sencache.library import bundled_profiles
-from sencache.models import MODELS, ModelSpec, own_profile
-from sencache.palette import LOOKS, lane_label
+from sencache.models.model import ModelSpec, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE
 from sencache.policies import METHODS, Policy, uses_profile
 from sencache.profile import load_profile
+from sencache.service.palette import LOOKS, lane_label
+from sencache.service.space import offered_models
 
 # Lanes offered beside the plain methods: the same rule with another way of reusing.
 VARIANTS = ("sencache:forecast=linear",)
@@ -26,7 +27,7 @@ NUMBERS = ("minimum", "maximum", "exclusiveMinimum")
 def describe() -> dict[str, Any]:
     """`models`, `methods` (what a lane can be, in the order shown), `profiles`: names, limits, defaults."""
     return {
-        "models": [_model(spec) for spec in MODELS.values()],
+        "models": [_model(spec) for spec in offered_models().values()],
         "methods": [_method(lane) for lane in (*BASELINES, *_caching())],
         "profiles": [_profile(name) for name in bundled_profiles()],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import indent
 
 from sencache.errors import SencacheError
-from sencache.models import model_spec
+from sencache.models.model import model_spec
 from sencache.policies import METHODS, uses_profile
 from sencache.profile import Profile
 from sencache.report import Lane, Report

@@ -1,0 +1,109 @@
+"""What a lane does on its device is timed and weighed here; and which device takes which lane."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sencache.errors import SencacheError
+from sencache.schema import ModelInfo
+
+
+class Clock:
+    """Seconds of work on one device between `start` and `stop`; on a GPU by events on the device's own
+    stream.
+
+    An event is reached when everything queued before it is done. So what other lanes, decoding included, had
+    left to do when this one started is not counted, and `stop` waits for this lane's own work, so that none
+    of it is left for another lane's clock.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._cuda = device, device.type == "cuda"
+        self._start: Any = None
+
+    def start(self) -> None:
+        """Begin, or begin again."""
+        self._start = self._mark()
+
+    def stop(self) -> float:
+        """Seconds since `start`; waits for the device."""
+        end = self._mark()
+        if not self._cuda:
+            return float(end - self._start)
+        end.synchronize()
+        return float(self._start.elapsed_time(end)) / 1000
+
+    def _mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        # Without the stream, it would be recorded on whichever device the thread has current.
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+class Peak:
+    """The most memory allocated on a GPU while a lane has its turn: weights and what other lanes keep
+    included.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.bytes: int | None = None
+
+    def begin(self) -> None:
+        """The lane goes on."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def end(self) -> None:
+        """The lane pauses."""
+        if self._device.type == "cuda":
+            self.bytes = max(self.bytes or 0, torch.cuda.max_memory_allocated(self._device))
+
+
+def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
+    """The indices of `costs` in `count` groups of nearly equal sums, each in ascending order: the next
+    costliest always goes where least is.
+    """
+    groups: list[list[int]] = [[] for _ in range(count)]
+    sums = [0.0] * count
+    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        least = sums.index(min(sums))
+        groups[least].append(index)
+        sums[least] += costs[index]
+    return [sorted(group) for group in groups]
+
+
+def check_alike(models: Sequence[ModelInfo]) -> None:
+    """Raises SencacheError unless lanes on all of `models` can be compared in seconds and bit for bit."""
+    first, *others = models
+    gpus = [torch.device(model.device).index or 0 for model in models if model.device.startswith("cuda")]
+    if len(set(gpus)) < len(gpus):
+        twice = next(index for index in gpus if gpus.count(index) > 1)
+        raise SencacheError(
+            f"cuda:{twice} is given twice, and its lanes would disturb each other; give it once"
+        )
+    for other in others:
+        for name in ("key", "id", "revision", "dtype", "scheduler", "placement"):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            if ours != theirs:
+                raise SencacheError(
+                    f"lanes cannot be spread over {name} {ours!r} and {theirs!r}; "
+                    "load the same model on every device"
+                )
+        here, there = device_name(first.device), device_name(other.device)
+        if here != there:
+            raise SencacheError(
+                f"lanes cannot be spread over {here} and {there}, their seconds would not compare; "
+                "use devices of one kind"
+            )
+
+
+def device_name(device: str) -> str:
+    """What the device is called by its maker; a CPU is just that."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device.partition(":")[0]

@@ -1,0 +1,1 @@
+"""Profiles from elsewhere: pulled, imported, and published."""

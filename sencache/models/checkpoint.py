@@ -1,0 +1,276 @@
+"""A checkpoint's files: in a folder, in the Hub's cache, or fetched into it; whole or refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from sencache.errors import SencacheError
+from sencache.hub.download import COMMIT, Hub, check_repo, explained
+from sencache.models.catalogue import MODELS
+from sencache.models.layout import INDEX, describe_folder, model_parts, read_config
+from sencache.models.placement import BYTES, TRANSFORMERS, Weights, gigabytes
+from sencache.models.spec import ModelSpec
+
+# Folders of the parts only: many repositories hold the same weights again in other forms.
+_FOLDERS = (
+    *("tokenizer", "text_encoder", "image_encoder", "image_processor", "scheduler", "vae"),
+    *TRANSFORMERS,
+)
+CONFIGS = (INDEX, *(f"{folder}/*config.json" for folder in _FOLDERS))
+FILES = (
+    INDEX,
+    *(f"{folder}/*{kind}" for folder in _FOLDERS for kind in (".json", ".safetensors", ".model", ".txt")),
+)
+# Other precisions of the same weights.
+NOT_FILES = ("*.fp16*", "*.bf16*", "*.fp8*", "*.non_ema*")
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_BLOCK = re.compile(r"(?:transformer_)?blocks\.(\d+)\.")
+
+
+def find_spec(key: str, from_image: bool = False) -> ModelSpec:
+    """The entry for a short name, a folder on this machine, or the Hub's `owner/name`.
+
+    Of a repository that is not on the list the configuration is fetched. Raises SencacheError where there is
+    nothing under that name, or a pipeline that is not supported.
+    """
+    if key in MODELS:
+        return MODELS[key]
+    if key and Path(key).is_dir():
+        folder = Path(key).resolve()
+        return describe_folder(folder, folder, from_image)
+    if _HUB_NAME.fullmatch(key):
+        listed = [spec for spec in MODELS.values() if spec.source == key]
+        fitting = [spec for spec in listed if spec.from_image == from_image]
+        known = next(iter(fitting or listed), None)
+        return known or describe_folder(_snapshot(key, CONFIGS), key, from_image)
+    raise SencacheError(
+        f"unknown model {key!r}; choose from {', '.join(MODELS)}, or give a folder or a Hub repository "
+        "as owner/name"
+    )
+
+
+def offered_models() -> dict[str, ModelSpec]:
+    """What the app offers to everyone: the model that the variable MODEL_ID names, else the bundled ones.
+
+    Visitors must not make the app fetch and load whatever they name.
+    """
+    chosen = os.environ.get("MODEL_ID")
+    if chosen:
+        spec = find_spec(chosen)
+        return {spec.key: spec}
+    return {key: spec for key, spec in MODELS.items() if spec.bundled}
+
+
+def offered_model(key: str) -> ModelSpec:
+    """One of them; raises SencacheError naming those there are."""
+    offered = offered_models()
+    if key not in offered:
+        raise SencacheError(f"unknown model {key!r}; choose from {', '.join(offered)}")
+    return offered[key]
+
+
+def weights_folder(spec: ModelSpec) -> Path:
+    """Where the model's files are, all of them, fetched first if need be; raises SencacheError with the
+    remedy for whatever is in the way.
+    """
+    folder = spec.source if isinstance(spec.source, Path) else _snapshot(spec.source, FILES)
+    missing = missing_files(folder)
+    if missing:
+        raise unreadable(spec, f"{missing[0]} is missing")
+    return folder
+
+
+def unreadable(spec: ModelSpec, reason: str) -> SencacheError:
+    """The error for files that cannot be used, with the remedy that fits where they come from."""
+    if spec.bundled:
+        remedy = "install the package again"
+    elif isinstance(spec.source, Path):
+        remedy = f"save the pipeline into {spec.source} again"
+    else:
+        remedy = f"delete it from the Hub's cache (`hf cache rm model/{spec.source}`) and load it again"
+    return SencacheError(f"the weights of {spec.key} cannot be read ({reason}); {remedy}")
+
+
+def cached_folder(spec: ModelSpec) -> Path | None:
+    """The model's folder if all of its files are on this machine; never touches the network."""
+    if isinstance(spec.source, Path):
+        folder: Path | None = spec.source
+    else:
+        folder = _kept(spec.source, FILES)
+    return folder if folder and not missing_files(folder) else None
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit of a folder in the Hub's cache, None for any other."""
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
+
+
+def missing_files(folder: Path) -> list[str]:
+    """What a whole checkpoint would have and this folder has not; weights count in safetensors only."""
+    if not (folder / INDEX).is_file():
+        return [INDEX]
+    index = read_config(folder / INDEX)
+    parts = model_parts(index)
+    named = [name for name, value in index.items() if isinstance(value, list) and value[0]]
+    missing = [f"{name}/" for name in named if not (folder / name).is_dir()]
+    missing += [f"{name}/config.json" for name in parts if not (folder / name / "config.json").is_file()]
+    missing += [file for name in parts for file in _missing_weights(folder, name)]
+    return missing
+
+
+def _missing_weights(folder: Path, part: str) -> list[str]:
+    indexes = _default((folder / part).glob("*.safetensors.index.json"))
+    if indexes:
+        shards = sorted(set(read_config(indexes[0]).get("weight_map", {}).values()))
+        return [f"{part}/{shard}" for shard in shards if not (folder / part / shard).is_file()]
+    return [] if weight_files(folder, part) else [f"{part}/*.safetensors"]
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """The part's files of weights that are loaded by default."""
+    return _default((folder / part).glob("*.safetensors"))
+
+
+def _default(files: Iterable[Path]) -> list[Path]:
+    return [file for file in sorted(files) if not any(file.match(pattern) for pattern in NOT_FILES)]
+
+
+def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> Weights:
+    """What the parts will take once loaded, from the headers of their files alone.
+
+    `dtype` is that of all parts, else each has its own. Raises SencacheError for damaged files.
+    """
+    parts, blocks = {}, dict.fromkeys(TRANSFORMERS, 0)
+    largest = 0
+    for part in model_parts(read_config(folder / INDEX)):
+        size = BYTES[dtype or spec.dtypes.get(part, spec.dtype)]
+        counts = [
+            (name, count) for file in weight_files(folder, part) for name, count in _tensors(spec, file)
+        ]
+        parts[part] = size * sum(count for _, count in counts)
+        if part in TRANSFORMERS:
+            single: dict[str, int] = {}
+            for name, count in counts:
+                if found := _BLOCK.match(name):
+                    single[found[1]] = single.get(found[1], 0) + size * count
+            blocks[part] = sum(single.values())
+            largest = max(largest, *single.values(), 0)
+    return Weights(parts, sum(blocks.values()), largest)
+
+
+def _tensors(spec: ModelSpec, file: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of elements of every tensor in a file."""
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if not 0 < length < 100_000_000:
+                raise ValueError("its header has no length")
+            header: dict[str, Any] = json.loads(opened.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"))
+        if 8 + length + end != file.stat().st_size:
+            raise ValueError(f"{file.stat().st_size:,} bytes instead of {8 + length + end:,}")
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise unreadable(spec, f"{file.parent.name}/{file.name}: {error}") from None
+    for name, entry in header.items():
+        if name != "__metadata__":
+            yield name, prod(entry["shape"])
+
+
+def _kept(repo: str, patterns: tuple[str, ...]) -> Path | None:
+    """The repository's folder in the Hub's cache, as far as it is there."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, allow_patterns=list(patterns), ignore_patterns=list(NOT_FILES), local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _snapshot(repo: str, patterns: tuple[str, ...]) -> Path:
+    """The repository's files, from the cache where it is whole, else from the Hub at `main`."""
+    check_repo(repo)
+    kept = _kept(repo, patterns)
+    if kept and not (missing_files(kept) if patterns == FILES else _missing_configs(kept)):
+        return kept
+    with fetching(repo, kept):
+        import huggingface_hub
+
+        wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(NOT_FILES)}
+        # Asked first: a fetch that fails says less about why.
+        info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=Hub().timeout)
+        _check_disk(repo, _to_fetch(info, wanted))
+        return Path(huggingface_hub.snapshot_download(repo, **wanted))
+
+
+def _missing_configs(folder: Path) -> list[str]:
+    needed = (INDEX, "transformer/config.json", "vae/config.json")
+    return [name for name in needed if not (folder / name).is_file()]
+
+
+def _to_fetch(info: Any, wanted: dict[str, Any]) -> int:
+    """Bytes of the wanted files that are not in the cache yet."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    names = filter_repo_objects(sizes, **wanted)
+    return sum(sizes[name] for name in names if not isinstance(try_to_load_from_cache(info.id, name), str))
+
+
+def _check_disk(repo: str, needed: int) -> None:
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE)
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise SencacheError(
+            f"{repo} has {gigabytes(needed)} to fetch and {gigabytes(free)} are free under {place}; "
+            "make room, or set HF_HOME to a larger disk"
+        )
+
+
+@contextmanager
+def fetching(repo: str, kept: Path | None) -> Iterator[None]:
+    """Whatever the Hub's client raises while it fetches a model becomes one sentence with the remedy."""
+    from huggingface_hub import errors
+
+    try:
+        with explained(f"get {repo}", Hub()):
+            try:
+                yield
+            except errors.LocalEntryNotFoundError as error:
+                # The client hides the reason behind the file that it then did not find.
+                raise error.__cause__ or errors.OfflineModeIsEnabled() from None
+    except SencacheError as error:
+        if kept is not None and os.environ.get("HF_HUB_OFFLINE"):
+            lost = next(iter(missing_files(kept)), "a file")
+            raise SencacheError(
+                f"the copy of {repo} under {kept} was not fetched to its end ({lost} is missing); "
+                "unset HF_HUB_OFFLINE and load it again to fetch the rest"
+            ) from None
+        raise error from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise SencacheError(
+                f"the disk is full, so {repo} was not fetched to its end; make room and load it again"
+            ) from None
+        raise SencacheError(
+            f"cannot get {repo} ({error.strerror or error}); check the Hub's cache folder and load it again"
+        ) from None

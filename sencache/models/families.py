@@ -1,0 +1,148 @@
+"""What the checkpoints of one family share, and how many parameters their parts have."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sencache.models.spec import ModelSpec
+
+# Counted on the classes of diffusers 0.42.1 and transformers with the published configurations; a test counts
+# them again.
+UMT5_XXL, T5_XXL, CLIP_VIT_H = 5_680_910_336, 4_762_310_656, 630_766_080
+WAN_VAE, WAN22_VAE, COGVIDEOX_VAE = 126_892_531, 704_688_668, 215_583_907
+LTX_VAE, LTX091_VAE = 419_193_649, 934_991_538
+WAN_14B, WAN_14B_IMAGE, WAN22_14B_IMAGE = 14_288_491_584, 16_394_878_784, 14_288_901_184
+WAN_1_3B, WAN22_5B = 1_418_996_800, 4_999_787_712
+COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_5B_IMAGE = 1_693_783_872, 5_570_283_072, 5_570_479_680
+COGVIDEOX15_5B, LTX_2B = 5_570_676_352, 1_923_385_472
+
+
+def wan_parts(transformer: int, *, vae: int = WAN_VAE, **more: int) -> dict[str, int]:
+    """Parameter counts of a Wan checkpoint."""
+    return {"text_encoder": UMT5_XXL, "transformer": transformer, "vae": vae, **more}
+
+
+def t5_parts(transformer: int, vae: int) -> dict[str, int]:
+    """Parameter counts of a CogVideoX or LTX-Video checkpoint."""
+    return {"text_encoder": T5_XXL, "transformer": transformer, "vae": vae}
+
+
+# What a model trained on moving shapes is calibrated on.
+TINY_PROMPTS = (
+    "a red circle moving right, on a black background",
+    "a small blue square moving up, on a gray background",
+    "a green triangle bouncing up and down, on a checkered background",
+    "a large yellow square spinning, on a black background",
+    "a purple circle growing, on a white background",
+    "an orange square moving side to side, and a cyan circle standing still, on a striped background",
+    "a pink triangle moving in a circle, on a gray background",
+    "a small cyan triangle moving left, and a red square shrinking, on a black background",
+)
+TINY_MODEL: Any = partial(
+    ModelSpec,
+    licence="apache-2.0",
+    height=64,
+    width=64,
+    frames=17,
+    fps=8,
+    steps=50,
+    guidance_scale=4.0,
+    temporal_factor=4,
+    min_side=32,
+    max_side=256,
+    max_frames=81,
+    max_sequence_length=32,
+    calibration_prompts=TINY_PROMPTS,
+)
+WAN_MODEL: Any = partial(
+    ModelSpec,
+    pipeline="WanPipeline",
+    architecture="wan",
+    licence="apache-2.0",
+    frames=81,
+    fps=16,
+    steps=50,
+    guidance_scale=5.0,
+    scheduler="UniPCMultistepScheduler",
+    shift=5.0,
+    size_multiple=16,
+    temporal_factor=4,
+    min_side=128,
+    max_side=1280,
+    max_frames=121,
+    max_sequence_length=512,
+    # The authors' and diffusers' examples keep them in full precision.
+    dtypes={"vae": "float32", "image_encoder": "float32"},
+    inner=5120,
+    feed_forward=13824,
+    vae_values=96,
+)
+WAN_IMAGE_MODEL: Any = partial(
+    WAN_MODEL,
+    pipeline="WanImageToVideoPipeline",
+    steps=40,
+    parameters=wan_parts(WAN_14B_IMAGE, image_encoder=CLIP_VIT_H),
+)
+WAN22_5B_MODEL: Any = partial(
+    WAN_MODEL,
+    source="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    height=704,
+    width=1280,
+    frames=121,
+    fps=24,
+    size_multiple=32,
+    parameters=wan_parts(WAN22_5B, vae=WAN22_VAE),
+    inner=3072,
+    feed_forward=14336,
+    vae_values=64,
+)
+COGVIDEOX_MODEL: Any = partial(
+    ModelSpec,
+    pipeline="CogVideoXPipeline",
+    architecture="cogvideox",
+    licence="CogVideoX licence",
+    height=480,
+    width=720,
+    frames=49,
+    fps=8,
+    steps=50,
+    guidance_scale=6.0,
+    scheduler="CogVideoXDDIMScheduler",
+    size_multiple=16,
+    # Its VAE makes other numbers of frames from an even number of latent ones.
+    temporal_factor=8,
+    min_side=256,
+    max_side=1360,
+    max_frames=49,
+    max_sequence_length=226,
+    parameters=t5_parts(COGVIDEOX_5B, COGVIDEOX_VAE),
+    inner=3072,
+    feed_forward=12288,
+    vae_values=128,
+)
+LTX_MODEL: Any = partial(
+    ModelSpec,
+    pipeline="LTXPipeline",
+    architecture="ltx",
+    licence="see the repository",
+    height=512,
+    width=768,
+    frames=161,
+    fps=25,
+    steps=50,
+    guidance_scale=3.0,
+    scheduler="FlowMatchEulerDiscreteScheduler",
+    size_multiple=32,
+    temporal_factor=8,
+    min_side=128,
+    max_side=1280,
+    max_frames=257,
+    max_sequence_length=128,
+    inner=2048,
+    feed_forward=8192,
+    vae_values=8,
+    temporal_compression=8,
+)
+# VAEs that take part in the denoising; the values that diffusers' documentation gives.
+TIMESTEP_AWARE = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}

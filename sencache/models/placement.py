@@ -1,0 +1,206 @@
+"""Where a model's parts are kept, chosen from the memory that is free. Pure arithmetic; loads no framework.
+
+What weights take is exact. What a run takes on top is a rule of thumb computed from shapes: nothing here was
+measured on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sencache.errors import SencacheError
+from sencache.models.spec import ModelSpec
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+TRANSFORMERS = ("transformer", "transformer_2")
+# CUDA's own context, libraries' workspaces, and what the allocator cannot use.
+RESERVE = 1 * GIB
+# Encoding a prompt of some hundred tokens.
+ENCODE = GIB // 2
+# What a comparison is planned for: the caching lanes of the command line's default, and what each keeps on
+# average: a residual per guidance branch, and where it extrapolates a second one.
+LANES, KEPT = 7, 3
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What a VAE holds at full size: `frames` at once (None: all), in as many `tensors`, and `tile` pixels
+    of them when it works in tiles.
+
+    diffusers states 19 GB for CogVideoX-2b's 49 frames of 720x480, which gives its 26 tensors; the other two
+    have plainer blocks and no published figure, and 12 is assumed.
+    """
+
+    frames: int | None
+    tensors: int
+    tile: int
+
+    def bytes(self, pixels: int, frames: int, size: int) -> int:
+        """For `frames` of `pixels` each, of `size` bytes in a tensor."""
+        return pixels * min(frames, self.frames or frames) * self.tensors * size
+
+
+DECODERS = {
+    "wan": Decoder(frames=4, tensors=12, tile=256 * 256),
+    "cogvideox": Decoder(frames=8, tensors=26, tile=240 * 360),
+    "ltx": Decoder(frames=None, tensors=12, tile=512 * 512),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes that a run takes on top of the weights: denoising all lanes, and decoding whole or in tiles."""
+
+    denoise: int
+    decode: int
+    decode_tiled: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec, dtype: str | None = None, lanes: int = LANES) -> Work:
+        """At the size in `spec`: one block's activations, and the residuals that `lanes` keep."""
+        size = BYTES[dtype or spec.dtype]
+        vae = spec.vae_values * BYTES[dtype or spec.dtypes.get("vae", spec.dtype)]
+        count, batch = tokens(spec), 1 if spec.architecture == "wan" else 2
+        activations = count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch
+        cached = lanes * KEPT * count * spec.inner * size
+        pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
+        video = 2 * 3 * 4 * pixels * spec.frames
+        return cls(
+            denoise=activations + cached,
+            decode=decoder.bytes(pixels, spec.frames, vae) + video,
+            decode_tiled=decoder.bytes(min(pixels, decoder.tile), spec.frames, vae) + video,
+        )
+
+
+def tokens(spec: ModelSpec) -> int:
+    """Of one video at the size in `spec`."""
+    latent_frames = (spec.frames - 1) // spec.temporal_compression + 1
+    area = (spec.height // spec.size_multiple) * (spec.width // spec.size_multiple)
+    return -(-latent_frames // spec.temporal_patch) * area
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of every part; `blocks` of them are the transformers' blocks, `block` is the largest one."""
+
+    parts: Mapping[str, int]
+    blocks: int
+    block: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec, dtype: str | None = None) -> Weights:
+        """From the counts of the list, before anything is on disk; without the embeddings, which are small
+        beside the blocks.
+        """
+        parts = {
+            name: count * BYTES[dtype or spec.dtypes.get(name, spec.dtype)]
+            for name, count in spec.parameters.items()
+        }
+        blocks = sum(parts.get(name, 0) for name in TRANSFORMERS)
+        # No model of the list has fewer than 28 blocks.
+        return cls(parts, blocks, max(parts.get(name, 0) for name in TRANSFORMERS) // 28)
+
+    @property
+    def total(self) -> int:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+
+TextEncoder = Literal["device", "host"]
+Transformers = Literal["device", "swapped", "blocks"]
+
+WORDS = {
+    ("device", "device"): "all parts on the GPU",
+    ("host", "device"): "text encoder in RAM but while it encodes",
+    ("host", "swapped"): "text encoder in RAM but while it encodes, when the transformer makes room for it",
+    ("host", "blocks"): "text encoder in RAM but while it encodes, transformer blocks moved in one at a time",
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the parts are kept, the most that this takes on the GPU, and what stays in RAM, in bytes."""
+
+    text_encoder: TextEncoder
+    transformers: Transformers
+    tiled: bool
+    device_bytes: int = field(compare=False)
+    host_bytes: int = field(compare=False)
+
+    def __str__(self) -> str:
+        vae = ", VAE in tiles" if self.tiled else ""
+        return f"{WORDS[self.text_encoder, self.transformers]}{vae}"
+
+
+# What changes nothing but the time comes before tiles, which change pixels a little, and slow blocks last.
+CHOICES: Sequence[tuple[TextEncoder, Transformers, bool]] = (
+    ("device", "device", False),
+    ("host", "device", False),
+    ("host", "swapped", False),
+    ("device", "device", True),
+    ("host", "device", True),
+    ("host", "swapped", True),
+    ("host", "blocks", False),
+    ("host", "blocks", True),
+)
+
+
+def placements(weights: Weights, work: Work) -> Iterator[Placement]:
+    """All there are, the best first."""
+    text = weights.parts.get("text_encoder", 0)
+    transformers = sum(weights.parts.get(name, 0) for name in TRANSFORMERS)
+    rest = weights.total - text
+    for encoder, where, tiled in CHOICES:
+        running = max(work.denoise, work.decode_tiled if tiled else work.decode)
+        if encoder == "device":
+            device, host = weights.total + max(running, ENCODE), 0
+        elif where == "device":
+            device, host = max(rest + running, weights.total + ENCODE), text
+        elif where == "swapped":
+            alone = weights.total - transformers + ENCODE
+            device, host = max(rest + running, alone), max(text, transformers)
+        else:
+            trunk = rest - weights.blocks
+            device = max(trunk + weights.block + running, trunk + text + ENCODE)
+            host = text + weights.blocks
+        yield Placement(encoder, where, tiled, device + RESERVE, host)
+
+
+def plan_placement(name: str, weights: Weights, work: Work, free_gpu: int, free_ram: int) -> Placement:
+    """The best placement that fits `free_gpu` bytes; everything passes through RAM on its way.
+
+    Raises SencacheError with the numbers where none fits.
+    """
+    if weights.total > free_ram:
+        raise SencacheError(
+            f"{name} has {gigabytes(weights.total)} of weights to load and {gigabytes(free_ram)} of RAM are "
+            "free; close other programs or use a machine with more"
+        )
+    offered = list(placements(weights, work))
+    for placement in offered:
+        if placement.device_bytes <= free_gpu:
+            return placement
+    least = min(placement.device_bytes for placement in offered)
+    raise SencacheError(
+        f"{name} needs at least {gigabytes(least)} of GPU memory (computed, not measured) and "
+        f"{gigabytes(free_gpu)} are free; use a larger GPU, close what else runs on it, ask for a smaller "
+        "video or choose a smaller model"
+    )
+
+
+def check_ram(name: str, weights: Weights, work: Work, free_ram: int) -> None:
+    """Raise SencacheError where a run without a GPU would not fit the memory."""
+    needed = weights.total + max(work.denoise, work.decode)
+    if needed > free_ram:
+        raise SencacheError(
+            f"{name} needs {gigabytes(needed)} of RAM without a GPU (computed, not measured) and "
+            f"{gigabytes(free_ram)} are free; use --device cuda, or a smaller model such as tiny-wan"
+        )
+
+
+def gigabytes(count: int) -> str:
+    """As people write it: 10^9 bytes."""
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,104 @@
+"""What is known of a model before it is loaded, as plain facts, and the pipelines that can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@dataclass(frozen=True)
+class PipelineKind:
+    """A pipeline class of diffusers: its transformer's architecture, and whether it starts from a still."""
+
+    architecture: str
+    from_image: bool = False
+
+
+PIPELINES: Mapping[str, PipelineKind] = {
+    "WanPipeline": PipelineKind("wan"),
+    "WanImageToVideoPipeline": PipelineKind("wan", from_image=True),
+    "CogVideoXPipeline": PipelineKind("cogvideox"),
+    "CogVideoXImageToVideoPipeline": PipelineKind("cogvideox", from_image=True),
+    "LTXPipeline": PipelineKind("ltx"),
+    "LTXConditionPipeline": PipelineKind("ltx"),
+    "LTXImageToVideoPipeline": PipelineKind("ltx", from_image=True),
+}
+
+# For models that come without prompts of their own.
+PROMPTS = (
+    "A red fox trots through fresh snow at the edge of a pine forest, its breath visible in the cold air.",
+    "Waves roll onto a black pebble beach at dusk while the camera glides slowly along the shore.",
+    "A potter shapes a tall clay vase on a spinning wheel, close-up of wet hands, warm workshop light.",
+    "A yellow tram climbs a steep narrow street between tiled houses on a bright morning.",
+    "Steam rises from a bowl of noodles as chopsticks lift a tangle of them, shallow depth of field.",
+    "An astronaut walks across a dusty red plain toward a distant dome, long shadows, slow pan.",
+    "A child blows soap bubbles in a park, the bubbles drift past the camera and burst in the sun.",
+    "Aerial view of a winding river through autumn woods, mist lifting as the camera moves forward.",
+)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One entry of the list: where the weights are, what they were made for, and which requests they take.
+
+    `source` is a folder of this package or of the user, or the name of a Hub repository. Sizes must be
+    multiples of `size_multiple` pixels (with `fixed_size` the model's own), frames `temporal_factor * k + 1`.
+    `shift` is that of the authors' own scripts and is set at loading; None leaves the checkpoint's. `dtype`
+    is the precision on a GPU, `dtypes` those of parts that need another one. `parameters` are counts by part,
+    `inner` and `feed_forward` the transformer's widths, `vae_values` the VAE's at full size, per pixel and
+    frame, `temporal_compression` frames in a latent frame: what memory is computed from. `call` are further
+    arguments of the pipeline.
+    """
+
+    key: str
+    summary: str
+    source: Path | str
+    pipeline: str
+    architecture: str
+    licence: str
+    height: int
+    width: int
+    frames: int
+    fps: int
+    steps: int
+    guidance_scale: float
+    size_multiple: int
+    temporal_factor: int
+    min_side: int
+    max_side: int
+    max_frames: int
+    max_sequence_length: int
+    calibration_prompts: tuple[str, ...] = PROMPTS
+    profile: str | None = None
+    scheduler: str | None = None
+    shift: float | None = None
+    guidance_scale_2: float | None = None
+    fixed_size: bool = False
+    dtype: str = "bfloat16"
+    dtypes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    parameters: Mapping[str, int] = field(default_factory=dict, hash=False)
+    inner: int = 0
+    feed_forward: int = 0
+    vae_values: int = 0
+    temporal_compression: int = 4
+    temporal_patch: int = 1
+    call: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def id(self) -> str:
+        """The name of the checkpoint: that of its repository, or of its folder."""
+        return self.source if isinstance(self.source, str) else self.source.name
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the weights come with this package."""
+        return isinstance(self.source, Path) and self.source.is_relative_to(ASSETS)
+
+    @property
+    def from_image(self) -> bool:
+        """Whether the model needs a still to start from."""
+        return PIPELINES[self.pipeline].from_image

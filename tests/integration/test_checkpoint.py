@@ -1,0 +1,381 @@
+"""Checkpoints that are not there, not whole, or not allowed: one sentence each, with the remedy."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import layouts
+import pytest
+import torch
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import httpx
+
+from sencache.errors import SencacheError
+from sencache.models import checkpoint, loading
+from sencache.models.checkpoint import (
+    cached_folder,
+    find_spec,
+    missing_files,
+    offered_model,
+    offered_models,
+    weights_folder,
+)
+from sencache.models.model import MODELS, ModelSpec, load
+
+REPO, COMMIT = "someone/wan-tiny", "0123456789abcdef0123456789abcdef01234567"
+SHARDED = "transformer/diffusion_pytorch_model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return layouts.save("wan", tmp_path_factory.mktemp("saved") / "wan")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hub's client, which is switched off."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fetched(saved: Path, cache: Path) -> Path:
+    """The checkpoint as the Hub's client keeps it."""
+    home = cache / f"models--{REPO.replace('/', '--')}"
+    shutil.copytree(saved, home / "snapshots" / COMMIT)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    return home / "snapshots" / COMMIT
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(SencacheError) as refused:
+        call()
+    return str(refused.value)
+
+
+# ---- what is found
+
+
+def test_a_repository_in_the_cache_needs_no_network(fetched: Path) -> None:
+    model = load(REPO)
+    assert (model.info().id, model.info().revision, model.info().key) == (REPO, COMMIT, REPO)
+    assert type(model.pipe).__name__ == "WanPipeline"
+    assert cached_folder(model.spec) == fetched
+
+
+def test_a_repository_on_the_list_is_that_entry() -> None:
+    for key, spec in MODELS.items():
+        assert find_spec(key) is spec
+        if isinstance(spec.source, str):
+            assert find_spec(spec.source, spec.from_image) is spec
+
+
+@pytest.mark.parametrize("key", ["", "sora", "/nowhere/at/all", "a/b/c", "a b/c"])
+def test_what_is_no_name_is_refused(key: str, cache: Path) -> None:
+    message = refusal(lambda: find_spec(key))
+    assert message.startswith(f"unknown model {key!r}; choose from") and "folder" in message
+
+
+@pytest.mark.parametrize("key", ["a--b/c", "..a/b", "../up"])
+def test_names_that_the_hub_cannot_have_are_refused(key: str, cache: Path) -> None:
+    assert "is not a repository" in refusal(lambda: find_spec(key))
+
+
+def test_a_pipeline_that_is_not_supported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    message = refusal(lambda: find_spec(str(tmp_path)))
+    assert "is a FluxPipeline, which is not supported; use one of WanPipeline" in message
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_damaged_index_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model_index.json").write_text(content)
+    assert "is damaged" in refusal(lambda: find_spec(str(tmp_path)))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    message = refusal(lambda: find_spec(str(tmp_path)))
+    assert "not a checkpoint in the layout of diffusers" in message and "model_index.json" in message
+
+
+def test_the_app_offers_what_is_bundled_or_the_one_model_it_is_set_up_for(
+    fetched: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else decides what an app fetches and loads."""
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    assert set(offered_models()) == {key for key, spec in MODELS.items() if spec.bundled} >= {"tiny-wan"}
+    for key in ("wan-14b", REPO, str(saved)):
+        assert f"unknown model {key!r}; choose from tiny-wan" in refusal(lambda key=key: offered_model(key))
+    for chosen, key in (("wan-1.3b", "wan-1.3b"), (REPO, REPO), (str(saved), saved.name)):
+        monkeypatch.setenv("MODEL_ID", chosen)
+        assert list(offered_models()) == [key] and offered_model(key).key == key
+        assert "choose from" in refusal(lambda: offered_model("tiny-wan"))
+
+
+# ---- what is missing
+
+
+PARTS = ["vae/config.json", "text_encoder/model.safetensors", "tokenizer", "scheduler", "model_index.json"]
+
+
+@pytest.mark.parametrize("lost", PARTS)
+def test_what_a_folder_lacks_is_named(saved: Path, tmp_path: Path, lost: str) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(saved, folder)
+    spec = find_spec(str(folder))
+    assert missing_files(folder) == []
+    (shutil.rmtree if (folder / lost).is_dir() else os.remove)(folder / lost)
+    assert [name.split("/")[0] for name in missing_files(folder)] == [lost.split("/")[0]]
+    message = refusal(lambda: load(spec))
+    assert lost.split("/")[0] in message and f"save the pipeline into {folder} again" in message
+
+
+def test_a_shard_that_did_not_arrive_is_named(fetched: Path) -> None:
+    shards = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (fetched / SHARDED).write_text(json.dumps(shards))
+    (fetched / "transformer" / "one.safetensors").touch()
+    assert missing_files(fetched) == ["transformer/two.safetensors"]
+    message = refusal(lambda: load(REPO))
+    assert "was not fetched to its end (transformer/two.safetensors is missing)" in message
+    assert "unset HF_HUB_OFFLINE" in message
+
+
+@pytest.mark.parametrize("size", [0, 4, 1000])
+def test_a_file_cut_short_is_found_before_anything_is_loaded(
+    saved: Path, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(saved, folder)
+    os.truncate(folder / "vae" / "diffusion_pytorch_model.safetensors", size)
+    monkeypatch.setattr(loading, "_from_files", lambda *_: pytest.fail("it was loaded"))
+    assert "vae/diffusion_pytorch_model.safetensors" in refusal(lambda: load(str(folder)))
+
+
+def test_a_pickle_does_not_count_as_weights(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(saved, folder)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    assert missing_files(folder) == ["transformer/*.safetensors"]
+
+
+# ---- what the Hub answers
+
+
+def answer(kind: type[Exception], status: int) -> Exception:
+    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/api/models/a/b"))
+    return kind("made up", response=response)
+
+
+def switched_off() -> Exception:
+    return errors.OfflineModeIsEnabled("made up")
+
+
+def hidden(cause: Exception) -> Exception:
+    error = errors.LocalEntryNotFoundError("made up")
+    error.__cause__ = cause
+    return error
+
+
+ANSWERS = {
+    "switched off": (switched_off(), "unset HF_HUB_OFFLINE"),
+    "gated": (answer(errors.GatedRepoError, 403), "accept its terms on the Hub"),
+    "not there": (answer(errors.RepositoryNotFoundError, 404), "no such repository, or it is private"),
+    "no network": (httpx.ConnectError("made up"), "check the network"),
+    "slow": (httpx.ReadTimeout("made up"), "did not answer within"),
+    "too many": (answer(errors.HfHubHTTPError, 429), "wait a few minutes"),
+    "its own fault": (answer(errors.HfHubHTTPError, 500), "answered 500"),
+    "behind a missing file": (hidden(httpx.ConnectError("made up")), "check the network"),
+    "only a missing file": (errors.LocalEntryNotFoundError("made up"), "unset HF_HUB_OFFLINE"),
+    "disk full": (OSError(errno.ENOSPC, "made up"), "the disk is full"),
+    "forbidden folder": (PermissionError(errno.EACCES, "Permission denied"), "check the Hub's cache folder"),
+}
+
+
+@pytest.mark.parametrize("place", ["model_info", "snapshot_download"])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_every_answer_is_one_sentence_with_a_remedy(
+    name: str, place: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, remedy = ANSWERS[name]
+
+    def ask(*_: Any, **given: Any) -> Any:
+        raise errors.LocalEntryNotFoundError("nothing kept") if given.get("local_files_only") else error
+
+    info = SimpleNamespace(id=REPO, siblings=())
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", ask if place == "model_info" else lambda *_, **__: info
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    message = refusal(lambda: weights_folder(MODELS["wan-1.3b"]))
+    assert remedy in message and "Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in message
+    assert "\n" not in message and "Traceback" not in message
+
+
+def test_a_full_disk_is_seen_before_the_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is wanted and not kept counts: parts' folders, not the same weights in other forms."""
+    files = {
+        "vae/model.safetensors": 10**15,
+        "all-in-one.safetensors": 10**18,
+        "original/vae/model.safetensors": 10**18,
+        "vae/model.fp16.safetensors": 10**18,
+    }
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files.items()]
+    info = SimpleNamespace(id=REPO, siblings=siblings)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    message = refusal(lambda: load("wan-1.3b"))
+    assert "1000000.0 GB to fetch" in message and "HF_HOME" in message
+
+
+def test_an_incomplete_copy_is_fetched_to_its_end(
+    fetched: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = "vae/diffusion_pytorch_model.safetensors"
+    (fetched / lost).unlink()
+    kept, asked = huggingface_hub.snapshot_download, []
+
+    def fetch(*names: Any, **given: Any) -> Any:
+        if given.get("local_files_only"):
+            return kept(*names, **given)
+        asked.append(names)
+        shutil.copy(saved / lost, fetched / lost)
+        return str(fetched)
+
+    siblings = [SimpleNamespace(rfilename=lost, size=1)]
+    info = SimpleNamespace(id=REPO, siblings=siblings)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert load(REPO).revision == COMMIT and asked == [(REPO,)]
+
+
+# ---- devices and precisions
+
+
+def spec_of(saved: Path) -> ModelSpec:
+    return find_spec(str(saved))
+
+
+def test_why_there_is_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "install a CUDA build of torch" in refusal(lambda: load("tiny-wan", "cuda"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "check the driver with nvidia-smi" in refusal(lambda: load("tiny-wan", "cuda:1"))
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert refusal(lambda: load("tiny-wan", "cuda:2")) == "there is no 'cuda:2'; this machine has 2 GPUs"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    assert loading.find_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((8, 6), ["sm_80", "sm_90"], True),
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((7, 5), ["sm_80"], False),
+    ],
+)
+def test_a_build_of_torch_without_code_for_the_gpu_is_refused(
+    capability: tuple[int, int], built: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    if runs:
+        assert loading.find_device("cuda").type == "cuda"
+    else:
+        message = refusal(lambda: loading.find_device("cuda"))
+        assert f"is sm_{capability[0]}{capability[1]}; install a build of torch" in message
+
+
+def test_a_gpu_without_bfloat16_is_told_the_other_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    gpu, spec = torch.device("cuda"), MODELS["wan-1.3b"]
+    assert (
+        refusal(lambda: loading.choose_dtype(spec, gpu, None)) == "Tesla T4 has no bfloat16; use --dtype fp16"
+    )
+    assert loading.choose_dtype(spec, gpu, "fp16") == "float16"
+    assert loading.choose_dtype(MODELS["cogvideox-2b"], gpu, None) is None
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [(None, torch.float32), ("bf16", torch.bfloat16)])
+def test_the_precision_asked_for_is_that_of_all_parts(
+    saved: Path, asked: str | None, dtype: torch.dtype
+) -> None:
+    model = load(str(saved), dtype=asked)
+    assert model.dtype == dtype and model.info().dtype == str(dtype).removeprefix("torch.")
+    for part in (model.pipe.transformer, model.pipe.vae, model.pipe.text_encoder):
+        # Some modules of transformers' T5 stay in float32 on purpose, as do diffusers' embeddings of time.
+        assert dtype in {p.dtype for p in part.parameters()}
+
+
+def test_without_a_precision_every_part_has_its_own(saved: Path) -> None:
+    pipe = loading.load_pipeline(spec_of(saved), saved, torch.device("cpu"), None, None)
+    kinds = {"transformer": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.float32}
+    for name, dtype in kinds.items():
+        assert dtype in {p.dtype for p in getattr(pipe, name).parameters()}, name
+
+
+# ---- memory
+
+
+def test_too_little_memory_is_refused_before_loading(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_from_files", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(loading, "free_ram", lambda: 1000)
+    message = refusal(lambda: load(str(saved)))
+    assert "of RAM without a GPU (computed, not measured) and 0.0 GB are free" in message
+
+
+def test_the_cards_memory_decides_what_waits_in_ram(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a card that is only pretended: the more is free, the less waits."""
+    spec, gpu = spec_of(saved), torch.device("cuda")
+    chosen = []
+    for free in (0, 10**10, 10**12):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**12))
+        if free:
+            chosen.append(loading.choose_placement(spec, saved, gpu, None))
+        else:
+            assert "0.0 GB are free" in refusal(lambda: loading.choose_placement(spec, saved, gpu, None))
+    assert str(chosen[-1]) == "all parts on the GPU"
+
+
+def test_on_zerogpu_the_normal_card_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a Space starts there is no GPU to ask."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: pytest.fail("a GPU was asked"))
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    assert loading.free_gpu(torch.device("cuda")) == 42 * 2**30
+
+
+def test_a_card_that_fills_up_while_loading_is_said(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(loading, "place", full)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * 10**9, 10**12))
+    call = lambda: loading.load_pipeline(spec_of(saved), saved, torch.device("cuda"), None, None)  # noqa: E731
+    assert "did not fit cuda, though 2.0 GB are free now" in refusal(call)
+
+
+def test_nothing_is_fetched_for_what_is_kept(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "fetching", lambda *_: pytest.fail("the Hub was asked"))
+    assert weights_folder(find_spec(REPO)) == fetched

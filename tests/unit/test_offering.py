@@ -1,0 +1,119 @@
+"""Which models a Space offers, and that a first run fits an anonymous visitor's quota."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sencache.errors import SencacheError
+from sencache.models.model import MODELS, ModelSpec, check_request
+from sencache.schema import Request
+from sencache.service import figures, space
+from sencache.service.ask import make_ask, understand
+from sencache.service.figures import Cost, Figures
+from sencache.service.offer import describe
+
+TINY = MODELS["tiny-wan"]
+# The size of Wan 2.1 1.3B.
+LARGE = replace(
+    TINY, key="large", height=480, width=832, frames=81, max_side=1280, max_frames=161, profile=None
+)
+SHARED_CARD = 1.5
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Space of that model alone."""
+    monkeypatch.setitem(MODELS, "large", LARGE)
+    monkeypatch.setenv("MODEL_ID", "large")
+
+
+def test_a_space_of_one_model(large: None) -> None:
+    """Its page, its answers and its refusals know no other; an ask that names none means it."""
+    assert [model["key"] for model in describe()["models"]] == ["large"]
+    assert make_ask(prompt="x").model == "large"
+    assert understand(make_ask(prompt="x")).request.width == 832
+    with pytest.raises(SencacheError, match="choose from large"):
+        understand(make_ask(prompt="x", model="tiny-wan"))
+
+
+def test_without_model_id_the_bundled_ones_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    assert make_ask(prompt="x").model == "tiny-wan"
+
+
+def test_numbers_are_shortened_on_zerogpu_only(large: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert space.offered_model("large") is LARGE
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    fitted = space.offered_model("large")
+    assert fitted == space.first_run(LARGE) != LARGE
+    request = understand(make_ask(prompt="x", model="large")).request
+    assert (request.steps, request.frames, request.height) == (fitted.steps, fitted.frames, fitted.height)
+    # What a visitor asks for in so many words is not touched.
+    assert understand(make_ask(prompt="x", model="large", steps=50)).request.steps == 50
+
+
+def own_booking(spec: ModelSpec, made: Figures) -> float:
+    """Quota seconds of a first run, written out anew: a full lane and four of half its computed steps."""
+    voxels = spec.height * spec.width * spec.frames
+    step, reused, rest = (
+        cost.fixed + cost.per_voxel * voxels for cost in (made.computed, made.reused, made.rest)
+    )
+    seconds = spec.steps * step + 4 * spec.steps / 2 * (step + reused) + 5 * rest
+    return SHARED_CARD * min(1.3 * seconds + 4, 120)
+
+
+@given(
+    st.floats(1e-3, 3),
+    st.floats(1e-9, 3e-8),
+    st.floats(0, 2),
+    st.integers(20, 100),
+    st.sampled_from([TINY, LARGE]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_first_run_fits_whatever_a_step_costs(
+    fixed: float, per_voxel: float, rest: float, steps: int, spec: ModelSpec
+) -> None:
+    """Within two minutes of quota or as short as it gets, never longer than the model's own run, and a video
+    that the model can make.
+    """
+    spec, made = replace(spec, steps=steps), Figures(Cost(fixed, per_voxel), Cost(0.02, 0.0), Cost(rest, 0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(figures.FIGURES, (spec.key, "cuda"), made)
+        fitted = space.first_run(spec)
+    least = (fitted.steps, fitted.height) == (round(steps * 0.4), _half(spec))
+    assert own_booking(fitted, made) <= 120 + 3 or least
+    if own_booking(spec, made) <= 115:
+        assert fitted == spec
+    for name in ("steps", "frames", "height", "width"):
+        assert 0 < getattr(fitted, name) <= getattr(spec, name)
+    sizes = {"height": fitted.height, "width": fitted.width, "frames": fitted.frames}
+    check_request(spec, Request(prompt="x", steps=fitted.steps, guidance_scale=1.0, **sizes))
+
+
+def _half(spec: ModelSpec) -> int:
+    return max(spec.min_side, round(spec.height / 2 / 16) * 16)
+
+
+def test_steps_go_first_then_frames_then_size() -> None:
+    quotas = (10**6, 240, 170, 120, 80, 60)
+    fitted = [space.first_run(LARGE, quota) for quota in quotas]
+    for one in fitted:
+        if one.height < LARGE.height:
+            assert any(other.frames < LARGE.frames and other.height == LARGE.height for other in fitted)
+        elif one.frames < LARGE.frames:
+            assert any(other.steps < LARGE.steps and other.frames == LARGE.frames for other in fitted)
+    volumes = [one.height * one.width * one.frames * one.steps for one in fitted]
+    assert volumes == sorted(volumes, reverse=True) and len(set(volumes)) > 3
+
+
+def test_the_switch_for_compiling_is_for_zerogpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENCACHE_AOT", "1")
+    assert not space.ahead_of_time()
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert space.ahead_of_time()
+    monkeypatch.delenv("SENCACHE_AOT")
+    assert not space.ahead_of_time()
