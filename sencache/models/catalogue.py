@@ -44,6 +44,15 @@ MODELS: dict[str, ModelSpec] = {
             size_multiple=16,
             profile="tiny-wan.unipc-50",
         ),
+        TINY_MODEL(
+            key="tiny-ltx",
+            summary=TINY.format("LTX-Video"),
+            source=ASSETS / "tiny-ltx",
+            pipeline="LTXPipeline",
+            architecture="ltx",
+            size_multiple=32,
+            profile="tiny-ltx.euler-50",
+        ),
         WAN_MODEL(
             key="wan-1.3b",
             summary="Wan 2.1, text to video, 480p",
