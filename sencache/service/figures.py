@@ -39,7 +39,10 @@ class Figures:
 
 
 # By (model, device type), measured on one core of an AMD EPYC; how far a machine is from that is learnt.
-FIGURES = {("tiny-wan", "cpu"): Figures(Cost(0.013, 1.4e-7), Cost(0.002, 0.0), Cost(0.06, 2.9e-6))}
+FIGURES = {
+    ("tiny-wan", "cpu"): Figures(Cost(0.013, 1.4e-7), Cost(0.002, 0.0), Cost(0.06, 2.9e-6)),
+    ("tiny-ltx", "cpu"): Figures(Cost(0.010, 1.2e-7), Cost(0.002, 0.0), Cost(0.06, 2.9e-6)),
+}
 UNKNOWN = Figures(Cost(0.1, 3e-8), Cost(0.02, 0.0), Cost(1.0, 1e-7))
 
 
