@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Read when torch is first imported. Tiny tensors, shared cores: idle threads must not spin for the next one.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when the Hub's client is first imported, which talks to a server on this machine here.
+os.environ.pop("HF_HUB_OFFLINE", None)
 
 
 @pytest.fixture(params=["wan", "cogvideox", "ltx"])

@@ -149,7 +149,10 @@ def test_the_videos_play(report: Report, folder: Path) -> None:
 
 
 def test_the_preset_halves_the_cost(report: Report) -> None:
-    assert all(20 <= lane.nfe <= 26 for lane in report.lanes if lane.method != "none")
+    """On average over prompts; what looks at the sample may spend more on one of them."""
+    costs = {lane.method: lane.nfe for lane in report.lanes if lane.method != "none"}
+    assert all(costs[method] in (24, 25, 26) for method in ("fixed", "magcache", "teacache"))
+    assert all(18 <= cost <= 36 for cost in costs.values())
 
 
 def test_verify_accepts_it(compared: Answer, folder: Path, run: Program) -> None:
@@ -397,7 +400,7 @@ GARBAGE = {
     "a list": b"[]",
     "no profile": b"{}",
     "another schema": json.dumps({"schema": "sencache.report/1"}).encode(),
-    "not a number": changed_profile().replace("1.96747", "NaN").encode(),
+    "not a number": changed_profile().replace(': "wan"', ": NaN").encode(),
     "unknown architecture": changed_profile(architecture="sora").encode(),
     "too large": b" " * 1_000_001,
 }
