@@ -492,7 +492,7 @@ def program(folder: Path, server: FakeHub, *words: str, **settings: str) -> subp
         "HF_ENDPOINT": server.endpoint,
         "HF_HOME": str(folder / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(Path(sencache.hub.exchange.__file__).parents[1]),
+        "PYTHONPATH": str(Path(sencache.__file__).parents[1]),
         **settings,
     }
     command = [sys.executable, "-m", "sencache", "profiles", *words]
