@@ -30,7 +30,10 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     seed: int = 0,
     start: Annotated[Path | None, typer.Option("--from", help="exported tiny-wan to start from")] = None,
-    clips: Annotated[int, typer.Option(help="in the training set of the transformer")] = 6_144,
+    clips: Annotated[int, typer.Option(help="in the training set of the transformer")] = 16_384,
+    autoencoder: Annotated[
+        float, typer.Option(help="its share of the minutes; 0 keeps the one that the training starts from")
+    ] = 0.3,
 ) -> None:
     """Train; killed and called again with the same folder it goes on. The model ends up in OUT/model."""
     from sencache.tiny import training
@@ -40,7 +43,7 @@ def train(
     chosen = family(arch)
     if start is None and arch != "wan":
         start = ASSETS / "tiny-wan"
-    plan = training.Plan(chosen, out, minutes, seed, device, start, clips)
+    plan = training.Plan(chosen, out, minutes, seed, device, start, clips, autoencoder)
     export(chosen, training.train(plan), out / "model")
     console.print(f"written to {out / 'model'}")
 

@@ -20,6 +20,9 @@ KL = 1e-4
 # Noise on a teacher's latents, of unit deviation, so that the decoder forgives what a transformer gets wrong.
 SOFTNESS = 0.05
 ENCODER_EVERY = 3
+# Most of a clip is background: until the share WHOLE of the time, three steps in four see CROPS cut-outs
+# around objects for each clip instead, of as many pixels in all.
+CROPS, CROP_SIDE, CROP_FRAMES, WHOLE = 8, 32, 9, 0.65
 
 Latents = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,10 +68,10 @@ class Autoencoding:
         """All weights of the autoencoder."""
         return dict(self.codec.module.named_parameters())
 
-    def loss(self, step: int) -> dict[str, torch.Tensor]:
+    def loss(self, step: int, done: float) -> dict[str, torch.Tensor]:
         """Weighted L1 and squared error, and what keeps the latents in place."""
         torch.manual_seed(self.seed * 1_000_003 + step)
-        video, weight = self._batch(np.random.default_rng((self.seed, 1, step)))
+        video, weight = self._batch(step, np.random.default_rng((self.seed, 1, step)), done)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             latent, held = self._encode(video, step)
             error = self.codec.decode(latent).float() - video
@@ -95,14 +98,18 @@ class Autoencoding:
         mean, spread = self.codec.encode(video).float().chunk(2, dim=1)
         return latent, (mean - wanted).square().mean() + 1e-3 * (spread + 5).square().mean()
 
-    def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        scenes = [clips.sample_clip(rng) for _ in range(self.batch)]
-        video = torch.from_numpy(clips.render_batch(scenes)).to(self.device)
-        video = video.contiguous(memory_format=torch.channels_last_3d)
-        behind = np.stack([clips.background(clip.scene.background) for clip in scenes]) * 2 - 1
-        still = torch.from_numpy(behind).permute(0, 3, 1, 2)[:, :, None].to(self.device)
-        weight = 1 + (OBJECTS_WEIGH - 1) * ((video - still).abs().amax(1, keepdim=True) > 0.1).float()
-        return video, weight / weight.mean()
+    def _batch(self, step: int, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, torch.Tensor]:
+        cropped = step % 4 != 0 and done < WHOLE
+        scenes = [clips.sample_clip(rng) for _ in range(self.batch * (CROPS if cropped else 1))]
+        video, weight = torch.from_numpy(clips.render_batch(scenes)), _weights(scenes)
+        if cropped:
+            windows = [_window(clip, rng) for clip in scenes]
+            video, weight = (
+                torch.stack([one[window] for one, window in zip(values, windows, strict=True)])
+                for values in (video, weight)
+            )
+        video = video.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        return video, (weight / weight.mean()).to(self.device)
 
     def look(self, folder: Path) -> None:
         """Held-out clips above their reconstructions."""
@@ -112,6 +119,35 @@ class Autoencoding:
         pairs = [video for pair in zip(drawn, restored, strict=True) for video in pair]
         labels = [text for clip in sample for text in (clip.caption, "reconstructed")]
         contact_sheet(pairs, labels, folder / f"{self.name}.png")
+
+
+def _weights(scenes: Sequence[clips.Clip]) -> torch.Tensor:
+    """[N, 1, T, H, W]: what a pixel's error counts."""
+    covered = torch.from_numpy(np.stack([_covered(clip) for clip in scenes]))[:, None]
+    return 1 + (OBJECTS_WEIGH - 1) * covered.float()
+
+
+def _covered(clip: clips.Clip) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    things = zip(clip.scene.things, clip.paths, strict=True)
+    covered: np.ndarray[Any, np.dtype[np.bool_]] = np.any(
+        [clips.shape_mask(thing.shape, path) > 0 for thing, path in things], axis=0
+    )
+    return covered
+
+
+def _window(clip: clips.Clip, rng: np.random.Generator) -> tuple[slice, ...]:
+    """Channels, frames, rows and columns of a cut-out around one of the objects."""
+    path = clip.paths[int(rng.integers(len(clip.paths)))]
+    first = int(rng.integers(clips.FRAMES - CROP_FRAMES + 1))
+    middle = first + CROP_FRAMES // 2
+    corners = np.array((path.y[middle], path.x[middle])) - CROP_SIDE / 2 + rng.uniform(-6, 6, size=2)
+    top, left = np.clip(corners, 0, clips.SIDE - CROP_SIDE).astype(int)
+    return (
+        slice(None),
+        slice(first, first + CROP_FRAMES),
+        slice(top, top + CROP_SIDE),
+        slice(left, left + CROP_SIDE),
+    )
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ class Denoising:
             f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()
         }
 
-    def loss(self, step: int) -> dict[str, torch.Tensor]:
+    def loss(self, step: int, done: float) -> dict[str, torch.Tensor]:
         """Mean squared error of the prediction, also by fifths of the noise levels."""
         torch.manual_seed(self.seed * 1_000_003 + step)
         chosen = self._chosen(step)

@@ -30,8 +30,11 @@ class Task(Protocol):
         """All trained parameters by name."""
         ...
 
-    def loss(self, step: int) -> dict[str, torch.Tensor]:
-        """Losses of one batch, a function of the seed and `step`; the key `loss` is minimised."""
+    def loss(self, step: int, done: float) -> dict[str, torch.Tensor]:
+        """Losses of one batch, a function of the seed, `step` and `done`, the share of the time that is over.
+
+        The key `loss` is minimised.
+        """
         ...
 
     def look(self, folder: Path) -> None:
@@ -104,7 +107,7 @@ class Loop:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
                 group["lr"] = self._rate()
-        losses = self.task.loss(self.at.step)
+        losses = self.task.loss(self.at.step, self._done)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for optimizer in self.task.optimizers:
@@ -112,8 +115,12 @@ class Loop:
         self._follow()
         return {name: value.item() for name, value in losses.items()}
 
+    @property
+    def _done(self) -> float:
+        return self.at.seconds / (self.minutes * 60)
+
     def _rate(self) -> float:
-        done, hold = self.at.seconds / (self.minutes * 60), self.task.hold
+        done, hold = self._done, self.task.hold
         falling = 1.0 if done < hold else max(FLOOR, (1 - done) / (1 - hold))
         return self.task.rate * min(1.0, (self.at.step + 1) / WARMUP) * falling
 

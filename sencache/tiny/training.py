@@ -20,9 +20,7 @@ from sencache.tiny.denoising import Denoising
 from sencache.tiny.loop import Loop
 from sencache.tiny.preview import Preview
 
-# Of the minutes; the transformer has the rest.
-AUTOENCODER = 0.3
-CLIPS = 6_144
+CLIPS = 16_384
 STATISTICS = 64  # clips whose latents give their mean and deviation
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -34,6 +32,7 @@ class Plan:
 
     `start`: an exported tiny-wan whose weights the training starts from; for the other architectures it is
     also the teacher, whose latents they share. None trains tiny-wan from nothing.
+    `autoencoder`: its share of the minutes; 0 keeps the one of `start` as it is, with its statistics.
     """
 
     family: Any
@@ -43,12 +42,19 @@ class Plan:
     device: str = "cpu"
     start: Path | None = None
     clips: int = CLIPS
+    autoencoder: float = 0.3
 
 
 def train(plan: Plan) -> dict[str, Any]:
     """All stages; the trained parts by the names that pipelines give them."""
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise SencacheError("device 'cuda' is not available here; train on cpu")
+    kept = plan.family is wan and plan.start is not None
+    if not (0 < plan.autoencoder < 1 or (plan.autoencoder == 0 and kept)):
+        raise SencacheError(
+            f"the autoencoder's share is {plan.autoencoder}; give one between 0 and 1 "
+            "(0 keeps that of a tiny-wan that tiny-wan starts from)"
+        )
     torch.manual_seed(plan.seed)
     autoencoder, encode = _wan_autoencoder(plan) if plan.family is wan else _taught_autoencoder(plan)
     values = latent_sets.make(plan.folder / "latents", plan.clips, plan.seed, encode)
@@ -63,7 +69,7 @@ def train(plan: Plan) -> dict[str, Any]:
         device=plan.device,
         preview=Preview(plan.family, autoencoder, parts["tokenizer"]),
     )
-    Loop(task, plan.folder, plan.minutes * (1 - AUTOENCODER), every=240).run()
+    Loop(task, plan.folder, plan.minutes * (1 - plan.autoencoder), every=240).run()
     return parts
 
 
@@ -74,9 +80,11 @@ def _wan_autoencoder(plan: Plan) -> tuple[Any, Encode]:
     """Learned from clips alone."""
     module = wan.load_autoencoder(str(plan.start)) if plan.start else wan.autoencoder()
     codec = wan.codec(module.to(plan.device))
-    task = Autoencoding(codec, plan.seed, device=plan.device)
-    Loop(task, plan.folder, plan.minutes * AUTOENCODER).run()
-    return module, partial(shared_latent, codec, statistics(codec, plan))
+    if not (plan.start and plan.autoencoder == 0):
+        task = Autoencoding(codec, plan.seed, device=plan.device)
+        Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
+        statistics(codec, plan)
+    return module, partial(shared_latent, codec, module)
 
 
 def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
@@ -86,7 +94,7 @@ def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
     codec = plan.family.codec(plan.family.autoencoder().to(plan.device))
     taught = lambda video: plan.family.from_shared(encode(video))  # noqa: E731
     task = Autoencoding(codec, plan.seed, device=plan.device, teacher=taught)
-    Loop(task, plan.folder, plan.minutes * AUTOENCODER).run()
+    Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
     return codec.module, encode
 
 
@@ -108,15 +116,14 @@ def shared_latent(codec: Codec, module: Any, video: torch.Tensor) -> torch.Tenso
     return (mean - centre) / spread
 
 
-def statistics(codec: Codec, plan: Plan) -> Any:
-    """The autoencoder, with the mean and deviation of each channel of its latents in its configuration."""
+def statistics(codec: Codec, plan: Plan) -> None:
+    """Write the mean and deviation of each channel of the latents into the autoencoder's configuration."""
     raw = partial(encoded, codec)
     sample = latent_sets.make(plan.folder / "statistics", STATISTICS, plan.seed + 1, raw).values.float()
     mean, std = (getattr(sample, kind)(dim=(0, 2, 3, 4)).tolist() for kind in ("mean", "std"))
     codec.module.register_to_config(
         latents_mean=[round(v, 5) for v in mean], latents_std=[round(v, 5) for v in std]
     )
-    return codec.module
 
 
 # ---- transformer and text

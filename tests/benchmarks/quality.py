@@ -4,17 +4,18 @@
 
 For each held-out prompt (heldout_prompts.txt, in no calibration and no tuning) and each budget, one
 comparison with `--nfe`: every knob is set for the budget on that prompt's full run, so all lanes cost the
-same. Prints Markdown tables with mean and worst clip, and writes every single value.
+same. Prints a Markdown table with mean and worst clip, and writes every single value.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import tables
 
 import sencache
 from sencache.comparison import Compared
@@ -42,8 +43,7 @@ def main() -> None:
     args.out.write_text(
         json.dumps({"versions": versions(), "arguments": _plain(args), "rows": rows}, indent=1)
     )
-    for nfe in map(int, args.nfe.split(",")):
-        print(table([row for row in rows if row["budget"] == nfe], nfe))
+    print(tables.quality(rows))
 
 
 def _plain(args: argparse.Namespace) -> dict[str, str]:
@@ -71,33 +71,6 @@ def measure(args: argparse.Namespace, nfe: int) -> Iterator[dict[str, Any]]:
             assert lane.metrics is not None
             values = {"psnr": lane.metrics.psnr, "lpips": lane.metrics.lpips, "ssim": lane.metrics.ssim}
             yield {"budget": nfe, "prompt": prompt, "lane": lane.name, "nfe": lane.nfe, **values}
-
-
-def table(rows: list[dict[str, Any]], nfe: int) -> str:
-    """Markdown, best mean PSNR first."""
-    by_lane: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_lane.setdefault(row["lane"], []).append(row)
-    ordered = sorted(by_lane.items(), key=lambda item: -statistics.fmean(_column(item[1], "psnr")))
-    lines = [
-        f"NFE {nfe}, {len(rows) // len(by_lane)} clips",
-        "",
-        "| lane | NFE | PSNR mean | PSNR worst | LPIPS mean | LPIPS worst | SSIM mean | SSIM worst |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *(_line(name, lane) for name, lane in ordered), ""])
-
-
-def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
-    return [row[name] if row[name] is not None else float("inf") for row in rows]
-
-
-def _line(name: str, rows: list[dict[str, Any]]) -> str:
-    used, psnr, lpips, ssim = (_column(rows, key) for key in ("nfe", "psnr", "lpips", "ssim"))
-    reached = f"{min(used):.0f}" if min(used) == max(used) else f"{min(used):.0f}-{max(used):.0f}"
-    quality = f"{statistics.fmean(psnr):.1f} | {min(psnr):.1f}"
-    distance = f"{statistics.fmean(lpips):.4f} | {max(lpips):.4f}"
-    return f"| {name} | {reached} | {quality} | {distance} | {statistics.fmean(ssim):.4f} | {min(ssim):.4f} |"
 
 
 if __name__ == "__main__":

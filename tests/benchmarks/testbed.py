@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 
 import sencache
 from sencache.comparison import Compared
@@ -27,7 +27,6 @@ from sencache.tiny.clips import sample_clip
 from sencache.versions import versions
 
 LANES = "fixed,sencache,magcache,teacache,easycache,fewer-steps"
-SHOWN = (1, 2, 3, 5, 8, 13, 20, 30, 40, 45, 48, 49)
 SEED = 7000
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     rows = [row for nfe in budgets for request in requests for row in quality(model, request, nfe)]
     result = {"versions": versions(), "model": args.model, "changes": curve.tolist(), "rows": rows}
     args.out.write_text(json.dumps(result, indent=1))
-    print(curve_table(curve), *(quality_table(rows, nfe) for nfe in budgets), sep="\n\n")
+    print(tables.changes(result["changes"]), tables.quality(rows), sep="\n\n")
 
 
 def prompts(count: int) -> list[str]:
@@ -81,37 +80,9 @@ def quality(model: Model, request: Request, nfe: int) -> list[dict[str, Any]]:
     rows = []
     for lane in last.report.lanes[1:]:
         assert lane.metrics is not None
-        psnr = lane.metrics.psnr if lane.metrics.psnr is not None else float("inf")
-        values = {"psnr": psnr, "lpips": lane.metrics.lpips, "ssim": lane.metrics.ssim}
+        values = {"psnr": lane.metrics.psnr, "lpips": lane.metrics.lpips, "ssim": lane.metrics.ssim}
         rows.append({"budget": nfe, "prompt": request.prompt, "lane": lane.name, "nfe": lane.nfe, **values})
     return rows
-
-
-def curve_table(curve: np.ndarray[Any, Any]) -> str:
-    """Markdown: the change at a few steps."""
-    steps = [step for step in SHOWN if step <= len(curve)]
-    cells = " | ".join(f"{curve[step - 1]:.3f}" for step in steps)
-    return f"| step | {' | '.join(map(str, steps))} |\n{'|---' * (len(steps) + 1)}|\n| change | {cells} |"
-
-
-def quality_table(rows: list[dict[str, Any]], nfe: int) -> str:
-    """Markdown, best mean PSNR first."""
-    lines = [
-        f"| at {nfe} evaluations | NFE | PSNR mean | worst | LPIPS mean | worst |",
-        "|---|---|---|---|---|---|",
-    ]
-    lanes = {row["lane"] for row in rows}
-    by_lane = {lane: [row for row in rows if row["lane"] == lane and row["budget"] == nfe] for lane in lanes}
-    for lane in sorted(by_lane, key=lambda name: -statistics.fmean(row["psnr"] for row in by_lane[name])):
-        lines.append(_line(lane, by_lane[lane]))
-    return "\n".join(lines)
-
-
-def _line(lane: str, rows: list[dict[str, Any]]) -> str:
-    used, psnr, lpips = ([row[key] for row in rows] for key in ("nfe", "psnr", "lpips"))
-    reached = f"{min(used)}" if min(used) == max(used) else f"{min(used)}-{max(used)}"
-    quality = f"{statistics.fmean(psnr):.1f} | {min(psnr):.1f}"
-    return f"| {lane} | {reached} | {quality} | {statistics.fmean(lpips):.4f} | {max(lpips):.4f} |"
 
 
 if __name__ == "__main__":

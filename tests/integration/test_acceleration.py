@@ -18,6 +18,7 @@ import pipelines
 import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from pipelines import STEPS, Tiny
 
 from sencache.engine.attach import attach
@@ -150,6 +151,15 @@ def test_traced_and_lowered_blocks_compute_the_same_with_and_without_an_engine(c
 # --- Attention backends ---------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _backends_put_back() -> Iterator[None]:
+    """What a model is set to becomes that of the whole process, rounding included."""
+    before, _ = _AttentionBackendRegistry.get_active_backend()
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+@pytest.mark.usefixtures("_backends_put_back")
 def test_another_attention_backend_before_or_after(tiny: Tiny) -> None:
     """What is set on the model holds for lanes made before it, and under an attachment made before it."""
     if not hasattr(tiny.pipe.transformer, "set_attention_backend"):

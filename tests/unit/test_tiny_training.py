@@ -342,7 +342,11 @@ def test_a_batch_is_a_function_of_seed_and_step_and_epochs_see_every_clip() -> N
         return Denoising(wan, *parts, words, latents, seed, batch=8, compiled=False)
 
     one = task(0)
-    assert one.loss(5)["loss"].item() == task(0).loss(5)["loss"].item() != task(1).loss(5)["loss"].item()
+    assert (
+        one.loss(5, 0.0)["loss"].item()
+        == task(0).loss(5, 0.0)["loss"].item()
+        != task(1).loss(5, 0.0)["loss"].item()
+    )
     epoch = torch.cat([one._chosen(step) for step in range(12)])
     assert sorted(epoch.tolist()) == list(range(96))
     assert not torch.equal(epoch, torch.cat([one._chosen(step) for step in range(12, 24)]))
@@ -352,7 +356,7 @@ def test_a_taught_autoencoder_learns_the_teachers_latents() -> None:
     torch.manual_seed(0)
     codec = ltx.codec(ltx.autoencoder())
     task = Autoencoding(codec, 0, batch=1, teacher=lambda video: torch.zeros(len(video), 64, 5, 4, 4))
-    losses = task.loss(0)
+    losses = task.loss(0, 0.0)
     assert losses["held"] > 0 and set(losses) == {"loss", "mse", "held"}
     losses["loss"].backward()
     grads = {name.split(".")[0] for name, p in codec.module.named_parameters() if p.grad is not None}
