@@ -13,7 +13,7 @@ SHOWN_STEPS = (1, 2, 3, 5, 8, 13, 20, 30, 40, 45, 48, 49)
 
 
 def quality(rows: Sequence[dict[str, Any]]) -> str:
-    """One row per lane: evaluations, PSNR and LPIPS as mean / worst clip, for every budget; best PSNR first."""
+    """One row per lane, best PSNR first; per budget evaluations, PSNR and LPIPS, as mean / worst clip."""
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     cells: dict[str, list[list[dict[str, Any]]]] = {}
     for lane in dict.fromkeys(row["lane"] for row in rows):
@@ -22,9 +22,8 @@ def quality(rows: Sequence[dict[str, Any]]) -> str:
     heads = " | ".join(f"evaluated of 50, for {nfe} | PSNR dB | LPIPS" for nfe in budgets)
     head = f"| mean / worst of {len(ordered[0][1][0])} clips | {heads} |"
     line = "|---" * (3 * len(budgets) + 1) + "|"
-    return "\n".join(
-        [head, line, *(f"| {lane} | {' | '.join(map(_cells, parts))} |" for lane, parts in ordered)]
-    )
+    body = (f"| {lane} | {' | '.join(map(_cells, parts))} |" for lane, parts in ordered)
+    return "\n".join([head, line, *body])
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> list[float]:

@@ -14,6 +14,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from sencache.errors import SencacheError
+from sencache.models.spec import ASSETS
 from sencache.tiny import cogvideox, loop, ltx, text, wan
 from sencache.tiny.autoencoding import Autoencoding
 from sencache.tiny.denoising import Denoising
@@ -22,6 +23,7 @@ from sencache.tiny.families import FAMILIES, family
 from sencache.tiny.latents import Latents, make, read
 from sencache.tiny.noise import Flow, Velocity
 from sencache.tiny.optim import Muon, optimizers, orthogonal
+from sencache.tiny.training import Plan, train
 
 ALL = pytest.mark.parametrize("module", FAMILIES.values(), ids=FAMILIES)
 
@@ -41,14 +43,16 @@ class Line:
     def __init__(self, kill: int | None = None) -> None:
         torch.manual_seed(0)
         self.layer, self.kill, self.looked = torch.nn.Linear(3, 40), kill, 0
+        self.done: list[float] = []
         self.optimizers = optimizers(self.layer.named_parameters(), lambda name, p: p.ndim == 2, decay=0.01)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return dict(self.layer.named_parameters())
 
-    def loss(self, step: int) -> dict[str, torch.Tensor]:
+    def loss(self, step: int, done: float) -> dict[str, torch.Tensor]:
         if step == self.kill:
             raise Killed
+        self.done.append(done)
         x = torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
         error = self.layer(x) - x.sum(1, keepdim=True)
         return {"loss": error.square().mean(), "bias": self.layer.bias.detach().abs().mean()}
@@ -93,6 +97,7 @@ def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
     after = Line(kill=30)
     loop.Loop(after, tmp_path, minutes=0.5).run()
     assert torch.equal(weights(task), weights(after))
+    assert task.done == pytest.approx([second / 30 for second in range(30)]) and not after.done
 
 
 @pytest.mark.usefixtures("clock")
@@ -109,7 +114,7 @@ def test_curves_and_pictures_are_of_the_averaged_weights(tmp_path: Path) -> None
 @pytest.mark.usefixtures("clock")
 def test_divergence_is_said_with_the_remedy(tmp_path: Path) -> None:
     task = Line()
-    task.loss = lambda step: {"loss": task.layer.bias.sum() * float("nan")}  # type: ignore[method-assign]
+    task.loss = lambda step, done: {"loss": task.layer.bias.sum() * float("nan")}  # type: ignore[method-assign]
     with pytest.raises(SencacheError, match=r"diverged at step 1; delete .*another seed"):
         loop.Loop(task, tmp_path, minutes=1).run()
 
@@ -361,6 +366,32 @@ def test_a_taught_autoencoder_learns_the_teachers_latents() -> None:
     losses["loss"].backward()
     grads = {name.split(".")[0] for name, p in codec.module.named_parameters() if p.grad is not None}
     assert grads == {"encoder", "decoder"}
+
+
+def test_cut_outs_show_objects_until_whole_clips_come_at_the_end() -> None:
+    task = Autoencoding(wan.codec(wan.autoencoder()), 0, batch=1)
+    whole, late, cut = (
+        task._batch(step, np.random.default_rng(1), done) for step, done in ((4, 0.1), (5, 0.9), (5, 0.1))
+    )
+    assert whole[0].shape == late[0].shape == (1, 3, 17, 64, 64)
+    assert torch.equal(whole[0], late[0])
+    video, weight = cut
+    assert video.shape == (8, 3, 9, 32, 32) and weight.shape == (8, 1, 9, 32, 32)
+    assert weight.mean().item() == pytest.approx(1)
+    heavy = weight > weight.min()
+    assert heavy.flatten(2).any(2).all() and not heavy.all()
+    assert heavy.float().mean() > 2 * (whole[1] > whole[1].min()).float().mean()
+
+
+@pytest.mark.parametrize(
+    ("family", "start", "share"), [(wan, None, 0.0), (ltx, ASSETS / "tiny-wan", 0.0), (wan, None, 1.0)]
+)
+def test_an_autoencoder_nobody_trained_is_refused(
+    tmp_path: Path, family: ModuleType, start: Path | None, share: float
+) -> None:
+    with pytest.raises(SencacheError, match=rf"share is {share}; give one between 0 and 1"):
+        train(Plan(family, tmp_path, 1.0, start=start, autoencoder=share))
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_architectures_are_refused() -> None:
