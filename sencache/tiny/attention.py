@@ -13,11 +13,15 @@ import torch
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
-class WanProcessor:
-    """As `WanAttnProcessor`: RMS norm over all heads, rotation per head."""
+class _Processor:
+    """What diffusers asks of every processor."""
 
     _attention_backend = None
     _parallel_config = None
+
+
+class WanProcessor(_Processor):
+    """As `WanAttnProcessor`: RMS norm over all heads, rotation per head."""
 
     def __call__(
         self,
@@ -28,20 +32,16 @@ class WanProcessor:
         rotary_emb: Rotation | None = None,
     ) -> torch.Tensor:
         """[batch, tokens, width]."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(context))
-        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, attn.to_v(context)))
+        projected = _project(attn, hidden_states, encoder_hidden_states)
+        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in projected)
         if rotary_emb is not None:
             query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
         mixed: torch.Tensor = attn.to_out[0](attend(query, key, value))
         return mixed
 
 
-class LTXProcessor:
+class LTXProcessor(_Processor):
     """As `LTXVideoAttnProcessor`: rotation over all heads at once, and a mask of the caption's padding."""
-
-    _attention_backend = None
-    _parallel_config = None
 
     def __call__(
         self,
@@ -52,16 +52,23 @@ class LTXProcessor:
         image_rotary_emb: Rotation | None = None,
     ) -> torch.Tensor:
         """[batch, tokens, width]; the mask [batch, 1, tokens] is added to the logits."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(context))
+        query, key, value = _project(attn, hidden_states, encoder_hidden_states)
         if image_rotary_emb is not None:
             query, key = rotate(query, image_rotary_emb), rotate(key, image_rotary_emb)
-        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, attn.to_v(context)))
+        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, value))
         mixed: torch.Tensor = attn.to_out[0](attend(query, key, value, attention_mask))
         return mixed
 
 
-class CogVideoXProcessor:
+def _project(
+    attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None
+) -> tuple[Any, Any, Any]:
+    """Query and key, normalised over all heads together, and value: each [batch, tokens, width]."""
+    context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    return attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(context)), attn.to_v(context)
+
+
+class CogVideoXProcessor(_Processor):
     """As `CogVideoXAttnProcessor2_0`: text and video attend together, only the video is rotated."""
 
     def __call__(
