@@ -6,7 +6,6 @@ run that the page "How it works" replays. Takes about a minute on two CPU cores.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess
 import sys
@@ -28,21 +27,20 @@ from sencache.ui.replay import REPLAY, Replay
 from sencache.video import read_mp4
 
 ROOT = Path(__file__).parents[1]
-MODEL = "tiny-wan"
-# What `compare` is asked for; the first entry is the one that "How it works" replays.
+# Model, prompt and budget; the first entry is the one that "How it works" replays.
 ENTRIES = {
-    "1-half": '--prompt "a red circle moving right, and a blue square moving left" --preset slow',
-    "2-equal-cost": '--prompt "a small purple square moving in a circle, on a black background" --nfe 25',
-    "3-fast": '--prompt "a large green square spinning, on a checkered background" --preset fast',
-    "4-twenty": '--prompt "a yellow triangle bouncing, on a striped background" --nfe 20 --seed 3',
+    "1-half": ("tiny-wan", "a red circle moving right, and a blue square moving left", "--preset slow"),
+    "2-equal-cost": ("tiny-wan", "a purple square moving in a circle, on a black background", "--nfe 25"),
+    "3-fast": ("tiny-cogvideox", "a large green square growing, on a checkered background", "--preset fast"),
+    "4-twenty": ("tiny-ltx", "a yellow triangle bouncing, on a striped background", "--nfe 20"),
 }
 
 
 def main() -> None:
     """Every entry, then the recording."""
     shutil.rmtree(GALLERY, ignore_errors=True)
-    for name, arguments in ENTRIES.items():
-        asked = [*shlex.split(arguments), "--model", MODEL, "--out", str(GALLERY / name)]
+    for name, (model, prompt, budget) in ENTRIES.items():
+        asked = ["--model", model, "--prompt", prompt, *budget.split(), "--out", str(GALLERY / name)]
         subprocess.run([sys.executable, "-m", "sencache", "compare", *asked], check=True, cwd=ROOT)
         thumbnail(GALLERY / name)
     first = GALLERY / next(iter(ENTRIES))
@@ -60,7 +58,7 @@ def thumbnail(folder: Path) -> None:
 
 def replay(report: Report) -> Replay:
     """The full run of `report` once more, recorded."""
-    recording, request = record(report.request), report.request
+    recording, request = record(report.model.key, report.request), report.request
     lane = next(lane for lane in report.lanes if lane.name == "sencache")
     assert lane.profile is not None and lane.profile.path is not None
     profile = load_profile(bundled_profile(Path(lane.profile.path).stem))
@@ -82,9 +80,9 @@ def replay(report: Report) -> Replay:
     )
 
 
-def record(request: Request) -> Recording:
-    """A full run of `request`."""
-    model = load(MODEL)
+def record(key: str, request: Request) -> Recording:
+    """A full run of `request` on the model named `key`."""
+    model = load(key)
     encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
     recorder = Recorder(None)
     with attach(model.pipe, Full(), observer=recorder):

@@ -34,6 +34,9 @@ def train(
     autoencoder: Annotated[
         float, typer.Option(help="its share of the minutes; 0 keeps the one that the training starts from")
     ] = 0.3,
+    autoencoder_from: Annotated[
+        Path | None, typer.Option(help="exported model of the same architecture whose autoencoder goes on")
+    ] = None,
 ) -> None:
     """Train; killed and called again with the same folder it goes on. The model ends up in OUT/model."""
     from sencache.tiny import training
@@ -43,7 +46,7 @@ def train(
     chosen = family(arch)
     if start is None and arch != "wan":
         start = ASSETS / "tiny-wan"
-    plan = training.Plan(chosen, out, minutes, seed, device, start, clips, autoencoder)
+    plan = training.Plan(chosen, out, minutes, seed, device, start, clips, autoencoder, autoencoder_from)
     export(chosen, training.train(plan), out / "model")
     console.print(f"written to {out / 'model'}")
 

@@ -32,7 +32,9 @@ class Plan:
 
     `start`: an exported tiny-wan whose weights the training starts from; for the other architectures it is
     also the teacher, whose latents they share. None trains tiny-wan from nothing.
-    `autoencoder`: its share of the minutes; 0 keeps the one of `start` as it is, with its statistics.
+    `autoencoder`: its share of the minutes; 0 keeps the one that the training starts from as it is.
+    `autoencoder_from`: an exported model of the same architecture whose autoencoder that is; tiny-wan takes
+    that of `start` where none is given.
     """
 
     family: Any
@@ -43,17 +45,22 @@ class Plan:
     start: Path | None = None
     clips: int = CLIPS
     autoencoder: float = 0.3
+    autoencoder_from: Path | None = None
+
+    @property
+    def first_autoencoder(self) -> Path | None:
+        """The exported model whose autoencoder the training starts from; None when that is untrained."""
+        return self.autoencoder_from or (self.start if self.family is wan else None)
 
 
 def train(plan: Plan) -> dict[str, Any]:
     """All stages; the trained parts by the names that pipelines give them."""
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise SencacheError("device 'cuda' is not available here; train on cpu")
-    kept = plan.family is wan and plan.start is not None
-    if not (0 < plan.autoencoder < 1 or (plan.autoencoder == 0 and kept)):
+    if not (0 < plan.autoencoder < 1 or (plan.autoencoder == 0 and plan.first_autoencoder)):
         raise SencacheError(
-            f"the autoencoder's share is {plan.autoencoder}; give one between 0 and 1 "
-            "(0 keeps that of a tiny-wan that tiny-wan starts from)"
+            f"the autoencoder's share is {plan.autoencoder}; give one between 0 and 1, or 0 and an exported "
+            "model of the same architecture whose autoencoder is kept"
         )
     torch.manual_seed(plan.seed)
     autoencoder, encode = _wan_autoencoder(plan) if plan.family is wan else _taught_autoencoder(plan)
@@ -78,24 +85,32 @@ def train(plan: Plan) -> dict[str, Any]:
 
 def _wan_autoencoder(plan: Plan) -> tuple[Any, Encode]:
     """Learned from clips alone."""
-    module = wan.load_autoencoder(str(plan.start)) if plan.start else wan.autoencoder()
-    codec = wan.codec(module.to(plan.device))
-    if not (plan.start and plan.autoencoder == 0):
+    codec = _codec(plan)
+    if plan.autoencoder:
         task = Autoencoding(codec, plan.seed, device=plan.device)
         Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
         statistics(codec, plan)
-    return module, partial(shared_latent, codec, module)
+    return codec.module, partial(shared_latent, codec, codec.module)
 
 
 def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
     """The decoder learns to read tiny-wan's latents and the encoder to write them."""
     teacher = wan.codec(wan.load_autoencoder(str(plan.start)).to(plan.device))
     encode = partial(shared_latent, teacher, teacher.module)
-    codec = plan.family.codec(plan.family.autoencoder().to(plan.device))
-    taught = lambda video: plan.family.from_shared(encode(video))  # noqa: E731
-    task = Autoencoding(codec, plan.seed, device=plan.device, teacher=taught)
-    Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
+    codec = _codec(plan)
+    if plan.autoencoder:
+        taught = lambda video: plan.family.from_shared(encode(video))  # noqa: E731
+        task = Autoencoding(codec, plan.seed, device=plan.device, teacher=taught)
+        Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
     return codec.module, encode
+
+
+def _codec(plan: Plan) -> Codec:
+    """Of the autoencoder that the training starts from."""
+    folder = plan.first_autoencoder
+    module = plan.family.load_autoencoder(str(folder)) if folder else plan.family.autoencoder()
+    codec: Codec = plan.family.codec(module.to(plan.device))
+    return codec
 
 
 def encoded(codec: Codec, video: torch.Tensor) -> torch.Tensor:

@@ -28,8 +28,12 @@ class Entry:
     report: Report
 
     @property
-    def budget(self) -> str:
-        """What the methods were held to, in a few words."""
+    def setting(self) -> str:
+        """The model, and what the methods were held to, in a few words."""
+        return f"{self.report.model.key} · {self._budget}"
+
+    @property
+    def _budget(self) -> str:
         request = self.report.request
         if request.nfe is not None:
             return f"every method at {request.nfe} of {request.steps} evaluations"
@@ -67,7 +71,7 @@ class Card(GradioModel):
 
     name: str
     title: str
-    budget: str
+    setting: str
     thumbnail: FileData
     numbers: list[Number]
 
@@ -88,7 +92,7 @@ def _card(entry: Entry) -> Card:
     return Card(
         name=entry.name,
         title=entry.report.request.prompt,
-        budget=entry.budget,
+        setting=entry.setting,
         thumbnail=FileData(path=str(entry.folder / THUMBNAIL)),
         numbers=[_number(lane) for lane in key_lanes(entry.report)],
     )

@@ -15,7 +15,7 @@ function card(data) {
   button.dataset.name = data.name;
   Object.assign(image, { src: data.thumbnail.url, alt: "", width: 64, height: 64 });
   make("b", body, "", data.title);
-  make("small", body, "", data.budget);
+  make("small", body, "", data.setting);
   for (const number of data.numbers) {
     const line = make("small", body, "number"), dot = make("i", line);
     dot.style.setProperty("--lane", `var(--method-${number.method.replace(/[^a-z-]/g, "")})`);
