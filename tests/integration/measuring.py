@@ -55,3 +55,7 @@ def check_distances(records: list[Record], latents: list[torch.Tensor]) -> None:
             )
             checked += 1
     assert checked > STEPS / 2
+
+
+def size(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1).pow(2).mean(dim=1).sqrt()

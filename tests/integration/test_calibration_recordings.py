@@ -20,6 +20,8 @@ from sencache.policies import Fixed, Full
 from sencache.recording import Recorder, Recording, simulate
 from sencache.schema import Request
 
+# --- Recordings -----------------------------------------------------------------------------------
+
 
 def recorded(tiny: Tiny, **changes: Any) -> Recording:
     recorder = Recorder(pipelines.SIGNALS[tiny.name], ("residual", "output", "delta"))
@@ -94,6 +96,9 @@ def test_a_recording_is_of_the_prompts_own_sample(tiny: Tiny) -> None:
         expected = size(latents[i - 1].double() - latents[j - 1].double()).item()
         assert table[i, j] == pytest.approx(expected, rel=1e-4)
     assert recording.schedule.timesteps == tuple(tiny.pipe.scheduler.timesteps.tolist())
+
+
+# --- The whole of it ------------------------------------------------------------------------------
 
 
 def test_a_profile_of_the_bundled_model(tiny_wan: Model) -> None:
