@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fake_hub
 import huggingface_hub.constants
+import layouts
 import pytest
 from command_line import Program
 from fake_hub import FakeHub
@@ -57,3 +58,12 @@ def hub(server: FakeHub, tmp_path: Path) -> Hub:
     """The client's side, with a cache of its own."""
     # Long enough for a loaded machine, far shorter than the answers that never come.
     return Hub(server.endpoint, tmp_path / "kept", timeout=10.0, deadline=30.0)
+
+
+# ---- a checkpoint on disk
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Wan; tests that change it change a copy."""
+    return layouts.save("wan", tmp_path_factory.mktemp("saved") / "wan")
