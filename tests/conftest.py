@@ -20,6 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read when the Hub's client is first imported, which talks to a server on this machine here.
 os.environ.pop("HF_HUB_OFFLINE", None)
 
+# Helpers that assert show what they compared, as tests do.
+pytest.register_assert_rewrite("command_line", "hub_profiles", "lifecycle", "measuring")
+pytest.register_assert_rewrite("npz_files", "profile_texts", "statements")
+
 
 @pytest.fixture(params=["wan", "cogvideox", "ltx"])
 def tiny(request: pytest.FixtureRequest) -> Tiny:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import fake_hub
 import huggingface_hub.constants
-import layouts
 import pytest
 from command_line import Program
 from fake_hub import FakeHub
@@ -66,4 +65,6 @@ def hub(server: FakeHub, tmp_path: Path) -> Hub:
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Wan; tests that change it change a copy."""
+    import layouts
+
     return layouts.save("wan", tmp_path_factory.mktemp("saved") / "wan")
