@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read when the Hub's client is first imported, which talks to a server on this machine here.
 os.environ.pop("HF_HUB_OFFLINE", None)
 
+# Helpers that assert show what they compared, as tests do.
+pytest.register_assert_rewrite("command_line", "hub_profiles", "lifecycle", "measuring")
+pytest.register_assert_rewrite("npz_files", "profile_texts", "statements")
+
 
 @pytest.fixture(params=["wan", "cogvideox", "ltx"])
 def tiny(request: pytest.FixtureRequest) -> Tiny:
@@ -26,6 +31,17 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
     import pipelines
 
     return pipelines.ALL[request.param]()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and two test runs at once would fight over the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

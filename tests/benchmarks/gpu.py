@@ -14,24 +14,17 @@ import argparse
 import json
 import platform
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
-from gpu_models import ENTRIES, Subject, made_up_profile, make_subject
+from gpu_bench import Bench
+from gpu_models import ENTRIES, Subject, make_subject
+from gpu_parts import PARTS
 
-from sencache.engine.attach import attach
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, Stepped, lane
-from sencache.policies import Control, EasyCache, Fixed, Full, Policy, SenCache
+from sencache.policies import Fixed
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {
@@ -54,244 +47,6 @@ class Figures:
     compiled: bool
     values: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One run: milliseconds of every step, seconds of all, peak bytes, and its latents."""
-
-    steps: tuple[float, ...]
-    seconds: float
-    peak: int | None
-    latents: torch.Tensor
-
-
-class Bench:
-    """Runs of one subject."""
-
-    def __init__(self, subject: Subject, steps: int, compiled: bool) -> None:
-        self.subject, self.steps, self.compiled = subject, steps, compiled
-        self.cuda = subject.device.type == "cuda"
-        # The first step, then every other one: about half of all, as caches compute at their usual settings.
-        self.schedule = tuple(sorted({0, *range(1, steps, 2)}))
-
-    def mark(self) -> Any:
-        """A point in time on the device."""
-        if not self.cuda:
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def between(self, start: Any, end: Any) -> float:
-        """Milliseconds."""
-        return float(start.elapsed_time(end)) if self.cuda else float(end - start) * 1000
-
-    def run(self, policy: Policy | None = None, around: AbstractContextManager[Any] | None = None) -> Timing:
-        """One generation, plain or under `policy`, timed without waiting for the device in between."""
-        attached: Any = attach(self.subject.pipe, policy) if policy else (around or nullcontext())
-        marks: list[Any] = []
-        if self.cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        with attached:
-            first = self.subject.transformer.register_forward_pre_hook(
-                lambda *_: None if marks else marks.append(self.mark())
-            )
-            try:
-                latents = self.call(self.subject.pipe, lambda *_: marks.append(self.mark()) or {})
-            finally:
-                first.remove()
-        if self.cuda:
-            torch.cuda.synchronize()
-        spans = tuple(self.between(a, b) for a, b in pairwise(marks))
-        peak = torch.cuda.max_memory_allocated() if self.cuda else None
-        return Timing(spans, sum(spans) / 1000, peak, latents)
-
-    def call(self, pipe: Any, callback: Any) -> torch.Tensor:
-        """The pipeline's own loop."""
-        generator = torch.Generator().manual_seed(0)
-        arguments = {**self.subject.arguments, "num_inference_steps": self.steps, "generator": generator}
-        frames: torch.Tensor = pipe(**arguments, callback_on_step_end=callback).frames
-        return frames
-
-
-# ---- parts: each fills in some values
-
-
-def costs(bench: Bench, values: dict[str, float]) -> None:
-    """Computed and reused steps, overhead, speed-up: plain and attached runs in turn, medians of steps."""
-    scored = _sencache(bench)
-    variants: dict[str, Policy | None] = {
-        "plain": None,
-        "none": Full(),
-        "caching": Fixed(interval=1),
-        "scoring": scored,
-    }
-    runs: dict[str, list[Timing]] = {name: [] for name in variants}
-    for order in (list(variants), list(variants)[::-1]):
-        for name in order:
-            runs[name].append(bench.run(variants[name]))
-    # A run's first step meets cold caches.
-    step = {name: median(ms for one in timed for ms in one.steps[1:]) for name, timed in runs.items()}
-    values["computed step, ms"] = step["plain"]
-    _note_peak(values, "peak", runs["plain"][0].peak)
-    for name in ("none", "caching", "scoring"):
-        values[f"overhead, {name}"] = step[name] / step["plain"] - 1
-        values[f"bit-identical, {name}"] = float(torch.equal(runs[name][0].latents, runs["plain"][0].latents))
-    reused = bench.run(Fixed(steps=(0,)))
-    values["reused step, ms"] = median(reused.steps[1:])
-    values["reused over computed"] = values["reused step, ms"] / step["plain"]
-    values["reused step of target output, ms"] = median(
-        bench.run(Fixed(steps=(0,), target="output")).steps[1:]
-    )
-    cached = bench.run(Fixed(steps=bench.schedule))
-    plain = median(one.seconds for one in runs["plain"])
-    values["ceiling"] = bench.steps / len(bench.schedule)
-    values["speed-up"] = plain / cached.seconds
-    values["speed-up over ceiling"] = values["speed-up"] / values["ceiling"]
-    _note_peak(values, "peak cached", cached.peak)
-
-
-def _sencache(bench: Bench) -> Any:
-    return SenCache(made_up_profile(bench.subject.name, bench.steps), tolerance=0.0, early_tolerance=0.0)
-
-
-def syncs(bench: Bench, values: dict[str, float]) -> None:
-    """Times that the host waits for the device, beyond those of the pipeline itself."""
-    if not bench.cuda:
-        raise NotImplementedError("counted on CUDA only")
-    plain, attached = _syncs(bench), 0
-    policies: dict[str, Policy] = {
-        "none": Full(),
-        "sencache": _sencache(bench),
-        "easycache": EasyCache(threshold=0.0, forced_first=2),
-        "control": Control(tolerance=0.0),
-    }
-    values["syncs per plain step"] = plain / bench.steps
-    for name, policy in policies.items():
-        with attach(bench.subject.pipe, policy) as trace:
-            made = _syncs(bench)
-        values[f"syncs of a {name} run"] = made - plain
-        scored = sum(bool(record.signals) for record in trace)
-        if scored:
-            # Any attachment brings the schedule to the host, once a run.
-            per_step = (made - attached) / scored
-            values["syncs per scored step"] = max(values.get("syncs per scored step", 0.0), per_step)
-        else:
-            attached = made
-
-
-def _syncs(bench: Bench) -> int:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            bench.call(bench.subject.pipe, lambda *_: {})
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
-
-
-def peers(bench: Bench, values: dict[str, float]) -> None:
-    """diffusers' own caches, made to compute the very steps of our schedule."""
-    ours = bench.run(Fixed(steps=bench.schedule))
-    values["schedule, s"] = ours.seconds
-    for name, make in PEERS.items():
-        # The first run compiles what the peer lets compile.
-        counted, theirs = _calls(bench, make), bench.run(around=_enabled(bench, make))
-        expected = len(bench.schedule) * bench.subject.branches
-        if not bench.compiled and counted != expected:
-            raise RuntimeError(f"{name} made {counted} calls of its second block, not {expected}")
-        values[f"{name}, s"] = theirs.seconds
-        values[f"faster than {name} by"] = theirs.seconds / ours.seconds - 1
-        values[f"same latents as {name}"] = float(torch.equal(theirs.latents, ours.latents))
-        if ours.peak and theirs.peak:
-            values[f"peak over that of {name}"] = ours.peak / theirs.peak
-
-
-def _calls(bench: Bench, make: Callable[[Bench], AbstractContextManager[Any]]) -> int:
-    """How often the second block runs; a hook within a compiled block is not called every time."""
-    calls: list[int] = []
-    counter = bench.subject.blocks[1].attn1.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        bench.run(around=_enabled(bench, make))
-    finally:
-        counter.remove()
-    return len(calls)
-
-
-@contextmanager
-def _enabled(bench: Bench, make: Callable[[Bench], AbstractContextManager[Any]]) -> Iterator[None]:
-    with make(bench) as config:
-        bench.subject.transformer.enable_cache(config)
-        try:
-            yield
-        finally:
-            bench.subject.transformer.disable_cache()
-
-
-@contextmanager
-def _magcache(bench: Bench) -> Iterator[Any]:
-    from diffusers import MagCacheConfig
-
-    ratios = [0.0 if step in bench.schedule else 1.0 for step in range(bench.steps)]
-    yield MagCacheConfig(
-        threshold=0.5,
-        max_skip_steps=bench.steps,
-        retention_ratio=0.0,
-        num_inference_steps=bench.steps,
-        mag_ratios=torch.tensor(ratios),
-    )
-
-
-@contextmanager
-def _first_block(bench: Bench) -> Iterator[Any]:
-    """It measures as ever, and waits for the result as ever; then the schedule decides."""
-    from diffusers import FirstBlockCacheConfig
-    from diffusers.hooks.first_block_cache import FBCHeadBlockHook
-
-    asked, measured = 0, FBCHeadBlockHook._should_compute_remaining_blocks
-
-    def scheduled(self: Any, residual: torch.Tensor) -> bool:
-        nonlocal asked
-        measured(self, residual)
-        step, asked = asked // bench.subject.branches, asked + 1
-        return step in bench.schedule
-
-    FBCHeadBlockHook._should_compute_remaining_blocks = torch.compiler.disable(scheduled)
-    try:
-        yield FirstBlockCacheConfig(threshold=0.1)
-    finally:
-        FBCHeadBlockHook._should_compute_remaining_blocks = measured
-
-
-PEERS = {"MagCacheConfig": _magcache, "FirstBlockCacheConfig": _first_block}
-
-
-def lanes(bench: Bench, values: dict[str, float]) -> None:
-    """Four lanes interleaved: their memory, and whether each one's steps take what they take alone."""
-    policies = (Full(), Fixed(steps=bench.schedule), Fixed(interval=3), Fixed(interval=2, target="output"))
-
-    def generate(pipe: Any, callback: Any) -> Any:
-        return bench.call(pipe, callback).float().cpu().numpy()
-
-    running = [lane(bench.subject.pipe, policy, generate, bench.subject.device) for policy in policies]
-    full: list[float] = []
-    peaks: list[int | None] = []
-    for index, item in round_robin(running):
-        if isinstance(item, Stepped) and index == 0:
-            full.append((item.record.seconds or 0.0) * 1000)
-        elif isinstance(item, Finished):
-            peaks.append(item.peak_bytes)
-    values["computed step among four lanes, ms"] = median(full[1:])
-    _note_peak(values, "peak of four lanes", max((peak for peak in peaks if peak), default=None))
-
-
-PARTS = {"costs": costs, "syncs": syncs, "peers": peers, "lanes": lanes}
-
-
-# ---- all of it
 
 
 def measure(subject: Subject, steps: int, backend: str | None) -> Figures:
@@ -317,11 +72,6 @@ def _attempt(figures: Figures, name: str, part: Callable[[], object]) -> None:
     # Outside the handler: the error's frames hold the tensors.
     if name in figures.failed and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _note_peak(values: dict[str, float], name: str, size: int | None) -> None:
-    if size is not None:
-        values[f"{name}, GB"] = size / 1e9
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Checkpoints that are not there, not whole, or not allowed: one sentence each, with the remedy."""
+"""Checkpoints: what is found in a folder or a cache, what is missing, and what the Hub answers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
-import layouts
 import pytest
-import torch
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
+from refusals import refusal
 
-from sencache.errors import SencacheError
 from sencache.models import checkpoint, loading
 from sencache.models.checkpoint import (
     cached_folder,
@@ -28,15 +25,10 @@ from sencache.models.checkpoint import (
     offered_models,
     weights_folder,
 )
-from sencache.models.model import MODELS, ModelSpec, load
+from sencache.models.model import MODELS, load
 
 REPO, COMMIT = "someone/wan-tiny", "0123456789abcdef0123456789abcdef01234567"
 SHARDED = "transformer/diffusion_pytorch_model.safetensors.index.json"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return layouts.save("wan", tmp_path_factory.mktemp("saved") / "wan")
 
 
 @pytest.fixture
@@ -56,12 +48,6 @@ def fetched(saved: Path, cache: Path) -> Path:
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(COMMIT)
     return home / "snapshots" / COMMIT
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(SencacheError) as refused:
-        call()
-    return str(refused.value)
 
 
 # ---- what is found
@@ -257,123 +243,6 @@ def test_an_incomplete_copy_is_fetched_to_its_end(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert load(REPO).revision == COMMIT and asked == [(REPO,)]
-
-
-# ---- devices and precisions
-
-
-def spec_of(saved: Path) -> ModelSpec:
-    return find_spec(str(saved))
-
-
-def test_why_there_is_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "install a CUDA build of torch" in refusal(lambda: load("tiny-wan", "cuda"))
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "check the driver with nvidia-smi" in refusal(lambda: load("tiny-wan", "cuda:1"))
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert refusal(lambda: load("tiny-wan", "cuda:2")) == "there is no 'cuda:2'; this machine has 2 GPUs"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
-    assert loading.find_device("cuda:1") == torch.device("cuda:1")
-
-
-@pytest.mark.parametrize(
-    ("capability", "built", "runs"),
-    [
-        ((8, 6), ["sm_80", "sm_90"], True),
-        ((12, 0), ["sm_80", "sm_90"], False),
-        ((12, 0), ["sm_90", "sm_120"], True),
-        ((12, 0), ["sm_90", "compute_90"], True),
-        ((7, 5), ["sm_80"], False),
-    ],
-)
-def test_a_build_of_torch_without_code_for_the_gpu_is_refused(
-    capability: tuple[int, int], built: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
-    if runs:
-        assert loading.find_device("cuda").type == "cuda"
-    else:
-        message = refusal(lambda: loading.find_device("cuda"))
-        assert f"is sm_{capability[0]}{capability[1]}; install a build of torch" in message
-
-
-def test_a_gpu_without_bfloat16_is_told_the_other_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    gpu, spec = torch.device("cuda"), MODELS["wan-1.3b"]
-    assert (
-        refusal(lambda: loading.choose_dtype(spec, gpu, None)) == "Tesla T4 has no bfloat16; use --dtype fp16"
-    )
-    assert loading.choose_dtype(spec, gpu, "fp16") == "float16"
-    assert loading.choose_dtype(MODELS["cogvideox-2b"], gpu, None) is None
-
-
-@pytest.mark.parametrize(("asked", "dtype"), [(None, torch.float32), ("bf16", torch.bfloat16)])
-def test_the_precision_asked_for_is_that_of_all_parts(
-    saved: Path, asked: str | None, dtype: torch.dtype
-) -> None:
-    model = load(str(saved), dtype=asked)
-    assert model.dtype == dtype and model.info().dtype == str(dtype).removeprefix("torch.")
-    for part in (model.pipe.transformer, model.pipe.vae, model.pipe.text_encoder):
-        # Some modules of transformers' T5 stay in float32 on purpose, as do diffusers' embeddings of time.
-        assert dtype in {p.dtype for p in part.parameters()}
-
-
-def test_without_a_precision_every_part_has_its_own(saved: Path) -> None:
-    pipe = loading.load_pipeline(spec_of(saved), saved, torch.device("cpu"), None, None)
-    kinds = {"transformer": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.float32}
-    for name, dtype in kinds.items():
-        assert dtype in {p.dtype for p in getattr(pipe, name).parameters()}, name
-
-
-# ---- memory
-
-
-def test_too_little_memory_is_refused_before_loading(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_from_files", lambda *_: pytest.fail("it was loaded"))
-    monkeypatch.setattr(loading, "free_ram", lambda: 1000)
-    message = refusal(lambda: load(str(saved)))
-    assert "of RAM without a GPU (computed, not measured) and 0.0 GB are free" in message
-
-
-def test_the_cards_memory_decides_what_waits_in_ram(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a card that is only pretended: the more is free, the less waits."""
-    spec, gpu = spec_of(saved), torch.device("cuda")
-    chosen = []
-    for free in (0, 10**10, 10**12):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**12))
-        if free:
-            chosen.append(loading.choose_placement(spec, saved, gpu, None))
-        else:
-            assert "0.0 GB are free" in refusal(lambda: loading.choose_placement(spec, saved, gpu, None))
-    assert str(chosen[-1]) == "all parts on the GPU"
-
-
-def test_on_zerogpu_the_normal_card_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a Space starts there is no GPU to ask."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: pytest.fail("a GPU was asked"))
-    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    assert loading.free_gpu(torch.device("cuda")) == 42 * 2**30
-
-
-def test_a_card_that_fills_up_while_loading_is_said(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("made up")
-
-    monkeypatch.setattr(loading, "place", full)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * 10**9, 10**12))
-    call = lambda: loading.load_pipeline(spec_of(saved), saved, torch.device("cuda"), None, None)  # noqa: E731
-    assert "did not fit cuda, though 2.0 GB are free now" in refusal(call)
 
 
 def test_nothing_is_fetched_for_what_is_kept(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:

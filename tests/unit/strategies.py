@@ -286,3 +286,6 @@ def recording_of(course: Course, copies: int = 1) -> Recording:
         scene.residual, scene.output = residual, output
         recorder.observe(scene)
     return recorder.recording()
+
+
+LIVELY = sorted(lively((2.0, 1.0)))

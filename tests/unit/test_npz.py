@@ -1,16 +1,11 @@
-"""Sensitivity files: official numbers come out as published, per element, and nothing unsound comes in."""
+"""What an official file of sensitivities becomes, and any other as it is stated to be."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-import os
-import tracemalloc
-import warnings
-import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.lib import format as npy
+from npz_files import STATED, WAN, WAN_X, official, other_official, packed, refusal, small, wan_timesteps
 
 import sencache.hub.official
 from sencache.errors import SencacheError
-from sencache.hub.archive import MAX_BYTES, parse_archive
+from sencache.hub.archive import parse_archive
 from sencache.hub.npz import import_npz, parse_npz
 from sencache.hub.official import KNOWN, Stated
 from sencache.policies import SenCache
@@ -36,49 +31,6 @@ SCALES = {
     "sensitivity_cogvid.npz": 1099.8181667894016,
     "sensitivity_ltx.npz": 1015.9685034488028,
 }
-WAN_X, WAN_T = (1.0287, 31.9340), (1.9452, 30.9178)
-WAN = "sensitivity_wan21.npz"
-STATED = Stated("someone/wan-tiny", 3.0, (16, 5, 8, 8))
-
-
-def wan_timesteps(shift: float = 5.0) -> Any:
-    """As in the original Wan code: noise levels from 0.999 towards 0, shifted, cut to integers."""
-    levels = np.linspace(0.999, 0, 51)[:-1]
-    return (1000 * shift * levels / (1 + (shift - 1) * levels)).astype(np.int64)
-
-
-def official(**changes: Any) -> dict[str, Any]:
-    """Arrays as in the Wan file: its schedule, its dtypes, its ranges."""
-    content = {
-        "timesteps": wan_timesteps(),
-        "J_x_norm": np.geomspace(*WAN_X, 50).astype(np.float32),
-        "J_t_norm": np.geomspace(*WAN_T, 50).astype(np.float32)[::-1],
-    }
-    return {name: value for name, value in {**content, **changes}.items() if value is not None}
-
-
-def other_official() -> dict[str, Any]:
-    """On another schedule of as many steps."""
-    return official(timesteps=np.linspace(999, 19, 50))
-
-
-def packed(content: dict[str, Any], save: Callable[..., None] = np.savez) -> bytes:
-    file = io.BytesIO()
-    save(file, **content)
-    return file.getvalue()
-
-
-def small(**changes: Any) -> bytes:
-    """Four timesteps of a model that is none of the official ones."""
-    content = {"timesteps": np.array([900.0, 600, 300, 0.5]), "J_x_norm": np.ones(4), "J_t_norm": np.ones(4)}
-    return packed({name: v for name, v in {**content, **changes}.items() if v is not None})
-
-
-def refusal(data: bytes, name: str = "x.npz", stated: Stated | None = STATED) -> str:
-    with pytest.raises(SencacheError) as caught:
-        parse_npz(data, name, stated)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    return str(caught.value)
 
 
 # ---- what an official file becomes
@@ -268,127 +220,3 @@ def test_numbers_are_read_as_numpy_reads_them(save: Callable[..., None], dtype: 
     assert set(read) == set(theirs)
     for name, array in read.items():
         assert array.dtype == theirs[name].dtype and np.array_equal(array, theirs[name])
-
-
-# ---- what is refused
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"timesteps": None}, "holds no timesteps"),
-        ({"J_t_norm": None}, "neither J_x_norm and J_t_norm nor raw_data"),
-        ({"timesteps": np.array([1.0, 2, 3, 4])}, "in sampling order"),
-        ({"timesteps": np.array([9.0, 8, 8, 7])}, "in sampling order"),
-        ({"timesteps": np.array([1001.0, 8, 7, 6])}, "at most 1000"),
-        ({"timesteps": np.array([9.0, 8, 7, -1])}, "timesteps holds -1"),
-        ({"timesteps": np.array([9.0])}, "2 to 1000 values"),
-        ({"timesteps": np.zeros(0)}, "has shape (0,)"),
-        ({"timesteps": np.ones((4, 1))}, "has shape (4, 1)"),
-        ({"J_x_norm": np.ones(5)}, "each of the 4 timesteps"),
-        ({"J_x_norm": np.array([1, np.nan, 1, 1])}, "J_x_norm holds nan"),
-        ({"J_x_norm": np.array([1, np.inf, 1, 1])}, "J_x_norm holds inf"),
-        ({"J_t_norm": np.array([1, -2.0, 1, 1])}, "J_t_norm holds -2"),
-        ({"J_t_norm": np.array([1, 1e300, 1, 1])}, "J_t_norm holds 1e+300"),
-        ({"J_x_norm": np.zeros(4)}, "zero throughout"),
-        ({"J_t_norm": np.zeros(4)}, "zero throughout"),
-        ({"sample_counts": np.array([1.0, 0, 1, 1])}, "sample_counts holds 0"),
-        ({"sample_counts": np.ones(3)}, "sample_counts has shape (3,)"),
-        ({"J_x_norm": None, "raw_data": np.ones((2, 3, 2))}, "[samples, 4, 2]"),
-        ({"J_x_norm": None, "raw_data": np.ones((0, 4, 2))}, "[samples, 4, 2]"),
-        ({"J_x_norm": None, "raw_data": np.full((2, 4, 2), np.nan)}, "raw_data holds nan"),
-        ({"J_x_norm": np.array([1, 2, 3, 4], object)}, "'|O'"),
-        ({"J_x_norm": np.array(["1", "2", "3", "4"])}, "'<U1'"),
-        ({"J_x_norm": np.ones(4, complex)}, "'<c16'"),
-        ({"J_x_norm": np.ones(4, bool)}, "'|b1'"),
-        ({"J_x_norm": np.ones(4, np.longdouble)}, "f16'"),
-        ({"J_x_norm": np.ones(4, [("a", "f4")])}, "[('a', '<f4')]"),
-        ({"J_x_norm": np.float64(1)}, "'shape': ()"),
-        ({"extra": np.ones(4)}, "'extra.npy'"),
-        ({"../timesteps": np.ones(4)}, "'../timesteps.npy'"),
-    ],
-)
-def test_an_unsound_array_is_refused(changes: dict[str, Any], said: str) -> None:
-    assert said in refusal(small(**changes))
-
-
-def entry(shape: str, body: bytes = b"", descr: str = "'<f4'") -> bytes:
-    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    return npy.magic(1, 0) + len(header).to_bytes(2, "little") + header + body
-
-
-def zipped(*entries: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", compression) as archive:
-        warnings.simplefilter("ignore")
-        for name, content in entries:
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"", "not a sound npz archive"),
-        (b"PK\x05\x06" + bytes(18), "holds no timesteps"),
-        (b"not a zip", "not a sound npz archive"),
-        (small()[:-30], "not a sound npz archive"),
-        (zipped(("timesteps.npy", b"")), "not a NumPy array"),
-        (zipped(("timesteps.npy", b"\x93NUMPY\x09\x00" + bytes(20))), "not a NumPy array"),
-        (zipped(("timesteps.npy", entry("(1000000000000,)"))), "only plain arrays"),
-        (zipped(("timesteps.npy", entry("(999999999,)"))), "claims 999,999,999 numbers"),
-        (zipped(("timesteps.npy", entry("(4,)", bytes(17)))), "but 17 bytes follow"),
-        (zipped(("timesteps.npy", entry("(4,)", descr="__import__('os')"))), "only plain arrays"),
-        (zipped(("timesteps.npy", entry("(" * 300 + ")" * 300))), "only plain arrays"),
-        (zipped(("timesteps.npy", entry("(4,)" + " " * 2000))), "a header of"),
-        (zipped(("timesteps.npy", bytes(50_000_000))), "expands to 50,000,000 bytes"),
-        (zipped(*((f"a{k}.npy", b"") for k in range(17))), "more than 16 arrays"),
-        (zipped(("timesteps.npy", b""), ("timesteps.npy", b"")), "timesteps twice"),
-        (zipped(("timesteps.npy", b"1"), compression=zipfile.ZIP_BZIP2), "unusual way"),
-        (zipped(("timesteps", b"")), "'timesteps'"),
-        (zipped(("timesteps.npy.npy", b"")), "'timesteps.npy.npy'"),
-    ],
-)
-def test_a_hostile_archive_is_refused(data: bytes, said: str) -> None:
-    assert said in refusal(data)
-
-
-def test_a_size_that_is_too_small_expands_no_further() -> None:
-    """200 MB of zeros in 200 kB, which the directory calls 100 bytes."""
-    bomb = bytearray(zipped(("timesteps.npy", bytes(200_000_000))))
-    for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        at = bomb.index(mark) + offset
-        bomb[at : at + 4] = (100).to_bytes(4, "little")
-    tracemalloc.start()
-    try:
-        assert "not a sound npz archive" in refusal(bytes(bomb))
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_only_a_small_ordinary_file_is_opened(tmp_path: Path) -> None:
-    big, pipe = tmp_path / "big.npz", tmp_path / "pipe.npz"
-    with big.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
-    os.mkfifo(pipe)
-    for path, said in (
-        (big, "more than the 4,000,000 bytes"),
-        (pipe, "is not a file"),
-        (tmp_path, "Is a directory"),
-        (tmp_path / "none.npz", "No such file"),
-        (tmp_path / "a\0b", "cannot read"),
-    ):
-        with pytest.raises(SencacheError, match=said):
-            import_npz(path)
-
-
-@given(st.data())
-def test_a_changed_byte_is_noticed_or_harmless(data: st.DataObject) -> None:
-    whole = small()
-    at = data.draw(st.integers(0, len(whole) - 1))
-    changed = whole[:at] + bytes([data.draw(st.integers(0, 255))]) + whole[at + 1 :]
-    with suppress(SencacheError):
-        assert (
-            parse_npz(changed, "x.npz", STATED).sensitivity == parse_npz(whole, "x.npz", STATED).sensitivity
-        )

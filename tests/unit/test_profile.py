@@ -1,84 +1,23 @@
-"""Profiles: what is written comes back, what is wrong is refused by name, what differs is said."""
+"""Profiles: what is written comes back, what is asked of one is served, what differs is said."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from profile_texts import altered, complete, refusal, text
 from pydantic import ValidationError
 from strategies import examples, polynomial_profile, profile_data, ratio_profile, sensitivity
 
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile, bundled_profiles
 from sencache.policies import make_policy
-from sencache.profile import (
-    MAX_BYTES,
-    Profile,
-    load_profile,
-    parse_profile,
-    write_profile,
-)
-
-
-def complete(**changes: Any) -> dict[str, Any]:
-    """A profile of four steps with every part, as JSON data."""
-    parts: dict[str, Any] = {
-        "sensitivity": sensitivity([2.0, 1.5, 1.0, 0.5], [0.01, 0.02, 0.03, 0.04]),
-        "magcache": {"ratios": [1.0, 0.99, 0.98, 0.9]},
-        "teacache": {
-            "coefficients": [2.5, -0.5, 0.0],
-            "signal": "time_projection",
-            "forced_first": 1,
-            "forced_last": 1,
-            "fitted_range": [0.01, 0.2],
-        },
-        "presets": {"slow": {"sencache": {"tolerance": 0.1}, "fixed": {}}},
-        "preset_nfe": {"slow": {"sencache": {"mean": 2.5, "std": 0.5, "min": 2, "max": 3}}},
-        "calibration": {
-            "prompts": ["a red circle"],
-            "seeds": [0, 1],
-            "date": "2026-11-20",
-            "versions": {"torch": "2.11.0"},
-            "seconds": 1.5,
-            "method": "paper",
-            "clips": ["a.mp4"],
-            "cost": 2.0,
-        },
-    }
-    return profile_data([1000.0, 750.5, 500.0, 250.0], **{**parts, **changes})
-
-
-def text(data: Any) -> str:
-    return json.dumps(data)
-
-
-def altered(where: str, value: Any) -> str:
-    """The complete profile's text with one value put at the dotted path `where`."""
-    data = complete()
-    *path, last = [int(part) if part.isdigit() else part for part in where.split(".")]
-    place: Any = data
-    for part in path:
-        place = place[part]
-    place[last] = value
-    return text(data)
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The message of a refusal: one sentence, then a remedy."""
-    with pytest.raises(SencacheError) as caught:
-        call()
-    message = str(caught.value)
-    assert re.search(r"; (correct|check|choose|calibrate|list|give) ", message), message
-    assert "\n" not in message and not re.search(r"\. [A-Z]|\.$", message), message
-    return message
-
+from sencache.profile import Profile, load_profile, parse_profile, write_profile
 
 # Round trip
 
@@ -175,184 +114,6 @@ def test_published_constants_need_no_timesteps_or_shape():
     profile = ratio_profile([1.0, 0.99])
     assert profile.schedule.timesteps is None
     assert parse_profile(text({**complete(), "shape": None})).shape is None
-
-
-# Refusals
-
-NAN, INF = float("nan"), float("inf")
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "field", "shown"),
-    [
-        # Keys that the schema does not have, on every floor.
-        ("alpha", 1, "alpha", "'1'"),
-        ("model.name", "x", "model.name", "'x'"),
-        ("schedule.shift", 3.0, "schedule.shift", "'3.0'"),
-        ("shape.depth", 2, "shape.depth", "'2'"),
-        ("sensitivity.alpha", [], "sensitivity.alpha", "'[]'"),
-        ("magcache.ratio", 1, "magcache.ratio", "'1'"),
-        ("teacache.degree", 4, "teacache.degree", "'4'"),
-        ("calibration.gpu", "H200", "calibration.gpu", "'H200'"),
-        ("provenance.url", "x", "provenance.url", "'x'"),
-        # Numbers that are not finite.
-        ("sensitivity.alpha_x.1", NAN, "sensitivity.alpha_x.1", "'nan'"),
-        ("sensitivity.alpha_t.2", INF, "sensitivity.alpha_t.2", "'inf'"),
-        ("sensitivity.alpha_x_std.0", NAN, "sensitivity.alpha_x_std.0", "'nan'"),
-        ("sensitivity.alpha_t_std.3", INF, "sensitivity.alpha_t_std.3", "'inf'"),
-        ("magcache.ratios.1", NAN, "magcache.ratios.1", "'nan'"),
-        ("magcache.ratios.3", INF, "magcache.ratios.3", "'inf'"),
-        ("teacache.coefficients.0", -INF, "teacache.coefficients.0", "'-inf'"),
-        ("schedule.timesteps.0", INF, "schedule.timesteps.0", "'inf'"),
-        ("schedule.sigmas", [1.0, NAN, 0.5, 0.1], "schedule.sigmas.1", "'nan'"),
-        ("guidance_scale", NAN, "guidance_scale", "'nan'"),
-        ("calibration.seconds", INF, "calibration.seconds", "'inf'"),
-        # Out of range.
-        ("sensitivity.alpha_x.2", -0.5, "sensitivity.alpha_x.2", "'-0.5'"),
-        ("sensitivity.alpha_t.0", -1e-9, "sensitivity.alpha_t.0", "'-1e-09'"),
-        ("sensitivity.alpha_x_std.1", -1, "sensitivity.alpha_x_std.1", "'-1'"),
-        ("sensitivity.samples", 0, "sensitivity.samples", "'0'"),
-        ("magcache.ratios.2", -0.9, "magcache.ratios.2", "'-0.9'"),
-        ("magcache.ratios.2", 0, "magcache.ratios.2", "'0'"),
-        ("teacache.forced_first", -1, "teacache.forced_first", "'-1'"),
-        ("teacache.coefficients", [], "teacache.coefficients", "'[]'"),
-        ("teacache.coefficients", [0.0] * 13, "teacache.coefficients", "at most 12"),
-        ("schedule.steps", 0, "schedule.steps", "'0'"),
-        ("schedule.steps", 1001, "schedule.steps", "'1001'"),
-        ("shape.frames", 0, "shape.frames", "'0'"),
-        ("shape.latent.1", 0, "shape.latent.1", "'0'"),
-        ("guidance_scale", -1, "guidance_scale", "'-1'"),
-        ("teacache.fitted_range.0", -0.1, "teacache.fitted_range.0", "'-0.1'"),
-        ("teacache.fitted_range", [0.2, 0.1], "ends before it begins", "(0.2, 0.1)"),
-        ("preset_nfe.slow.sencache.max", -1, "preset_nfe.slow.sencache.max", "'-1'"),
-        ("sensitivity.alpha_x.0", 1.1e9, "sensitivity.alpha_x.0", "'1100000000.0'"),
-        ("magcache.ratios.0", 1e10, "magcache.ratios.0", "'10000000000.0'"),
-        ("teacache.coefficients.1", -1e10, "teacache.coefficients.1", "'-10000000000.0'"),
-        ("shape.latent.0", 2**41, "shape.latent.0", f"'{2**41}'"),
-        ("calibration.seeds.1", -1, "calibration.seeds.1", "'-1'"),
-        ("calibration.seeds.0", 2**63, "calibration.seeds.0", f"'{2**63}'"),
-        ("schedule.config.flow_shift", 10**4000, "schedule.config.flow_shift", "'1000000"),
-        ("presets.slow.sencache.tolerance", -1e10, "presets.slow.sencache.tolerance", "'-10000000000.0'"),
-        ("calibration.seconds", -1, "calibration.seconds", "'-1'"),
-        # Of another kind.
-        ("schema", "sencache.profile/2", "schema", "'sencache.profile/2'"),
-        ("model.architecture", "flux", "model.architecture", "'flux'"),
-        ("teacache.signal", "latent", "teacache.signal", "'latent'"),
-        ("sensitivity.target", "delta", "sensitivity.target", "'delta'"),
-        ("provenance.kind", "guessed", "provenance.kind", "'guessed'"),
-        ("sensitivity.alpha_x.0", "many", "sensitivity.alpha_x.0", "'many'"),
-        ("schedule.steps", 4.5, "schedule.steps", "'4.5'"),
-        ("presets", {"slow": 1}, "presets.slow", "'1'"),
-        ("model.id", "x" * 2001, "model.id", "xxx"),
-        ("schedule.config.flow_shift", {"a": 1}, "schedule.config.flow_shift", "flat list"),
-        ("schedule.config.flow_shift", [[1]], "schedule.config.flow_shift", "flat list"),
-        ("schedule.config.flow_shift", "x" * 2001, "schedule.config.flow_shift", "2000 characters"),
-        ("schedule.config.flow_shift", [0] * 1001, "schedule.config.flow_shift", "at most 1,000"),
-        # What would make every step reuse.
-        ("sensitivity", sensitivity([0.0] * 4, [0.0] * 4), "alpha_x and alpha_t are all zero", "reused"),
-        ("teacache.coefficients", [0.0, 0.0], "positive for no change", "reused"),
-        ("teacache.coefficients", [-3.0, 0.0], "positive for no change", "reused"),
-        # Lengths that do not fit each other.
-        ("schedule.timesteps", [9.0, 5.0], "timesteps has 2 entries", "4 steps"),
-        ("schedule.timesteps", [9.0, 5.0, 4.0, 2.0, 1.0], "timesteps has 5 entries", "4 steps"),
-        ("schedule.sigmas", [1.0], "sigmas has 1 entries", "4 steps"),
-        ("schedule.sigmas", [1.0, 0.5, 0.4, 0.3, 0.2], "sigmas has 5 entries", "4 steps"),
-        ("sensitivity.alpha_t", [0.1], "alpha_t has 1 entries", "alpha_x 4"),
-        ("sensitivity.alpha_x_std", [0.1], "alpha_x_std has 1 entries", "alpha_x 4"),
-        ("sensitivity.alpha_t_std", [0.1] * 5, "alpha_t_std has 5 entries", "alpha_x 4"),
-        ("sensitivity", sensitivity([1.0] * 2, [1.0] * 2), "sensitivity.alpha_x has 2 entries", "4 steps"),
-        ("sensitivity", sensitivity([1.0] * 5, [1.0] * 5), "sensitivity.alpha_x has 5 entries", "4 steps"),
-        ("magcache.ratios", [1.0] * 3, "magcache.ratios has 3 entries", "4 steps"),
-        ("magcache.ratios", [1.0] * 5, "magcache.ratios has 5 entries", "4 steps"),
-        # In the wrong order, or without what they rest on.
-        ("schedule.timesteps", [1000.0, 500.0, 500.5, 1.0], "timesteps rise", "schedule is"),
-        ("schedule.timesteps", None, "sensitivity needs schedule.timesteps", "the file is"),
-    ],
-)
-def test_what_is_wrong_is_refused_by_field_and_value(where, value, field, shown):
-    message = refusal(lambda: parse_profile(altered(where, value), "mine.json"))
-    assert message.startswith("mine.json: ") and message.endswith("; correct it or calibrate anew")
-    assert field in message and shown in message
-
-
-def test_rising_timesteps_are_refused_with_their_values():
-    message = refusal(lambda: parse_profile(altered("schedule.timesteps", [1000.0, 500.0, 500.5, 1.0])))
-    assert "500.0" in message and "500.5" in message
-
-
-@pytest.mark.parametrize("where", ["schedule.config.flow_shift", "presets.slow.sencache.tolerance"])
-@pytest.mark.parametrize("value", [NAN, INF])
-def test_numbers_that_are_not_finite_are_refused_in_free_form_parts_too(where, value):
-    message = refusal(lambda: parse_profile(altered(where, value)))
-    assert where.rpartition(".")[2] in message and str(value) in message
-
-
-def test_a_latent_of_another_size_than_it_says_is_refused():
-    assert "elements" in refusal(lambda: parse_profile(altered("shape.elements", 191)))
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        "model",
-        "schedule",
-        "shape",
-        "guidance_scale",
-        "dtype",
-        "sensitivity",
-        "magcache",
-        "teacache",
-        "calibration",
-    ],
-)
-def test_a_missing_part_is_refused_by_name(missing):
-    data = complete()
-    del data[missing]
-    assert f"profile: {missing} is " in refusal(lambda: parse_profile(text(data)))
-
-
-def test_a_file_that_does_not_say_its_schema_is_refused():
-    data = complete()
-    del data["schema"]
-    assert "schema" in refusal(lambda: parse_profile(text(data)))
-
-
-@pytest.mark.parametrize("raw", ["", "{", "[]", "null", '"text"', b"\xff\xfe\x00", "{} {}", '{"schema": }'])
-def test_what_is_no_profile_at_all_is_refused(raw):
-    assert refusal(lambda: parse_profile(raw, "here.json")).startswith("here.json: ")
-
-
-def test_repeated_timesteps_are_no_error():
-    assert parse_profile(altered("schedule.timesteps", [9.0, 9.0, 5.0, 5.0])).schedule.steps == 4
-
-
-def test_the_last_step_needs_no_sensitivities():
-    profile = parse_profile(altered("sensitivity", sensitivity([3.0, 2.0, 1.0], [0.0] * 3)))
-    assert profile.sensitivities().at(250.0) == (1.0, 0.0)
-
-
-def test_a_file_over_the_limit_is_refused_unread(tmp_path, monkeypatch):
-    content = text(complete())
-    path = tmp_path / "big.json"
-    path.write_text(content.ljust(MAX_BYTES))
-    assert load_profile(path).schedule.steps == 4
-    path.write_text(content.ljust(MAX_BYTES + 1))
-    raw = path.read_text()
-    monkeypatch.delattr(Path, "read_bytes")
-    for refuse in (lambda: load_profile(path), lambda: parse_profile(raw, str(path))):
-        message = refusal(refuse)
-        assert str(path) in message and "1,000,000" in message
-
-
-def test_a_file_that_cannot_be_read_is_refused_with_its_path(tmp_path):
-    for path in (tmp_path / "none.json", tmp_path, tmp_path / "none" / "x.json"):
-        assert f"cannot read profile {path} (" in refusal(lambda p=path: load_profile(p))
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SencacheError, match="cannot write"):
-        write_profile(parse_profile(text(complete())), tmp_path / "file" / "mine.json")
 
 
 # What a profile serves

@@ -1,0 +1,141 @@
+"""What was recorded decides as the live run did, and a profile is of the runs that it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from measuring import METHODS, size
+from pipelines import STEPS, Tiny
+
+from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
+from sencache.calibration.samples import Sample, probe
+from sencache.engine.attach import attach
+from sencache.engine.trace import Record, Trace
+from sencache.models.model import Model
+from sencache.policies import Fixed, Full
+from sencache.recording import Recorder, Recording, simulate
+from sencache.schema import Request
+
+# --- Recordings -----------------------------------------------------------------------------------
+
+
+def recorded(tiny: Tiny, **changes: Any) -> Recording:
+    recorder = Recorder(pipelines.SIGNALS[tiny.name], ("residual", "output", "delta"))
+    with attach(tiny.pipe, Full(), observer=recorder):
+        tiny(**changes)
+    return recorder.recording()
+
+
+def alike(simulated: Trace, live: Trace, steps: int = STEPS) -> None:
+    """The same decisions for the same reasons, on signals that agree to rounding."""
+
+    def numbers(record: Record) -> dict[str, float]:
+        return {**record.signals, **({} if record.score is None else {"score": record.score})}
+
+    blank: dict[str, Any] = {"score": None, "signals": {}}
+    for ours, theirs in zip(simulated.records[:steps], live.records[:steps], strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-3, abs=1e-7)
+        assert ours.model_copy(update=blank) == theirs.model_copy(update=blank)
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.0}], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_simulation_that_reuses_nothing_is_the_live_run(
+    tiny: Tiny, method: str, changes: dict[str, Any]
+) -> None:
+    """Every record, signals and scores included: tables of distances against the sensors of a live run."""
+    recording = recorded(tiny, **changes)
+    for target in ("residual",) if changes else ("residual", "output", "delta"):
+        policy = replace(pipelines.exact(tiny.name)[method], target=target)
+        with attach(tiny.pipe, policy) as trace:
+            tiny(**changes)
+        alike(simulate(policy, recording), trace)
+
+
+@pytest.mark.parametrize("forecast", ["hold", "linear"])
+@pytest.mark.parametrize("method", ["fixed", "magcache", "teacache"])
+def test_a_simulation_of_what_reuse_cannot_change_is_the_live_run(
+    tiny: Tiny, method: str, forecast: Any
+) -> None:
+    """These decide on the step, on calibrated ratios, or on t alone; on LTX TeaCache looks at the latent."""
+    policy = replace(pipelines.lively(tiny.name)[method], forecast=forecast)
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    simulated = simulate(policy, recorded(tiny))
+    assert 1 < trace.nfe < STEPS
+    if (tiny.name, method) == ("ltx", "teacache"):
+        assert [record.step for record in simulated] == [record.step for record in trace]
+        assert simulated.records[1].score == pytest.approx(trace.records[1].score, rel=1e-5)
+    else:
+        alike(simulated, trace)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_up_to_the_step_after_the_first_reuse_a_simulation_is_the_live_run(tiny: Tiny, method: str) -> None:
+    """The latent that follows a reuse is the first that the recording does not have."""
+    policy = pipelines.lively(tiny.name)[method]
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    simulated = simulate(policy, recorded(tiny))
+    first = next(record.step for record in trace if record.decision == "reuse")
+    alike(simulated, trace, first + 1)
+
+
+def test_a_recording_is_of_the_prompts_own_sample(tiny: Tiny) -> None:
+    """The latents that the pipeline's callback shows are those of the transformer's next call."""
+    latents: list[torch.Tensor] = []
+    keep = lambda _, index, t, tensors: latents.append(tensors["latents"].clone()) or {}  # noqa: E731
+    recording = recorded(tiny, callback_on_step_end=keep)
+    table = recording.latent_rms
+    assert table.shape == (STEPS, STEPS) and (table.diagonal() == 0).all() and (table == table.T).all()
+    for i, j in [(1, 2), (3, 9), (11, 4)]:
+        expected = size(latents[i - 1].double() - latents[j - 1].double()).item()
+        assert table[i, j] == pytest.approx(expected, rel=1e-4)
+    assert recording.schedule.timesteps == tuple(tiny.pipe.scheduler.timesteps.tolist())
+
+
+# --- The whole of it ------------------------------------------------------------------------------
+
+
+def test_a_profile_of_the_bundled_model(tiny_wan: Model) -> None:
+    """Two samples, few steps: what is in it was measured on the runs that it names."""
+    request = Request(
+        prompt="any", steps=6, height=64, width=64, frames=17, guidance_scale=4.0, seed=3, negative_prompt=""
+    )
+    prompts = ("a red circle moving right", "a blue square moving up")
+    done: list[int] = []
+    plan = CalibrationPlan(tiny_wan, request, prompts, samples=2)
+    profile = calibrate(plan, on_step=lambda: done.append(1))
+    assert len(done) == plan.steps == 2 * request.steps
+    assert profile.calibration is not None
+    assert profile.calibration.prompts == prompts and profile.calibration.seeds == (3, 4)
+    assert profile.schedule.timesteps == tuple(tiny_wan.pipe.scheduler.timesteps.tolist())
+    assert profile.shape is not None and profile.shape.latent == (16, 5, 8, 8)
+    probes: list[Sample] = []
+    for seed, prompt in enumerate(prompts, start=3):
+        asked = request.model_copy(update={"prompt": prompt, "seed": seed})
+        encoded = tiny_wan.encode(prompt, "", 4.0)
+        call = lambda e=encoded, r=asked: tiny_wan.generate(tiny_wan.pipe, e, r, output_type="latent")  # noqa: E731
+        probes.append(probe(tiny_wan.pipe, call))
+    assert profile.sensitivity == sensitivity(probes)
+    assert profile.magcache == magnitude_ratios(probes)
+    assert profile.magnitude_ratios(6)[0] == 1.0
+    assert profile.teacache_fit().signal == "time_projection"
+
+
+def test_a_calibrated_profile_runs_live_as_it_was_simulated(tiny: Tiny) -> None:
+    """The profile's own ratios, and a schedule that follows from them alone."""
+    observed = probe(tiny.pipe, tiny)
+    ratios = magnitude_ratios([observed])
+    profile = pipelines.profile(tiny.name).model_copy(
+        update={"magcache": ratios, "sensitivity": sensitivity([observed])}
+    )
+    policy = replace(pipelines.lively(tiny.name)["magcache"], profile=profile, threshold=0.3)
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    alike(simulate(policy, observed.recording), trace)
+    assert trace.nfe < STEPS and simulate(Fixed(interval=2), observed.recording).nfe == STEPS // 2

@@ -1,0 +1,95 @@
+"""Where nothing can be written, and after an interrupt, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ENVIRONMENT, LONG, PROMPT, Program, assert_one_line, compare_small, tree, written
+from diffusers import UniPCMultistepScheduler
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- places that cannot be written
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_below_a_file_is_refused_before_any_work(run: Program, tmp_path: Path) -> None:
+    file = written(tmp_path / "file", "mine")
+    for out in (file, file / "out"):
+        assert_one_line(compare_small(run, out), f"cannot write {out}")
+    assert file.read_text() == "mine" and tree(tmp_path) == {"file"}
+
+
+def test_a_name_too_long_is_refused(run: Program, tmp_path: Path) -> None:
+    assert_one_line(compare_small(run, tmp_path / LONG), "cannot write")
+    assert_one_line(run("calibrate", "--out", tmp_path / LONG), "cannot write")
+    assert_one_line(run("profiles", "show", LONG), "no bundled profile")
+    assert_one_line(run("profiles", "validate", LONG), "cannot read profile")
+    assert_one_line(run("verify", LONG), "cannot read report")
+
+
+def test_a_refusal_removes_all_folders_made_on_the_way(run: Program, tmp_path: Path) -> None:
+    assert compare_small(run, tmp_path / "a" / "b" / "c", "--methods", "fixed:interval=0").code == 2
+    assert tree(tmp_path) == set()
+
+
+def test_an_existing_folder_stays_as_it_is(run: Program, tmp_path: Path) -> None:
+    written(tmp_path / "report.json", "mine")
+    assert compare_small(run, tmp_path, "--methods", "fixed:interval=0").code == 2
+    assert tree(tmp_path) == {"report.json"}
+    assert (tmp_path / "report.json").read_text() == "mine"
+
+
+# ---- interrupted
+
+
+@pytest.mark.parametrize("place", ["lane", "consumer"])
+def test_an_interrupt_leaves_nothing(
+    run: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    if place == "lane":
+        monkeypatch.setattr(UniPCMultistepScheduler, "step", interrupt)
+    else:
+        monkeypatch.setattr("sencache.tables.LaneProgress.step", interrupt)
+    answer = compare_small(run, tmp_path / "out")
+    assert answer.code not in (0, 2)
+    assert answer.out == "" and "Traceback" not in answer.err
+    assert tree(tmp_path) == set()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_control_c_leaves_nothing(tmp_path: Path) -> None:
+    command = ["compare", "--prompt", PROMPT, "--steps", "1000", "--methods", "fixed"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sencache", *command, "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    wait_for(lambda: any("partial" in path for path in tree(tmp_path)))
+    # Loading comes first, and an interrupted import of torch says so in its own words.
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    assert out == "" and "Traceback" not in err
+    assert tree(tmp_path) == set()
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,81 @@
+"""On a budget every method meets it, and says openly where it cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from comparisons import (
+    CACHING,
+    LANES,
+    TYPED,
+    decided,
+    lane_of,
+    of_kind,
+    recorded_policy,
+    request_of,
+    separate_call,
+)
+
+from sencache.comparison import Event, LaneDone, StepDone, compare
+from sencache.models.model import Model
+from sencache.plan import parse_lanes
+from sencache.profile import Profile
+
+BUDGET_STEPS, NFE = 16, 12
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def budget_events(tiny_wan: Model, bundled_profile: Profile) -> list[Event]:
+    """All methods with their own defaults, on a budget that each of them can meet."""
+    request = request_of(BUDGET_STEPS, nfe=NFE)
+    return list(compare(tiny_wan, request, parse_lanes(TYPED), bundled_profile))
+
+
+def test_with_a_budget_the_full_run_is_made_before_all_others(budget_events: list[Event]) -> None:
+    order = [lane_of(event) for event in budget_events[1:-1]]
+    alone = BUDGET_STEPS + 2
+    assert order[:alone] == ["none"] * alone and "none" not in order[alone:]
+
+
+def test_with_a_budget_the_others_advance_in_lockstep(budget_events: list[Event]) -> None:
+    told = [(e.record.step, e.lane) for e in of_kind(budget_events, StepDone) if e.lane != "none"]
+    both = [(step, name) for step in range(BUDGET_STEPS) for name in LANES[1:]]
+    assert told == [(step, name) for step, name in both if step < NFE or name != "fewer-steps"]
+
+
+@pytest.mark.parametrize("name", LANES[1:])
+def test_every_method_meets_the_budget_and_says_what_it_reached(
+    budget_events: list[Event], name: str
+) -> None:
+    report = budget_events[-1].report
+    lane = next(lane for lane in report.lanes if lane.name == name)
+    assert report.request.nfe == NFE
+    assert abs(lane.nfe - NFE) <= 1
+    assert lane.nfe == [record.decision for record in lane.trace].count("compute")
+
+
+@pytest.mark.parametrize("name", CACHING)
+def test_the_report_holds_the_knob_that_met_the_budget(
+    budget_events: list[Event], tiny_wan: Model, bundled_profile: Profile, name: str
+) -> None:
+    done = next(event for event in of_kind(budget_events, LaneDone) if event.lane.name == name)
+    policy = recorded_policy(done.lane, bundled_profile)
+    alone = separate_call(tiny_wan, request_of(BUDGET_STEPS), policy)
+    assert decided(done.lane.trace) == alone.records
+    assert np.array_equal(done.frames, alone.frames)
+
+
+def test_a_budget_out_of_reach_is_missed_openly(tiny_wan: Model) -> None:
+    request = request_of(12, nfe=4)
+    report = list(compare(tiny_wan, request, parse_lanes("easycache:forced_first=8,fixed"), None))[-1].report
+    nfe = {lane.name: lane.nfe for lane in report.lanes}
+    assert nfe == {"none": 12, "fewer-steps": 4, "fixed": 4, "easycache": 9}
+
+
+def test_what_the_user_set_stays_under_a_budget(tiny_wan: Model) -> None:
+    typed = parse_lanes("fixed:interval=3,control:tolerance=0.25")
+    report = list(compare(tiny_wan, request_of(8, nfe=6), typed, None))[-1].report
+    fixed, control = (lane for lane in report.lanes if lane.config)
+    assert (fixed.config["interval"], fixed.config["steps"], fixed.nfe) == (3, None, 3)
+    assert control.config["tolerance"] == 0.25

@@ -1,0 +1,104 @@
+"""The program pulls and pushes with the client's own environment; a report names the commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from fake_hub import TOKEN, FakeHub
+from hub_profiles import CONTENT, FILE, OWN, REPO, npz, pull
+
+import sencache
+from sencache import comparison
+from sencache.hub.download import Hub
+from sencache.models import model as models
+from sencache.plan import parse_lanes
+from sencache.profile import load_profile, parse_profile
+from sencache.report import ProfileRef
+from sencache.schema import Request
+
+pytestmark = pytest.mark.usefixtures("no_telemetry")
+
+
+# ---- the program, with the client's own environment
+
+
+def program(folder: Path, server: FakeHub, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": server.endpoint,
+        "HF_HOME": str(folder / "home"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(Path(sencache.__file__).parents[1]),
+        **settings,
+    }
+    command = [sys.executable, "-m", "sencache", "profiles", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=60)
+
+
+def test_the_program_pulls_once_and_then_works_offline(
+    server: FakeHub, revision: str, tmp_path: Path
+) -> None:
+    words = ("pull", FILE, "--repo", REPO, "--revision", revision)
+    done = program(tmp_path, server, *words)
+    assert done.returncode == 0 and OWN.sha256 in done.stdout, done.stderr
+    assert parse_profile((tmp_path / FILE).read_bytes()) == OWN
+    offline = program(tmp_path, server, *words, "--out", "again.json", "--json", HF_HUB_OFFLINE="1")
+    said = json.loads(offline.stdout)
+    assert (said["repo"], said["revision"], said["sha256"]) == (REPO, revision, OWN.sha256)
+    assert (tmp_path / "again.json").read_bytes() == CONTENT
+
+
+def test_the_program_leaves_nothing_when_it_fails(server: FakeHub, revision: str, tmp_path: Path) -> None:
+    server.repos[REPO].private = True
+    words = ("pull", FILE, "--repo", REPO, "--revision", revision, "--out", "x/y.json")
+    done = program(tmp_path, server, *words, HF_TOKEN=TOKEN)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "private" in done.stderr and server.tokens == [None]
+    assert not (tmp_path / "x").exists()
+    allowed = program(tmp_path, server, *words, "--own-token", HF_TOKEN=TOKEN)
+    assert allowed.returncode == 0 and (tmp_path / "x/y.json").read_bytes() == CONTENT
+
+
+def test_the_program_pushes_what_it_can_pull(server: FakeHub, tmp_path: Path) -> None:
+    words = ("push", "tiny-wan.unipc-50", REPO, "--name", "tiny", "--private", "--json")
+    done = program(tmp_path, server, *words, HF_TOKEN=TOKEN)
+    said = json.loads(done.stdout)
+    assert said["revision"] == server.repos[REPO].head and said["sha256"] == OWN.sha256
+    assert server.repos[REPO].private
+    drawn = server.repos[REPO].commits[said["revision"]]["tiny.svg"]
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    refused = program(tmp_path, server, *words)
+    assert refused.returncode == 2 and "hf auth login" in refused.stderr
+
+
+def test_the_program_imports_and_shows(server: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "sensitivity_wan21.npz").write_bytes(npz())
+    done = program(tmp_path, server, "import-npz", "sensitivity_wan21.npz")
+    profile = load_profile(tmp_path / "sensitivity_wan21.json")
+    assert done.returncode == 0 and profile.sha256 in done.stdout
+    shown = program(tmp_path, server, "show", "sensitivity_wan21.json", "--html", "page.html")
+    assert shown.returncode == 0 and profile.sha256 in shown.stderr
+    assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    wrong = program(
+        tmp_path, server, "import-npz", "sensitivity_wan21.npz", "--shift", "8", "--out", "x.json"
+    )
+    assert wrong.returncode == 2 and "contradicts" in wrong.stderr and not (tmp_path / "x.json").exists()
+    assert server.requests == []
+
+
+# ---- what a comparison says of the profile it used
+
+
+def test_a_report_names_repository_and_commit(hub: Hub, revision: str) -> None:
+    spec = models.model_spec("tiny-wan")
+    request = Request(prompt="a red circle", steps=3, height=32, width=32, frames=5, guidance_scale=1.0)
+    lanes = parse_lanes("none,sencache", ())
+    events = list(comparison.compare(models.load(spec.key), request, lanes, pull(hub, revision)))
+    lane = next(lane for lane in events[-1].report.lanes if lane.method == "sencache")
+    assert lane.profile == ProfileRef(path=FILE, repo=REPO, revision=revision, sha256=OWN.sha256)

@@ -1,0 +1,154 @@
+"""A run owns its state: whatever happens to it, the model is as it was and the next run is a clean one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from lifecycle import CHANGES, METHODS, Mishap, in_a_new_pipeline, policy_of, untouched
+from pipelines import Tiny
+
+from sencache.engine.attach import attach
+from sencache.policies import Fixed
+
+
+def fail_in_callback(tiny: Tiny) -> None:
+    def callback(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        if step == 5:
+            raise Mishap
+        return {}
+
+    tiny(callback_on_step_end=callback)
+
+
+def fail_in_block(tiny: Tiny) -> None:
+    """In the middle of the second computed step; on Wan in its unconditional call."""
+    calls = []
+
+    def hook(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2 * tiny.branches:
+            raise Mishap
+
+    handle = tiny.blocks[1].register_forward_pre_hook(hook)
+    try:
+        tiny()
+    finally:
+        handle.remove()
+
+
+def fail_in_scheduler(tiny: Tiny) -> None:
+    plain, calls = tiny.pipe.scheduler.step, []
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise Mishap
+        return plain(*args, **kwargs)
+
+    tiny.pipe.scheduler.step = step
+    try:
+        tiny()
+    finally:
+        del tiny.pipe.scheduler.step
+
+
+def interrupt(tiny: Tiny) -> None:
+    """As a stop button does: the call returns, but most of its steps never happen."""
+
+    def callback(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        pipe._interrupt = step >= 5
+        return {}
+
+    tiny(callback_on_step_end=callback)
+    raise Mishap
+
+
+ACCIDENTS = (fail_in_callback, fail_in_block, fail_in_scheduler, interrupt)
+
+
+@pytest.mark.parametrize(
+    ("method", "accident"),
+    [
+        *((method, fail_in_callback) for method in METHODS),
+        *(("control", accident) for accident in ACCIDENTS[1:]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_after_an_accident_the_next_run_is_a_clean_one(
+    tiny: Tiny, method: str, accident: Callable[[Tiny], None]
+) -> None:
+    """Under the same attachment, whatever the next run looks like."""
+    tiny()
+    with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
+        for change, arguments in CHANGES.items():
+            with pytest.raises(Mishap):
+                accident(tiny)
+            latents, records = in_a_new_pipeline(tiny.name, method, change)
+            assert torch.equal(tiny(**arguments[tiny.name]), latents), change
+            assert trace.records == records, change
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda f: f.__name__)
+def test_after_an_accident_the_next_attachment_is_a_clean_one(
+    tiny: Tiny, accident: Callable[[Tiny], None]
+) -> None:
+    tiny()
+    for change, arguments in CHANGES.items():
+        with untouched(tiny), pytest.raises(Mishap), attach(tiny.pipe, policy_of(tiny.name, "sencache")):
+            accident(tiny)
+        latents, records = in_a_new_pipeline(tiny.name, "easycache", change)
+        with attach(tiny.pipe, policy_of(tiny.name, "easycache")) as trace:
+            assert torch.equal(tiny(**arguments[tiny.name]), latents), change
+        assert trace.records == records, change
+
+
+def test_a_pipeline_that_no_policy_is_attached_to_any_more_is_plain(tiny: Tiny) -> None:
+    plain = tiny()
+    with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, "teacache")):
+        tiny()
+    assert torch.equal(tiny(), plain)
+
+
+def test_while_attached_the_weights_keep_their_names(tiny: Tiny) -> None:
+    """What one sees of the model in a callback is the model."""
+    keys, blocks = list(tiny.pipe.transformer.state_dict()), tiny.blocks
+    seen = []
+
+    def callback(*_: Any) -> dict[str, Any]:
+        seen.append(list(tiny.pipe.transformer.state_dict()) == keys and tiny.blocks is blocks)
+        return {}
+
+    with attach(tiny.pipe, Fixed(interval=3)):
+        tiny(callback_on_step_end=callback)
+    assert seen == [True] * pipelines.STEPS
+
+
+def test_hooks_of_others_stay(tiny: Tiny) -> None:
+    """Those put on before, and those put on and off under an attachment."""
+    calls: list[str] = []
+    transformer = tiny.pipe.transformer
+    before = transformer.register_forward_hook(lambda *_: calls.append("before"))
+    with attach(tiny.pipe, Fixed(interval=3)):
+        during = transformer.register_forward_pre_hook(lambda *_: calls.append("during"))
+        tiny()
+    tiny()
+    forwards = pipelines.STEPS * tiny.branches
+    assert calls.count("before") == calls.count("during") == 2 * forwards
+    before.remove()
+    during.remove()
+    assert not transformer._forward_hooks and not transformer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_run_twice(tiny: Tiny, method: str) -> None:
+    with attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
+        first, records = tiny(), trace.records
+        calls, size = trace.transformer_calls, trace.cache_bytes
+        second = tiny()
+    assert torch.equal(first, second)
+    assert trace.records == records and trace.records is not records
+    assert (trace.transformer_calls, trace.cache_bytes) == (calls, size)
