@@ -45,6 +45,16 @@ MODELS: dict[str, ModelSpec] = {
             profile="tiny-wan.unipc-50",
         ),
         TINY_MODEL(
+            key="tiny-cogvideox",
+            summary=TINY.format("CogVideoX"),
+            source=ASSETS / "tiny-cogvideox",
+            pipeline="CogVideoXPipeline",
+            architecture="cogvideox",
+            size_multiple=16,
+            temporal_factor=8,
+            profile="tiny-cogvideox.ddim-50",
+        ),
+        TINY_MODEL(
             key="tiny-ltx",
             summary=TINY.format("LTX-Video"),
             source=ASSETS / "tiny-ltx",

@@ -34,7 +34,7 @@ def _card(model: str) -> str:
 
 
 def test_the_readme_shows_quality_at_equal_cost_as_measured() -> None:
-    assert _tables().quality(_result("quality-tiny-wan")["rows"]) in (ROOT / "README.md").read_text()
+    assert _tables().quality(_result("testbed-tiny-wan")["rows"]) in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("model", BUNDLED)
