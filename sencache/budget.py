@@ -23,7 +23,7 @@ def match_nfe(
     the way, and was not given, it is raised as little as needed.
     """
     steps = len(recordings[0].timesteps)
-    spread = policy.spread(steps, nfe)
+    spread = policy.spread(steps, nfe, recordings[0].handovers)
     if spread is not None:
         return policy if {"interval", "steps"} & set(given) else spread
     if policy.knob is None or policy.knob in given:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ class Recording:
     `latent_rms`, `latent_l1`, `output_l1`: [N, N], of any two steps, root mean square and mean absolute.
     `output_norm`: [N], mean absolute output. `signal_change`: [N], relative L1 change of TeaCache's signal
     from the step before, 0 for the first. `products`: per target, [N, N] inner products of the value's
-    changes into any two steps, NaN more than SPAN apart; `norms`: per target, [N] squared norms.
+    changes into any two steps, NaN more than SPAN apart; `norms`: per target, [N] squared norms. `handovers`:
+    the steps at which another transformer took over, so that there is nothing to reuse.
     """
 
     timesteps: tuple[float, ...]
@@ -48,6 +50,7 @@ class Recording:
     signal_change: Array
     products: Mapping[Target, Array] = field(default_factory=dict)
     norms: Mapping[Target, Array] = field(default_factory=dict)
+    handovers: tuple[int, ...] = ()
 
     @property
     def schedule(self) -> Schedule:
@@ -108,7 +111,9 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     """The trace that `policy` would have left, had each reuse been exact."""
     trace, computed, rule = Trace(), list[int](), policy.start(recording.schedule)
     for step in recording.schedule:
-        decision = rule.decide(step, partial(_read, policy, recording, step.index, computed))
+        read = partial(_read, policy, recording, step.index, computed)
+        cached = not policy.caches or step.index not in recording.handovers
+        decision = rule.decide(step, read, cached=cached)
         trace.records.append(Record.of(step, decision))
         if not decision.reuse:
             computed.append(step.index)
@@ -138,6 +143,7 @@ class Recorder:
         self._outputs: list[torch.Tensor] = []
         self._changes: list[torch.Tensor] = []
         self._last_signal: torch.Tensor | None = None
+        self._transformers: list[int] = []
         self._targets = {target: _Changes() for target in targets}
 
     def observe(self, scene: Scene) -> None:
@@ -150,6 +156,7 @@ class Recorder:
         output = scene.output[scene.conditional]
         self._timesteps.append(scene.step.timestep)
         self._sigmas.append(scene.step.sigma)
+        self._transformers.append(scene.transformer)
         self._latents.append(scene.latent.clone())
         self._outputs.append(output.clone())
         self._note_signal(scene)
@@ -183,6 +190,7 @@ class Recorder:
             signal_change=to_host(self._changes),
             products={target: changes.products() for target, changes in self._targets.items()},
             norms={target: to_host(changes.norms) for target, changes in self._targets.items()},
+            handovers=tuple(i for i, (a, b) in enumerate(pairwise(self._transformers), 1) if a != b),
         )
 
 
