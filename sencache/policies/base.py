@@ -30,6 +30,8 @@ Reason = Literal[
     "within_tolerance",
     "scheduled",
 ]
+# Reasons to compute that a setting gives, whatever the signals say.
+FORCED: frozenset[Reason] = frozenset({"first_step", "warmup", "last_step"})
 Sense = Literal["dx_rms", "relative_l1", "output_rate", "forecast_error"]
 Signals = Mapping[str, float]
 
