@@ -33,9 +33,14 @@ class Fixed(Policy):
 
     def spread(self, steps: int, nfe: int, handovers: Collection[int] = ()) -> Policy:
         """`nfe` steps: the first `forced_first`, the others at even distances over the rest, the nearest of
-        them moved to every hand-over.
+        them moved to every hand-over. Raises SencacheError when `forced_first` alone exceeds `nfe`.
         """
-        first = min(self.forced_first, nfe)
+        first = self.forced_first
+        if first > nfe:
+            raise SencacheError(
+                f"fixed.forced_first is {first}, more than the budget of {nfe} evaluations; "
+                f"force at most {nfe} steps or raise the budget"
+            )
         rest = nfe - first + 1
         free = {first - 1 + i * (steps - first + 1) // rest for i in range(1, rest)}
         due = set(handovers) - set(range(first))
