@@ -69,8 +69,11 @@ class Task:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Everything that the result depends on, as JSON data."""
-        scheduler, info = self.model.pipe.scheduler, self.model.info()
+        """Everything that the result depends on, as JSON data; so neither which GPU of several it was nor
+        where parts waited, which follows from the memory that happened to be free.
+        """
+        scheduler, device = self.model.pipe.scheduler, self.model.device.type
+        info = self.model.info().model_copy(update={"device": device, "placement": None})
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         return {
             "format": FORMAT,
