@@ -28,6 +28,8 @@ Reading = Callable[["Recording", Policy, int, Sequence[int]], Signals]
 
 # Forecast errors are known between computed steps that lie within so many steps.
 SPAN = 16
+# Elements that are copied to float64 at a time.
+PIECE = 2**22
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ class Recorder:
     """An observer that records one sample's run.
 
     `signal` names what TeaCache looks at, None where no policy needs it; `targets` are the values whose
-    forecast errors are to be known. While the run lasts, all latents and outputs are kept, and the last SPAN
-    changes of each target.
+    forecast errors are to be known. While the run lasts, all latents and outputs are kept, and of each target
+    the last SPAN changes and the newest value.
     """
 
     def __init__(self, signal: str | None, targets: Collection[Target] = ()) -> None:
@@ -200,12 +202,15 @@ class _Changes:
     def __init__(self) -> None:
         self.norms: list[torch.Tensor] = []
         self._newest: torch.Tensor | None = None
-        self._window: deque[torch.Tensor] = deque(maxlen=SPAN)
+        self._window: deque[torch.Tensor] = deque()
         self._rows: list[torch.Tensor] = []
 
     def add(self, value: torch.Tensor) -> None:
+        if len(self._window) == SPAN:
+            # Before the next one is made: at the size of a large model they are most of the memory in use.
+            self._window.popleft()
         self._window.append(torch.zeros_like(value) if self._newest is None else value - self._newest)
-        self._newest = value.clone()
+        self._newest = value.clone() if self._newest is None else self._newest.copy_(value)
         self.norms.append(_dot(value, value))
         self._rows.append(torch.stack([_dot(self._window[-1], other) for other in self._window]))
 
@@ -218,8 +223,10 @@ class _Changes:
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    # In float64 throughout: a small miss is the difference of large products.
-    return torch.dot(a.flatten().double(), b.flatten().double())
+    # In float64 throughout: a small miss is the difference of large products. In pieces:
+    # a large model's residual would take gigabytes in float64.
+    pieces = zip(a.flatten().split(PIECE), b.flatten().split(PIECE), strict=True)
+    return torch.stack([torch.dot(x.double(), y.double()) for x, y in pieces]).sum()
 
 
 def _pairwise(tensors: Sequence[torch.Tensor], size: Callable[[torch.Tensor], torch.Tensor]) -> Array:
