@@ -225,8 +225,9 @@ class _Changes:
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     # In float64 throughout: a small miss is the difference of large products. In pieces:
     # a large model's residual would take gigabytes in float64.
-    pieces = zip(a.flatten().split(PIECE), b.flatten().split(PIECE), strict=True)
-    return torch.stack([torch.dot(x.double(), y.double()) for x, y in pieces]).sum()
+    a, b = a.flatten(), b.flatten()
+    pieces = [slice(start, start + PIECE) for start in range(0, len(a), PIECE)]
+    return torch.stack([torch.dot(a[piece].double(), b[piece].double()) for piece in pieces]).sum()
 
 
 def _pairwise(tensors: Sequence[torch.Tensor], size: Callable[[torch.Tensor], torch.Tensor]) -> Array:

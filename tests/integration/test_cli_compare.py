@@ -55,6 +55,11 @@ def test_a_preset_reaches_the_request(run: Program, tmp_path: Path) -> None:
     assert (report.request.nfe, report.request.preset) == (None, "fast")
 
 
+def test_what_a_lane_notes_is_printed(run: Program, tmp_path: Path) -> None:
+    answer = compare_small(run, tmp_path, "--methods", "easycache")
+    assert "\neasycache: its settings force each of the 3 steps to be computed" in answer.out
+
+
 def test_a_second_comparison_replaces_the_first(run: Program, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for seed in ("1", "2"):
