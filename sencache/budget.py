@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
-from sencache.policies.base import Policy
+from sencache.engine.trace import Trace
+from sencache.policies.base import FORCED, Policy
 from sencache.recording import Recording, simulate
 
 LOOSEST, TIGHTEST = 100.0, 1e-4
 COARSE, FINE = 19, 8
+# Settings that name the computed steps themselves.
+LAID_OUT = {"interval", "steps"}
 
 
 def match_nfe(
@@ -23,9 +26,10 @@ def match_nfe(
     the way, and was not given, it is raised as little as needed.
     """
     steps = len(recordings[0].timesteps)
-    spread = policy.spread(steps, nfe)
-    if spread is not None:
-        return policy if {"interval", "steps"} & set(given) else spread
+    if not LAID_OUT & set(given):
+        spread = policy.spread(steps, nfe, recordings[0].handovers)
+        if spread is not None:
+            return spread
     if policy.knob is None or policy.knob in given:
         return policy
     cost = _cost(recordings)
@@ -35,6 +39,28 @@ def match_nfe(
     # Where no cap reaches so low, the one that comes nearest; their floors are known by then.
     chosen = next(within, None) or min(candidates, key=lambda c: cost(_set(c, LOOSEST)))
     return _search(chosen, nfe, cost)
+
+
+def check_budget(policy: Policy, steps: int, nfe: int, given: Collection[str]) -> None:
+    """Raise SencacheError where the settings `given` rule the budget out; costs nothing, asked before a model
+    runs.
+    """
+    if not LAID_OUT & set(given):
+        policy.spread(steps, nfe)
+
+
+def shortfalls(policy: Policy, trace: Trace, nfe: int | None) -> tuple[str, ...]:
+    """What a run fell short of, in a sentence: reusing anything at all, or the budget by more than one."""
+    forced = sum(record.reason in FORCED for record in trace)
+    if policy.caches and forced == len(trace):
+        return (
+            f"its settings force each of the {forced} steps to be computed, so nothing is reused; "
+            "take more steps or force fewer",
+        )
+    if nfe is None or not policy.caches or abs(trace.nfe - nfe) <= 1:
+        return ()
+    because = f", {forced} of them forced by its settings" if forced > nfe else ""
+    return (f"{nfe} evaluations were asked for and {trace.nfe} made{because}",)
 
 
 def _cost(recordings: Sequence[Recording]) -> Callable[[Policy], float]:

@@ -135,12 +135,13 @@ def _said(loaded: Any) -> Any:
 
 
 def _show(report: Any, out: Path, as_json: bool) -> None:
-    from sencache.tables import comparison_table
+    from sencache.tables import comparison_table, lane_notes
 
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
         Console().print(comparison_table(report))
+        print_lines(lane_notes(report))
         typer.echo(f"report and videos are in {out}")
 
 

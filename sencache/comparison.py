@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from sencache.budget import shortfalls
 from sencache.devices import check_alike, share_out
 from sencache.engine.run import Observer
 from sencache.engine.sensors import rms
@@ -24,9 +25,8 @@ from sencache.lanes import Finished, Frames, Stepped, lane
 from sencache.metrics import compare_frames
 from sencache.models.model import Model, check_request
 from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_baselines, with_budget
-from sencache.policies import uses_profile
 from sencache.profile import Profile
-from sencache.recording import Recorder
+from sencache.recording import Recorder, Recording
 from sencache.report import Lane, ProfileRef, Report, write_report
 from sencache.schema import Request
 from sencache.versions import versions
@@ -104,13 +104,10 @@ def compare(
     if request.nfe is None:
         first = [p for p in planned if p.spec.method != FEWER_STEPS]
         yield from comparison.run(first)
-        yield from comparison.run([comparison.as_fewer_steps(p) for p in planned if p not in first])
+        yield from comparison.run([comparison.as_fewer_steps(p, first) for p in planned if p not in first])
     else:
-        recorder = _recorder(planned)
-        reference, *others = planned
-        yield from comparison.run([reference], recorder)
-        recording = recorder.recording()
-        yield from comparison.run([with_budget(p, request.nfe, recording) for p in others])
+        recording = yield from comparison.recorded(planned)
+        yield from comparison.run([with_budget(p, request.nfe, recording) for p in planned[1:]])
     yield Compared(comparison.report([spec.name for spec in lanes]))
 
 
@@ -119,13 +116,6 @@ def _on(device: torch.device, group: Group[Arrived]) -> Generator[Arrived, None,
     if device.type == "cuda":
         torch.cuda.set_device(device)
     yield from group()
-
-
-def _recorder(planned: Sequence[Planned]) -> Recorder:
-    """One that notes what the policies of `planned` look at."""
-    policies = [p.policy for p in planned]
-    signal = next((policy.signal for policy in policies if policy.signal), None)
-    return Recorder(signal, {policy.target for policy in policies if "forecast_error" in policy.senses})
 
 
 @dataclass
@@ -148,6 +138,15 @@ class _Comparison:
         # One for each device, shared by its lanes, which keep what they make of a still in it.
         moved = [{name: value.to(m.device) for name, value in prompt.items()} for m in self.models[1:]]
         self.encoded = [prompt, *(type(prompt)(one) for one in moved)]
+
+    def recorded(self, planned: Sequence[Planned]) -> Generator[Event, None, Recording]:
+        """Run the first of `planned`, the full run, alone; returns what the policies of all look at."""
+        policies = [p.policy for p in planned]
+        signal = next((policy.signal for policy in policies if policy.signal), None)
+        # It goes with this generator: the tensors that it holds are free when the other lanes begin.
+        recorder = Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
+        yield from self.run(planned[:1], recorder)
+        return recorder.recording()
 
     def run(self, planned: Sequence[Planned], observer: Observer | None = None) -> Iterator[Event]:
         """Interleave `planned`; the full run must be among them or have been run before."""
@@ -252,7 +251,7 @@ class _Comparison:
             speedup=full / denoise,
             cache_bytes=finished.trace.cache_bytes,
             peak_bytes=finished.peak_bytes,
-            notes=tuple(finished.trace.notes),
+            notes=(*finished.trace.notes, *shortfalls(policy, finished.trace, self.request.nfe)),
             trace=tuple(trace),
             metrics=None if is_reference else compare_frames(finished.frames, self.reference_frames),
             video=None,
@@ -261,17 +260,16 @@ class _Comparison:
         return LaneDone(lane, finished.frames)
 
     def _profile_ref(self, planned: Planned) -> ProfileRef | None:
-        method = planned.spec.method
-        if method in (REFERENCE, FEWER_STEPS) or not uses_profile(method) or self.profile is None:
+        used = getattr(planned.policy, "profile", None)
+        if used is None:
             return None
-        used = self.profile
         return ProfileRef(path=used.origin, repo=used.repo, revision=used.revision, sha256=used.sha256)
 
-    def as_fewer_steps(self, planned: Planned) -> Planned:
-        """`planned` with the steps that the SenCache lane computed, else the first caching lane, else half of
-        all.
+    def as_fewer_steps(self, planned: Planned, run: Sequence[Planned]) -> Planned:
+        """`planned` with the steps that the first SenCache lane of `run` computed, else its first caching
+        lane, else half of all.
         """
-        caching = [lane for lane in self.done.values() if lane.target is not None]
+        caching = [one for p in run if (one := self.done[p.spec.name]).target is not None]
         sencache = [lane for lane in caching if lane.method == "sencache"]
         chosen = next(iter(sencache or caching), None)
         steps = chosen.nfe if chosen else max(1, self.request.steps // 2)

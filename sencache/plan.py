@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sencache.budget import match_nfe
+from sencache.budget import check_budget, match_nfe
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, Full, Policy, make_policy, settings, uses_profile
 from sencache.profile import Profile
@@ -114,7 +114,8 @@ class Planned:
 def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Planned:
     """The lane's policy: its defaults, then the request's preset, then what the user gave.
 
-    Raises SencacheError for settings out of range, an unknown preset or a method whose profile is missing.
+    Raises SencacheError for settings out of range, an unknown preset, a method whose profile is missing, or
+    settings that rule the budget out.
     """
     preset = _preset(spec.method, request.preset, profile)
     if spec.method in (REFERENCE, FEWER_STEPS):
@@ -124,6 +125,8 @@ def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Plan
     config = {**preset, **spec.given}
     policy = make_policy(spec.method, config, profile if uses_profile(spec.method) else None)
     policy.check(request.steps)
+    if request.nfe is not None:
+        check_budget(policy, request.steps, request.nfe, spec.given)
     return Planned(spec, policy, request.steps)
 
 

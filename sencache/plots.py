@@ -25,16 +25,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot of one quantity.
-
-    `falling`: x runs from high to low, as timesteps do while sampling. `from_zero`: the axis starts there.
-    """
+    """One plot of one quantity. `falling`: x runs from high to low, as timesteps do while sampling."""
 
     title: str
     x_title: str
     line: Line
     falling: bool = False
-    from_zero: bool = True
 
 
 def panels(profile: Profile) -> list[Panel]:
@@ -95,7 +91,6 @@ def overlay_figure(profiles: Sequence[Profile]) -> Any:
             reverse = "reversed" if panel.falling else True
             title = {"text": panel.x_title, "standoff": 4}
             figure.update_xaxes(title=title, autorange=reverse, row=row, col=1)
-            figure.update_yaxes(rangemode="tozero" if panel.from_zero else "normal", row=row, col=1)
     figure.update_layout(
         template="none",
         height=230 * len(kinds) + 60,
@@ -183,7 +178,7 @@ def panels_svg(drawn: Sequence[Panel]) -> str:
 def _svg_panel(panel: Panel, top: float) -> str:
     line = panel.line
     lower, upper = _band(line) if line.spread is not None else (list(line.y), list(line.y))
-    low = min(0.0, *lower) if panel.from_zero else min(lower)
+    low = min(0.0, *lower)
     high = max(upper) or 1.0
     start, end = (max(line.x), min(line.x)) if panel.falling else (min(line.x), max(line.x))
     bottom = top + HEIGHT - BOTTOM

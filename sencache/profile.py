@@ -105,6 +105,12 @@ class Profile(Strict):
         return self
 
     @property
+    def serves(self) -> tuple[str, ...]:
+        """The methods that the profile has constants for."""
+        parts = {"sencache": self.sensitivity, "magcache": self.magcache, "teacache": self.teacache}
+        return tuple(method for method, part in parts.items() if part is not None)
+
+    @property
     def sha256(self) -> str:
         """Of the canonical JSON text, as `write_profile` stores it."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

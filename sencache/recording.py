@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ Reading = Callable[["Recording", Policy, int, Sequence[int]], Signals]
 
 # Forecast errors are known between computed steps that lie within so many steps.
 SPAN = 16
+# Elements that are copied to float64 at a time.
+PIECE = 2**22
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Recording:
     `latent_rms`, `latent_l1`, `output_l1`: [N, N], of any two steps, root mean square and mean absolute.
     `output_norm`: [N], mean absolute output. `signal_change`: [N], relative L1 change of TeaCache's signal
     from the step before, 0 for the first. `products`: per target, [N, N] inner products of the value's
-    changes into any two steps, NaN more than SPAN apart; `norms`: per target, [N] squared norms.
+    changes into any two steps, NaN more than SPAN apart; `norms`: per target, [N] squared norms. `handovers`:
+    the steps at which another transformer took over, so that there is nothing to reuse.
     """
 
     timesteps: tuple[float, ...]
@@ -48,6 +52,7 @@ class Recording:
     signal_change: Array
     products: Mapping[Target, Array] = field(default_factory=dict)
     norms: Mapping[Target, Array] = field(default_factory=dict)
+    handovers: tuple[int, ...] = ()
 
     @property
     def schedule(self) -> Schedule:
@@ -108,7 +113,9 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     """The trace that `policy` would have left, had each reuse been exact."""
     trace, computed, rule = Trace(), list[int](), policy.start(recording.schedule)
     for step in recording.schedule:
-        decision = rule.decide(step, partial(_read, policy, recording, step.index, computed))
+        read = partial(_read, policy, recording, step.index, computed)
+        cached = not policy.caches or step.index not in recording.handovers
+        decision = rule.decide(step, read, cached=cached)
         trace.records.append(Record.of(step, decision))
         if not decision.reuse:
             computed.append(step.index)
@@ -126,8 +133,8 @@ class Recorder:
     """An observer that records one sample's run.
 
     `signal` names what TeaCache looks at, None where no policy needs it; `targets` are the values whose
-    forecast errors are to be known. While the run lasts, all latents and outputs are kept, and the last SPAN
-    changes of each target.
+    forecast errors are to be known. While the run lasts, all latents and outputs are kept, and of each target
+    the last SPAN changes and the newest value.
     """
 
     def __init__(self, signal: str | None, targets: Collection[Target] = ()) -> None:
@@ -138,6 +145,7 @@ class Recorder:
         self._outputs: list[torch.Tensor] = []
         self._changes: list[torch.Tensor] = []
         self._last_signal: torch.Tensor | None = None
+        self._transformers: list[int] = []
         self._targets = {target: _Changes() for target in targets}
 
     def observe(self, scene: Scene) -> None:
@@ -150,6 +158,7 @@ class Recorder:
         output = scene.output[scene.conditional]
         self._timesteps.append(scene.step.timestep)
         self._sigmas.append(scene.step.sigma)
+        self._transformers.append(scene.transformer)
         self._latents.append(scene.latent.clone())
         self._outputs.append(output.clone())
         self._note_signal(scene)
@@ -183,6 +192,7 @@ class Recorder:
             signal_change=to_host(self._changes),
             products={target: changes.products() for target, changes in self._targets.items()},
             norms={target: to_host(changes.norms) for target, changes in self._targets.items()},
+            handovers=tuple(i for i, (a, b) in enumerate(pairwise(self._transformers), 1) if a != b),
         )
 
 
@@ -192,12 +202,15 @@ class _Changes:
     def __init__(self) -> None:
         self.norms: list[torch.Tensor] = []
         self._newest: torch.Tensor | None = None
-        self._window: deque[torch.Tensor] = deque(maxlen=SPAN)
+        self._window: deque[torch.Tensor] = deque()
         self._rows: list[torch.Tensor] = []
 
     def add(self, value: torch.Tensor) -> None:
+        if len(self._window) == SPAN:
+            # Before the next one is made: at the size of a large model they are most of the memory in use.
+            self._window.popleft()
         self._window.append(torch.zeros_like(value) if self._newest is None else value - self._newest)
-        self._newest = value.clone()
+        self._newest = value.clone() if self._newest is None else self._newest.copy_(value)
         self.norms.append(_dot(value, value))
         self._rows.append(torch.stack([_dot(self._window[-1], other) for other in self._window]))
 
@@ -210,8 +223,11 @@ class _Changes:
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    # In float64 throughout: a small miss is the difference of large products.
-    return torch.dot(a.flatten().double(), b.flatten().double())
+    # In float64 throughout: a small miss is the difference of large products. In pieces:
+    # a large model's residual would take gigabytes in float64.
+    a, b = a.flatten(), b.flatten()
+    pieces = [slice(start, start + PIECE) for start in range(0, len(a), PIECE)]
+    return torch.stack([torch.dot(a[piece].double(), b[piece].double()) for piece in pieces]).sum()
 
 
 def _pairwise(tensors: Sequence[torch.Tensor], size: Callable[[torch.Tensor], torch.Tensor]) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, Policy, make_policy, uses_profile
-from sencache.policies.base import Decision, Schedule
+from sencache.policies.base import FORCED, Decision, Schedule
 from sencache.profile import Profile, load_profile
 
 # Latents have an RMS of about 1, so none is 10 away from another; and a change or error of 1 is one by the
@@ -23,7 +23,6 @@ from sencache.profile import Profile, load_profile
 LIVELIEST = {"dx_rms": 10.0, "forecast_error": 1.0, "input_change": 1.0, "output_norm": 1.0, "rate": 1.0}
 # So few steps in a row may be reused by design, on a schedule that ends with them.
 HARMLESS = 10
-FORCED = {"first_step", "warmup", "last_step"}
 
 
 def load_sound_profile(path: str | os.PathLike[str]) -> Profile:
@@ -38,13 +37,12 @@ def check_presets(profile: Profile) -> None:
 
     Codes: those of `check_offer`, and `profile.empty` for a profile that serves no method and has no presets.
     """
-    served = _served(profile)
-    if not served and not profile.presets:
+    if not profile.serves and not profile.presets:
         raise SencacheError(
             f"the profile of {profile.model.id} holds constants of no method and no presets; calibrate anew",
             "profile.empty",
         )
-    for method in served:
+    for method in profile.serves:
         check_offer(profile, method, {})
     for preset in profile.presets.values():
         for method, config in preset.items():
@@ -74,11 +72,6 @@ def check_offer(profile: Profile, method: str, config: dict[str, Any]) -> None:
             f"(settings {settings}); choose another profile or calibrate anew",
             "profile.reuses-everything",
         )
-
-
-def _served(profile: Profile) -> list[str]:
-    parts = {"sencache": profile.sensitivity, "magcache": profile.magcache, "teacache": profile.teacache}
-    return [method for method, part in parts.items() if part]
 
 
 def _play(policy: Policy, profile: Profile) -> list[Decision]:

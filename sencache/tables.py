@@ -64,6 +64,11 @@ def comparison_table(report: Report) -> Table:
     return table
 
 
+def lane_notes(report: Report) -> list[str]:
+    """What the lanes noted of their runs, one line each."""
+    return [f"{lane.name}: {note}" for lane in report.lanes for note in lane.notes]
+
+
 def _best(lanes: Iterable[Lane], column: Column) -> float | None:
     values = [value for lane in lanes if lane.metrics and (value := column[1](lane)) is not None]
     return (max if column[3] else min)(values, default=None)
@@ -112,10 +117,8 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
     }.items():
         table.add_column(heading, overflow="fold", min_width=width)
     for name, profile in profiles.items():
-        parts = {"sencache": profile.sensitivity, "magcache": profile.magcache, "teacache": profile.teacache}
-        serves = ", ".join(method for method, part in parts.items() if part)
-        kind, digest = profile.provenance.kind, profile.sha256[:12]
-        table.add_row(name, profile.model.id, str(profile.schedule.steps), serves, kind, digest)
+        kind, digest, steps = profile.provenance.kind, profile.sha256[:12], str(profile.schedule.steps)
+        table.add_row(name, profile.model.id, steps, ", ".join(profile.serves), kind, digest)
     return table
 
 
@@ -125,12 +128,12 @@ def calibration_summary(profile: Profile) -> list[str]:
     assert measured is not None and table is not None
     pairs = ((table.alpha_x_std, table.alpha_x), (table.alpha_t_std, table.alpha_t))
     spreads = [_relative(spread, mean) for spread, mean in pairs if spread is not None]
-    error = max(spreads) / max(table.samples - 1, 1) ** 0.5
+    errors = [spread / max(table.samples - 1, 1) ** 0.5 for spread in spreads]
     lines = [
         f"{table.samples} videos in {measured.seconds:.1f} s, {measured.cost:.2f} times the evaluations of "
         "generating them",
-        f"spread over the videos: alpha_x {spreads[0]:.0%}, alpha_t {spreads[1]:.0%}; "
-        f"standard error of the means at most {error:.0%}",
+        f"on average over the timesteps: spread over the videos {_shares(spreads, table.samples)}; "
+        f"standard error of the means {_shares(errors, table.samples)}",
     ]
     if fit is not None and fit.monotone is False:
         lines.append(
@@ -141,6 +144,15 @@ def calibration_summary(profile: Profile) -> list[str]:
         counts = (f"{name} {nfe.mean:g} ({nfe.min} to {nfe.max})" for name, nfe in methods.items())
         lines.append(f"preset {preset}, evaluations of {profile.schedule.steps}: {', '.join(counts)}")
     return lines
+
+
+def _shares(shares: Sequence[float], samples: int) -> str:
+    """Of alpha_x and alpha_t; one video tells of no spread."""
+    if samples < 2:
+        return "unknown"
+    return ", ".join(
+        f"{name} {share:.0%}" for name, share in zip(("alpha_x", "alpha_t"), shares, strict=True)
+    )
 
 
 def _relative(spread: Sequence[float], mean: Sequence[float]) -> float:

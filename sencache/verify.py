@@ -11,7 +11,7 @@ from sencache.engine.trace import Record
 from sencache.errors import SencacheError
 from sencache.library import bundled_profiles
 from sencache.plan import FEWER_STEPS, REFERENCE
-from sencache.policies import Full, Policy, Schedule, make_policy
+from sencache.policies import METHODS, Full, Policy, Schedule, make_policy, uses_profile
 from sencache.profile import Profile, load_profile
 from sencache.report import Lane, ProfileRef, Report
 
@@ -24,7 +24,8 @@ def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]
 
     Decisions, scores, tolerances and derived signals are recomputed exactly from the recorded signals and the
     profile; counts, times and speed-ups must agree with the traces; the digest must be that of the content,
-    which also covers the measured numbers that nothing can recompute (drift, seconds, metrics).
+    which also covers the measured numbers that nothing can recompute (drift, seconds, metrics). Raises
+    SencacheError only as `find_profile` does, where the profile of the run is not at hand.
     """
     find = find_profile or bundled_by_hash
     problems = [problem for lane in report.lanes for problem in _lane_problems(lane, report, find)]
@@ -64,20 +65,38 @@ def _lane_problems(lane: Lane, report: Report, find: FindProfile) -> Iterator[st
     if full is None:
         yield f"{lane.name}: there is no full run to hold it against"
         return
-    for problem in (
-        *_replayed(lane, find),
-        *_sums(lane, full),
-        *_schedule(lane, full, report),
-        *_means(lane),
-    ):
-        yield f"{lane.name}: {problem}"
+    checks = (
+        partial(_replayed, lane, _profile(lane, find)),
+        partial(_sums, lane, full),
+        partial(_schedule, lane, full, report),
+        partial(_means, lane),
+    )
+    for check in checks:
+        yield from (f"{lane.name}: {problem}" for problem in _found(check))
 
 
-def _replayed(lane: Lane, find: FindProfile) -> Iterator[str]:
+def _found(check: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """What `check` finds; also that it could not be done on numbers which no run has written."""
+    try:
+        yield from check()
+    except SencacheError as error:
+        yield str(error)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        yield f"its numbers cannot be recomputed ({error!r})"
+
+
+def _profile(lane: Lane, find: FindProfile) -> Profile | None:
+    """Of a lane whose method uses one. A refusal of `find` is for whoever asked: only they have the file."""
+    if lane.profile is None or lane.method not in METHODS or not uses_profile(lane.method):
+        return None
+    return find(lane.profile)
+
+
+def _replayed(lane: Lane, profile: Profile | None) -> Iterator[str]:
     timesteps = tuple(record.timestep for record in lane.trace)
     sigmas = tuple(record.sigma for record in lane.trace if record.sigma is not None)
     schedule = Schedule(timesteps, sigmas if len(sigmas) == len(timesteps) else None)
-    rule = _policy(lane, find).start(schedule)
+    rule = _policy(lane, profile).start(schedule)
     for index, record in enumerate(lane.trace):
         if record.step != index:
             yield f"record {index} says it is step {record.step}"
@@ -91,10 +110,12 @@ def _replayed(lane: Lane, find: FindProfile) -> Iterator[str]:
         yield from _differences(record, Record.of(step, decision))
 
 
-def _policy(lane: Lane, find: FindProfile) -> Policy:
+def _policy(lane: Lane, profile: Profile | None) -> Policy:
     if lane.method in (REFERENCE, FEWER_STEPS):
         return Full()
-    return make_policy(lane.method, lane.config, find(lane.profile) if lane.profile else None)
+    if lane.profile is not None and profile is None and lane.method in METHODS:
+        raise SencacheError(f"it names a profile, which {lane.method} does not use")
+    return make_policy(lane.method, lane.config, profile)
 
 
 def _differences(recorded: Record, replayed: Record) -> Iterator[str]:
@@ -140,6 +161,10 @@ def _means(lane: Lane) -> Iterator[str]:
     if lane.metrics is None:
         return
     frames = lane.metrics.per_frame
+    counts = {len(frames["lpips"]), len(frames["psnr"]), len(frames["ssim"])}
+    if len(counts) > 1 or counts == {0}:
+        yield "per_frame does not hold one value of each metric for every frame"
+        return
     differing = [value for value in frames["psnr"] if value is not None]
     expected = {
         "lpips": fmean(frames["lpips"]),

@@ -34,6 +34,8 @@ from sencache.recording import Array, Recorder, Recording
 from sencache.schema import Request
 
 TABLES = ("latent_rms", "latent_l1", "output_l1", "output_norm", "signal_change")
+# Of what a file keeps: 2 knows where another transformer takes over.
+FORMAT = 2
 RECORDED: tuple[Target, ...] = ("residual",)
 
 
@@ -67,10 +69,14 @@ class Task:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Everything that the result depends on, as JSON data."""
-        scheduler, info = self.model.pipe.scheduler, self.model.info()
+        """Everything that the result depends on, as JSON data; so neither which GPU of several it was nor
+        where parts waited, which follows from the memory that happened to be free.
+        """
+        scheduler, device = self.model.pipe.scheduler, self.model.device.type
+        info = self.model.info().model_copy(update={"device": device, "placement": None})
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         return {
+            "format": FORMAT,
             "model": info.model_dump(),
             "request": self.request.model_dump(),
             "scheduler": [type(scheduler).__name__, json.loads(json.dumps(config, default=str))],
@@ -188,6 +194,7 @@ def write_sample(sample: Sample, path: Path, settings: dict[str, Any]) -> None:
     arrays |= {name: getattr(recording, name) for name in TABLES}
     if recording.sigmas is not None:
         arrays["sigmas"] = np.array(recording.sigmas)
+    arrays["handovers"] = np.array(recording.handovers, dtype=np.int64)
     for target in recording.products:
         arrays[f"products.{target}"] = recording.products[target]
         arrays[f"norms.{target}"] = recording.norms[target]
@@ -216,6 +223,7 @@ def _sample(arrays: dict[str, Array]) -> Sample:
         **{name: arrays[name] for name in TABLES},
         products=pick("products."),
         norms=pick("norms."),
+        handovers=tuple(arrays["handovers"].tolist()),
     )
     plain, extra, seconds = arrays["cost"].tolist()
     latent = tuple(int(size) for size in arrays["latent"])

@@ -1,9 +1,10 @@
 """Attaching a policy to a pipeline, and leaving no trace of it afterwards.
 
-Only public torch hooks are used: a pre-hook puts a stand-in where the block list is for the length of one
-forward, a forward hook (called also when the forward raises) puts the list back and keeps or replaces the
-output. No `forward` is replaced and no class is touched, so hooks of accelerate and compiled blocks stay as
-they are. The guidance branch comes from the name that pipelines pass to `cache_context`.
+A torch pre-hook puts a stand-in where the block list is for the length of one forward, a forward hook (called
+also when the forward raises) puts the list back and keeps or replaces the output. Two methods are covered on
+their instances, and uncovered when the block ends: the transformer's `cache_context`, whose argument names
+the guidance branch, and the scheduler's `step`, whose result is the latent before it is rounded. No `forward`
+is replaced and no class is touched, so hooks of accelerate and compiled blocks stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from sencache.engine.architectures import ARCHITECTURES
 from sencache.engine.mount import Mount
 from sencache.engine.run import Observer
 from sencache.engine.session import Session
@@ -34,9 +36,8 @@ def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> It
     trace = Trace()
     with ExitStack() as mounted:
         session = Session(pipe, policy, trace, observer)
-        for name in ("transformer", "transformer_2"):
-            if getattr(pipe, name, None) is not None:
-                mounted.enter_context(_mounted(getattr(pipe, name), session))
+        for module in _transformers(pipe):
+            mounted.enter_context(_mounted(module, session))
         try:
             yield trace
         finally:
@@ -46,6 +47,17 @@ def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> It
             "the attached transformer was never called, so nothing was cached; "
             "call the pipeline inside the with block"
         )
+
+
+def _transformers(pipe: Any) -> list[torch.nn.Module]:
+    parts = (getattr(pipe, name, None) for name in ("transformer", "transformer_2"))
+    found = [part for part in parts if part is not None]
+    if not found:
+        raise SencacheError(
+            f"a {type(pipe).__name__} has no transformer to attach to; "
+            f"use a pipeline with one of {', '.join(ARCHITECTURES)}"
+        )
+    return found
 
 
 @contextmanager

@@ -174,7 +174,7 @@ class Mount:
         if isinstance(self.signal, BlockSignal):
             call.signal = self.signal.read(self.blocks[0], block_call)
         conditional = slice(len(call.latent) // 2, None) if self.session.doubled else slice(None)
-        call.scene = Scene(call.turn.step, call.latent, conditional, signal=call.signal)
+        call.scene = Scene(call.turn.step, call.latent, conditional, id(self.module), call.signal)
         call.scene.latent = self.session.unrounded.of(call.scene.latent)
         histories = [self._history(call.run, branch) for branch in self._expected_branches()]
         shape = self._cached_shape(call, block_call)

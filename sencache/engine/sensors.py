@@ -41,6 +41,7 @@ class Rerun(Protocol):
 class Scene:
     """The first call of one step as sensors and observers see it; tensors are batch first.
 
+    `transformer` tells the pipeline's transformers apart, where it has several.
     `conditional` selects the samples of the prompt itself where guidance doubles the batch; `latent`, the
     denoised part of the transformer's input, is reduced to them. `signal` is what the policy asked to look
     at. `residual`, `output` and `value`, what is going to be cached, appear when the step is computed, and
@@ -50,6 +51,7 @@ class Scene:
     step: Step
     latent: torch.Tensor
     conditional: slice
+    transformer: int = 0
     signal: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     output: torch.Tensor | None = None

@@ -17,7 +17,9 @@ PROJECT = "SenCache Space"
 
 # Identifiers of licences that the Hub knows and profiles use; others are given by name.
 HUB_LICENCES = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail"}
-METHODS = {"sensitivity": "SenCache", "magcache": "MagCache", "teacache": "TeaCache"}
+METHODS = {"sencache": "SenCache", "magcache": "MagCache", "teacache": "TeaCache"}
+# As `--dtype` takes them.
+PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 LIMITS = (
     "A profile belongs to its checkpoint, and was made on one schedule, size and guidance scale. On other "
     "steps, sizes or shifts its tables are resampled, and the program says so; how well they then serve is "
@@ -117,8 +119,8 @@ def _spread(means: tuple[float, ...], stds: tuple[float, ...] | None, name: str)
 
 
 def served(profile: Profile) -> list[str]:
-    """The methods that the profile has constants for."""
-    return [name for part, name in METHODS.items() if getattr(profile, part) is not None]
+    """The methods that the profile has constants for, by the names of their classes."""
+    return [METHODS[method] for method in profile.serves]
 
 
 def _presets(profile: Profile) -> str:
@@ -166,7 +168,8 @@ def _reproduce(file: str, profile: Profile) -> str:
     words = " ".join(_calibration_options(profile, profile.calibration))
     return (
         f"\n\nMeasure it again; `MODEL` is the key of {_plain(profile.model.id)} in `sencache models`, and "
-        "`prompts.txt` holds the prompts above, one a line:\n\n"
+        "`prompts.txt` holds the prompts above, one a line. A still or a second guidance scale, where the "
+        "model takes one, is not on record:\n\n"
         f"```sh\npython -m sencache calibrate --model MODEL --prompts prompts.txt {words} --out {file}\n```"
     )
 
@@ -178,8 +181,15 @@ def _calibration_options(profile: Profile, made: Calibration) -> Iterator[str]:
     if schedule.scheduler in names:
         yield f"--scheduler {names[schedule.scheduler]}"
     shift = schedule.config.get(SHIFTS.get(schedule.scheduler, ""))
-    if isinstance(shift, float) and not schedule.config.get("use_dynamic_shifting"):
+    # A configuration as JSON may hold a whole number; True is one to Python.
+    if (
+        isinstance(shift, (int, float))
+        and shift is not True
+        and not schedule.config.get("use_dynamic_shifting")
+    ):
         yield f"--shift {shift:g}"
+    if profile.dtype in PRECISIONS:
+        yield f"--dtype {PRECISIONS[profile.dtype]}"
     if profile.guidance_scale is not None:
         yield f"--guidance {profile.guidance_scale:g}"
     if shape:

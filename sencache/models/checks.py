@@ -19,6 +19,11 @@ def check_request(spec: ModelSpec, request: Request) -> None:
         raise SencacheError(
             f"a budget of {request.nfe} evaluations exceeds the {request.steps} steps; lower it"
         )
+    if request.nfe is not None and request.preset is not None:
+        raise SencacheError(
+            f"a budget of {request.nfe} evaluations and the preset {request.preset!r} would both set the "
+            "methods' knobs; give only one of them"
+        )
     _check_image(spec, request)
     if request.guidance_scale_2 is not None and "transformer_2" not in spec.parameters:
         raise SencacheError(f"{spec.key} has no second transformer; leave the second guidance scale out")

@@ -23,6 +23,9 @@ ENCODE = GIB // 2
 # What a comparison is planned for: the caching lanes of the command line's default, and what each keeps on
 # average: a residual per guidance branch, and where it extrapolates a second one.
 LANES, KEPT = 7, 3
+# Residuals that are held while a full run is recorded for a budget or a calibration, on top of every step's
+# latent and output; a test holds the number to the recorder's own.
+RECORDED = 18
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ DECODERS = {
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that a run takes on top of the weights: denoising all lanes, and decoding whole or in tiles."""
+    """Bytes that a run takes on top of the weights: denoising, all lanes at once or one on record, and
+    decoding whole or in tiles.
+    """
 
     denoise: int
     decode: int
@@ -60,12 +65,15 @@ class Work:
 
     @classmethod
     def of(cls, spec: ModelSpec, dtype: str | None = None, lanes: int = LANES) -> Work:
-        """At the size in `spec`: one block's activations, and the residuals that `lanes` keep."""
+        """At the size in `spec`: one block's activations, and what `lanes` keep or a recorder."""
         size = BYTES[dtype or spec.dtype]
         vae = spec.vae_values * BYTES[dtype or spec.dtypes.get("vae", spec.dtype)]
         count, batch = tokens(spec), 1 if spec.architecture == "wan" else 2
         activations = count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch
-        cached = lanes * KEPT * count * spec.inner * size
+        residual = count * spec.inner * size
+        # Latents are in float32, whatever the network computes in.
+        recorded = RECORDED * residual + spec.steps * count * _latent_values(spec) * (4 + size)
+        cached = max(lanes * KEPT * residual, recorded)
         pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
         video = 2 * 3 * 4 * pixels * spec.frames
         return cls(
@@ -80,6 +88,13 @@ def tokens(spec: ModelSpec) -> int:
     latent_frames = (spec.frames - 1) // spec.temporal_compression + 1
     area = (spec.height // spec.size_multiple) * (spec.width // spec.size_multiple)
     return -(-latent_frames // spec.temporal_patch) * area
+
+
+def _latent_values(spec: ModelSpec) -> int:
+    """Of one token: channels times patch."""
+    # The VAE of Wan 2.2 5B has 48 channels where the others have 16.
+    wan = 192 if spec.size_multiple == 32 else 64
+    return {"wan": wan, "cogvideox": 64 * spec.temporal_patch, "ltx": 128}[spec.architecture]
 
 
 @dataclass(frozen=True)

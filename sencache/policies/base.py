@@ -8,7 +8,7 @@ names in `senses`; a recorded trace can stand in for the engine, so every decisi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +30,8 @@ Reason = Literal[
     "within_tolerance",
     "scheduled",
 ]
+# Reasons to compute that a setting gives, whatever the signals say.
+FORCED: frozenset[Reason] = frozenset({"first_step", "warmup", "last_step"})
 Sense = Literal["dx_rms", "relative_l1", "output_rate", "forecast_error"]
 Signals = Mapping[str, float]
 
@@ -199,9 +201,9 @@ class Policy(ABC):
         model runs.
         """
 
-    def spread(self, steps: int, nfe: int) -> Policy | None:
+    def spread(self, steps: int, nfe: int, handovers: Collection[int] = ()) -> Policy | None:
         """The configuration that computes exactly `nfe` of `steps`, where the method can be told so
-        outright.
+        outright. At `handovers` another transformer takes over, which computes in any case.
         """
         return None
 

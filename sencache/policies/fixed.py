@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -30,12 +31,22 @@ class Fixed(Policy):
     forced_first: AtLeastOne = 1
     steps: tuple[StepIndex, ...] | None = None
 
-    def spread(self, steps: int, nfe: int) -> Policy:
-        """`nfe` steps: the first `forced_first`, the others at even distances over the rest."""
-        first = min(self.forced_first, nfe)
+    def spread(self, steps: int, nfe: int, handovers: Collection[int] = ()) -> Policy:
+        """`nfe` steps: the first `forced_first`, the others at even distances over the rest, the nearest of
+        them moved to every hand-over. Raises SencacheError when `forced_first` alone exceeds `nfe`.
+        """
+        first = self.forced_first
+        if first > nfe:
+            raise SencacheError(
+                f"fixed.forced_first is {first}, more than the budget of {nfe} evaluations; "
+                f"force at most {nfe} steps or raise the budget"
+            )
         rest = nfe - first + 1
-        even = (first - 1 + i * (steps - first + 1) // rest for i in range(1, rest))
-        return replace(self, steps=(*range(first), *even))
+        free = {first - 1 + i * (steps - first + 1) // rest for i in range(1, rest)}
+        due = set(handovers) - set(range(first))
+        for step in sorted(due - free):
+            free -= {min(free - due, key=lambda other: abs(other - step), default=step)}
+        return replace(self, steps=tuple(sorted({*range(first), *free, *due})))
 
     def check(self, steps: int) -> None:
         """Raises SencacheError when the list names a step beyond the run's."""

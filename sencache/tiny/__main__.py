@@ -15,7 +15,7 @@ from rich.progress import track
 
 from sencache.errors import SencacheError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -43,6 +43,8 @@ def train(
     from sencache.tiny.export import export
     from sencache.tiny.families import family
 
+    for folder in filter(None, (start, autoencoder_from)):
+        _require_model(folder)
     chosen = family(arch)
     if start is None and arch != "wan":
         start = ASSETS / "tiny-wan"
@@ -64,6 +66,7 @@ def check(
     from sencache.tiny import checking, scoring
     from sencache.tiny.families import family_of
 
+    _require_model(folder)
     pipe = checking.load(folder)
     asked = checking.of_model(pipe, prompts, seed, steps, guidance)
     made = list(track(asked, total=prompts, description="clips"))
@@ -78,6 +81,14 @@ def check(
     console.print(f"autoencoder: {psnr:.1f} dB")
     if out is not None:
         _write(out, rows, psnr, made)
+
+
+def _require_model(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise SencacheError(
+            f"{folder} holds no exported model (no model_index.json); give a folder that a training wrote, "
+            "as OUT/model"
+        )
 
 
 def _by_count(pairs: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:

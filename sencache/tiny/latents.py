@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +31,50 @@ class Latents:
         return len(self.captions)
 
 
-def make(folder: Path, count: int, seed: int, encode: Encode) -> Latents:
-    """Encode `count` clips with `encode` ([N, 3, T, H, W] to normalised latents); goes on after a stop."""
+def make(folder: Path, count: int, seed: int, encode: Encode, encoder: str) -> Latents:
+    """Encode `count` clips with `encode` ([N, 3, T, H, W] to normalised latents); goes on after a stop.
+
+    `encoder` names the weights that `encode` uses, as `fingerprint` does. What another seed, another encoder
+    or another distribution of clips left in `folder` is made anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    _drop_others(folder, json.dumps({"seed": seed, "encoder": encoder, "clips": _distribution()}))
     chunks = range(count // CHUNK)
     for chunk in track(chunks, description="latents"):
         path = folder / f"{chunk:05d}.npz"
         if not path.exists():
             _write(path, (seed, 3, chunk), encode)
     return read(folder, count)
+
+
+def fingerprint(autoencoder: Any) -> str:
+    """Of all that the latents of an autoencoder depend on: its weights, and its latents' statistics."""
+    digest = hashlib.sha256()
+    for name, values in autoencoder.state_dict().items():
+        digest.update(name.encode() + values.detach().float().cpu().numpy().tobytes())
+    config = autoencoder.config
+    statistics = [list(getattr(config, name, None) or ()) for name in ("latents_mean", "latents_std")]
+    digest.update(json.dumps(statistics).encode())
+    return digest.hexdigest()
+
+
+def _distribution() -> str:
+    """Changes with what clips look like and how they are described."""
+    rng = np.random.default_rng((0, 3))
+    scenes = [clips.sample_clip(rng) for _ in range(CHUNK)]
+    pixels = np.rint(clips.render_batch(scenes) * 100).astype(np.int8)
+    captions = "\n".join(clip.caption for clip in scenes)
+    return hashlib.sha256(captions.encode() + pixels.tobytes()).hexdigest()
+
+
+def _drop_others(folder: Path, origin: str) -> None:
+    """Remove the chunks in `folder` unless they are of `origin`, and note whose the next ones are."""
+    mark = folder / "made.json"
+    if mark.exists() and mark.read_text() == origin:
+        return
+    for path in folder.glob("*.npz"):
+        path.unlink()
+    mark.write_text(origin)
 
 
 def _write(path: Path, seed: tuple[int, ...], encode: Encode) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,6 @@ from sencache.tiny.preview import Preview
 
 CLIPS = 16_384
 STATISTICS = 64  # clips whose latents give their mean and deviation
-
-Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,9 @@ def train(plan: Plan) -> dict[str, Any]:
             "model of the same architecture whose autoencoder is kept"
         )
     torch.manual_seed(plan.seed)
-    autoencoder, encode = _wan_autoencoder(plan) if plan.family is wan else _taught_autoencoder(plan)
-    values = latent_sets.make(plan.folder / "latents", plan.clips, plan.seed, encode)
+    autoencoder, codec = _wan_autoencoder(plan) if plan.family is wan else _taught_autoencoder(plan)
+    encode, encoder = partial(shared_latent, codec, codec.module), latent_sets.fingerprint(codec.module)
+    values = latent_sets.make(plan.folder / "latents", plan.clips, plan.seed, encode, encoder)
     parts = {"vae": autoencoder, **_parts(plan)}
     task = Denoising(
         plan.family,
@@ -80,20 +78,20 @@ def train(plan: Plan) -> dict[str, Any]:
     return parts
 
 
-# ---- autoencoders
+# ---- autoencoders, each with the codec that makes the transformer's latents
 
 
-def _wan_autoencoder(plan: Plan) -> tuple[Any, Encode]:
+def _wan_autoencoder(plan: Plan) -> tuple[Any, Codec]:
     """Learned from clips alone."""
     codec = _codec(plan)
     if plan.autoencoder:
         task = Autoencoding(codec, plan.seed, device=plan.device)
         Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
         statistics(codec, plan)
-    return codec.module, partial(shared_latent, codec, codec.module)
+    return codec.module, codec
 
 
-def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
+def _taught_autoencoder(plan: Plan) -> tuple[Any, Codec]:
     """The decoder learns to read tiny-wan's latents and the encoder to write them."""
     teacher = wan.codec(wan.load_autoencoder(str(plan.start)).to(plan.device))
     encode = partial(shared_latent, teacher, teacher.module)
@@ -102,7 +100,7 @@ def _taught_autoencoder(plan: Plan) -> tuple[Any, Encode]:
         taught = lambda video: plan.family.from_shared(encode(video))  # noqa: E731
         task = Autoencoding(codec, plan.seed, device=plan.device, teacher=taught)
         Loop(task, plan.folder, plan.minutes * plan.autoencoder).run()
-    return codec.module, encode
+    return codec.module, teacher
 
 
 def _codec(plan: Plan) -> Codec:
@@ -133,8 +131,9 @@ def shared_latent(codec: Codec, module: Any, video: torch.Tensor) -> torch.Tenso
 
 def statistics(codec: Codec, plan: Plan) -> None:
     """Write the mean and deviation of each channel of the latents into the autoencoder's configuration."""
-    raw = partial(encoded, codec)
-    sample = latent_sets.make(plan.folder / "statistics", STATISTICS, plan.seed + 1, raw).values.float()
+    raw, encoder = partial(encoded, codec), latent_sets.fingerprint(codec.module)
+    made = latent_sets.make(plan.folder / "statistics", STATISTICS, plan.seed + 1, raw, encoder)
+    sample = made.values.float()
     mean, std = (getattr(sample, kind)(dim=(0, 2, 3, 4)).tolist() for kind in ("mean", "std"))
     codec.module.register_to_config(
         latents_mean=[round(v, 5) for v in mean], latents_std=[round(v, 5) for v in std]

@@ -11,6 +11,7 @@ import torch
 from measuring import METHODS, size
 from pipelines import STEPS, Tiny
 
+from sencache.budget import match_nfe
 from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
 from sencache.calibration.samples import Sample, probe
 from sencache.engine.attach import attach
@@ -83,6 +84,27 @@ def test_up_to_the_step_after_the_first_reuse_a_simulation_is_the_live_run(tiny:
     simulated = simulate(policy, recorded(tiny))
     first = next(record.step for record in trace if record.decision == "reuse")
     alike(simulated, trace, first + 1)
+
+
+@pytest.mark.parametrize("method", ["none", *METHODS])
+def test_a_simulation_starts_afresh_where_the_second_expert_takes_over(method: str) -> None:
+    """Nothing is kept of the transformer that takes over, so its first step is computed in a live run."""
+    tiny = pipelines.wan(two=True)
+    recording, policy = recorded(tiny), {"none": Full(), **pipelines.exact("wan")}[method]
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    alike(simulate(policy, recording), trace)
+    (handover,) = recording.handovers
+    assert (trace.records[handover].reason == "no_cache") == (method != "none")
+
+
+@pytest.mark.parametrize("method", ["fixed", "magcache", "teacache", "control"])
+def test_two_experts_meet_a_budget_that_one_meets(method: str) -> None:
+    tiny = pipelines.wan(two=True)
+    policy = match_nfe(pipelines.lively("wan")[method], [recorded(tiny)], nfe := 7)
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    assert trace.nfe == nfe
 
 
 def test_a_recording_is_of_the_prompts_own_sample(tiny: Tiny) -> None:

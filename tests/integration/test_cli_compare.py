@@ -26,7 +26,7 @@ def test_every_option_reaches_the_request(run: Program, tmp_path: Path) -> None:
         run,
         tmp_path,
         *("--negative-prompt", "blur", "--seed", "7", "--guidance", "2.5", "--height", "32", "--width", "48"),
-        *("--frames", "5", "--preset", "fast", "--nfe", "2", "--set", "fixed.target=output", "--json"),
+        *("--frames", "5", "--nfe", "2", "--set", "fixed.target=output", "--json"),
     )
     report = Report.model_validate_json(answer.out)
     assert report.request.model_dump() == {
@@ -39,7 +39,7 @@ def test_every_option_reaches_the_request(run: Program, tmp_path: Path) -> None:
         "frames": 5,
         "guidance_scale": 2.5,
         "nfe": 2,
-        "preset": "fast",
+        "preset": None,
     }
     fixed = report.lanes[1]
     assert (fixed.target, fixed.config["target"], fixed.nfe) == ("output", "output", 2)
@@ -48,6 +48,16 @@ def test_every_option_reaches_the_request(run: Program, tmp_path: Path) -> None:
 def test_a_budget_alone_takes_no_preset(run: Program, tmp_path: Path) -> None:
     report = Report.model_validate_json(compare_small(run, tmp_path, "--nfe", "2", "--json").out)
     assert (report.request.nfe, report.request.preset) == (2, None)
+
+
+def test_a_preset_reaches_the_request(run: Program, tmp_path: Path) -> None:
+    report = Report.model_validate_json(compare_small(run, tmp_path, "--preset", "fast", "--json").out)
+    assert (report.request.nfe, report.request.preset) == (None, "fast")
+
+
+def test_what_a_lane_notes_is_printed(run: Program, tmp_path: Path) -> None:
+    answer = compare_small(run, tmp_path, "--methods", "easycache")
+    assert "\neasycache: its settings force each of the 3 steps to be computed" in answer.out
 
 
 def test_a_second_comparison_replaces_the_first(run: Program, tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "long negative": (["--negative-prompt", LONG], "the negative prompt has 10,000 characters"),
     "nfe 0": (["--nfe", "0"], "nfe is 0"),
     "nfe above steps": (["--nfe", "4"], "a budget of 4 evaluations exceeds the 3 steps"),
+    "nfe and preset": (
+        ["--nfe", "2", "--preset", "fast"],
+        "a budget of 2 evaluations and the preset 'fast' would both set",
+    ),
     "no text": (["--prompt", "\udcff"], "is not valid text"),
     "unknown device": (["--device", "tpu"], "unknown device 'tpu'; use cpu or cuda"),
     "device that cannot serve": (["--device", "meta"], "unknown device 'meta'; use cpu or cuda"),
@@ -77,6 +81,10 @@ REFUSED |= {
     "not a number": (["--set", "fixed.interval=often"], "fixed.interval is 'often'"),
     "not finite": (["--methods", "control:tolerance=nan"], "control.tolerance is 'nan'"),
     "out of range": (["--methods", "fixed:interval=0"], "fixed.interval is '0'"),
+    "forced beyond nfe": (
+        ["--nfe", "1", "--methods", "fixed:forced_first=2"],
+        "fixed.forced_first is 2, more than the budget of 1 evaluations; force at most 1 steps",
+    ),
     "too large for a step": (["--methods", "fixed:steps=0+3"], "fixed.steps names step 3"),
 }
 
@@ -91,7 +99,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize(
-    "asked", ["unknown method", "16 frames", "height 63", "long prompt", "nfe above steps"]
+    "asked",
+    ["unknown method", "16 frames", "height 63", "long prompt", "nfe above steps", "nfe and preset"],
 )
 def test_a_bad_request_is_refused_before_the_model_is_loaded(
     run: Program, tmp_path: Path, asked: str

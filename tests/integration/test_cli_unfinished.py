@@ -14,6 +14,14 @@ import pytest
 from command_line import ENVIRONMENT, LONG, PROMPT, Program, assert_one_line, compare_small, tree, written
 from diffusers import UniPCMultistepScheduler
 
+# `python -m sencache`, which touches a file at every step.
+SAYS_WHEN_IT_STEPS = """
+import os, pathlib
+from sencache import cli, tables
+step = tables.LaneProgress.step
+tables.LaneProgress.step = lambda *told: (pathlib.Path(os.environ["SIGN"]).touch(), step(*told))
+cli.main()
+"""
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -71,24 +79,26 @@ def test_an_interrupt_leaves_nothing(
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_control_c_leaves_nothing(tmp_path: Path) -> None:
     command = ["compare", "--prompt", PROMPT, "--steps", "1000", "--methods", "fixed"]
+    sign, work = tmp_path / "stepped", tmp_path / "work"
+    work.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "sencache", *command, "--out", str(tmp_path / "out")],
+        [sys.executable, "-c", SAYS_WHEN_IT_STEPS, *command, "--out", str(work / "out")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "SIGN": str(sign)},
     )
-    wait_for(lambda: any("partial" in path for path in tree(tmp_path)))
     # Loading comes first, and an interrupted import of torch says so in its own words.
-    time.sleep(8)
+    wait_for(sign.exists)
+    assert any("partial" in path for path in tree(work))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode not in (0, 2)
     assert out == "" and "Traceback" not in err
-    assert tree(tmp_path) == set()
+    assert tree(work) == set()
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -71,6 +71,20 @@ def test_a_budget_out_of_reach_is_missed_openly(tiny_wan: Model) -> None:
     report = list(compare(tiny_wan, request, parse_lanes("easycache:forced_first=8,fixed"), None))[-1].report
     nfe = {lane.name: lane.nfe for lane in report.lanes}
     assert nfe == {"none": 12, "fewer-steps": 4, "fixed": 4, "easycache": 9}
+    notes = {lane.name: lane.notes for lane in report.lanes if lane.notes}
+    missed = "4 evaluations were asked for and 9 made, 9 of them forced by its settings"
+    assert notes == {"easycache": (missed,)}
+
+
+def test_a_run_too_short_for_a_method_to_reuse_anything_is_said_to_be(tiny_wan: Model) -> None:
+    """EasyCache forces ten steps and the last, as its authors do."""
+    report = list(compare(tiny_wan, request_of(4), parse_lanes("easycache"), None))[-1].report
+    (lane,) = [lane for lane in report.lanes if lane.method == "easycache"]
+    assert lane.nfe == 4
+    assert lane.notes == (
+        "its settings force each of the 4 steps to be computed, so nothing is reused; "
+        "take more steps or force fewer",
+    )
 
 
 def test_what_the_user_set_stays_under_a_budget(tiny_wan: Model) -> None:
@@ -79,3 +93,4 @@ def test_what_the_user_set_stays_under_a_budget(tiny_wan: Model) -> None:
     fixed, control = (lane for lane in report.lanes if lane.config)
     assert (fixed.config["interval"], fixed.config["steps"], fixed.nfe) == (3, None, 3)
     assert control.config["tolerance"] == 0.25
+    assert fixed.notes == ("6 evaluations were asked for and 3 made",)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
+from sencache import comparison
 from sencache.comparison import Compared, LaneDone, LaneStarted, StepDone, compare
 from sencache.devices import check_alike, share_out
 from sencache.errors import SencacheError
@@ -74,6 +75,18 @@ def test_two_devices_tell_what_one_does(
     assert isinstance(spread[-1], Compared) and spread[-1].report.model.device == "cpu,cpu"
     names = [one.name for one in spread[-1].report.lanes]
     assert names == [one.name for one in alone[-1].report.lanes] == [spec.name for spec in LANES]
+
+
+def test_fewer_steps_takes_the_steps_of_the_first_lane_not_of_the_first_to_end(
+    pair: tuple[Model, Model], bundled_profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = parse_lanes("sencache:tolerance=9:early_tolerance=9,sencache:tolerance=0")
+    monkeypatch.setattr(comparison, "share_out", lambda costs, _: [[0, 1], [2]] if costs[1:] else [[0], []])
+    last_first = lambda groups: itertools.chain(*(group() for group in reversed(groups)))  # noqa: E731
+    monkeypatch.setattr(comparison, "side_by_side", lambda groups: (item for item in last_first(groups)))
+    report = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))[-1].report
+    nfe = {lane.name: lane.nfe for lane in report.lanes}
+    assert nfe["fewer-steps"] == nfe[lanes[1].name] < nfe[lanes[2].name]
 
 
 def test_nothing_is_lost_when_the_full_run_ends_last(

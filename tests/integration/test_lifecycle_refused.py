@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pipelines
@@ -50,6 +51,12 @@ def test_a_cache_of_diffusers_is_refused(tiny: Tiny) -> None:
     with attach(tiny.pipe, Full()):
         latents = tiny()
     assert torch.equal(latents, tiny())
+
+
+def test_a_pipeline_without_a_transformer_is_refused_before_it_runs() -> None:
+    refused = pytest.raises(SencacheError, match="a SimpleNamespace has no transformer to attach to; use a")
+    with refused, attach(SimpleNamespace(scheduler=None), Full()):
+        pytest.fail("the block was entered")
 
 
 def test_an_attachment_that_nothing_ran_under_says_so(tiny: Tiny) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pipelines
 import pytest
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from pipelines import STEPS, Tiny, model_of, request_of
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
 from sencache.calibration.samples import measured
 from sencache.errors import SencacheError
+from sencache.models.placement import Placement
 from sencache.policies import METHODS, make_policy, uses_profile
 from sencache.profile import Profile
 from sencache.recording import simulate
@@ -101,6 +103,18 @@ def test_what_was_made_under_other_settings_is_not_taken(change: str, tmp_path: 
     calibrate(other, tmp_path, meter)
     assert meter.forwards == 3 * other.request.steps - 1
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_samples_are_found_again_whatever_memory_is_free_and_on_whichever_gpu(tmp_path: Path) -> None:
+    task = plan(pipelines.wan(), 1).tasks[0]
+
+    def name(**changes: Any) -> str:
+        return replace(task, model=replace(task.model, **changes)).name
+
+    one, other = (Placement("host", where, False, 0, 0) for where in ("device", "blocks"))
+    on_gpu = name(device=torch.device("cuda:0"), placement=one)
+    assert on_gpu == name(device=torch.device("cuda:1"), placement=other)
+    assert len({on_gpu, name(), name(dtype=torch.bfloat16)}) == 3
 
 
 def test_a_kept_sample_comes_back_as_it_was(tiny: Tiny, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from strategies import (
     sensitivity_profile,
 )
 
+from sencache import recording as recording_module
 from sencache.budget import match_nfe
 from sencache.engine.sensors import Scene
 from sencache.errors import SencacheError
@@ -146,6 +147,24 @@ def test_forecast_errors_from_inner_products_are_those_of_the_tensors(forecast):
         expected = np.linalg.norm(v[c] - guess) / np.linalg.norm(v[c])
         assert recording.forecast_error(policy, [a, b, c]) == pytest.approx(expected, rel=1e-5)
     assert recording.forecast_error(policy, [0, 1, SPAN + 2]) == math.inf
+
+
+@given(st.integers(1, 40), st.integers(1, 50))
+@examples(30)
+def test_products_are_the_same_in_pieces_and_whole(size, piece):
+    a, b = torch.randn(2, 3, size, generator=torch.Generator().manual_seed(size)).unbind()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording_module, "PIECE", piece)
+        found = recording_module._dot(a, b.half()).item()
+    assert found == pytest.approx((a.double() * b.half().double()).sum().item(), rel=1e-12, abs=1e-12)
+
+
+def test_a_recorder_keeps_a_span_of_changes_and_the_newest_value():
+    changes = recording_module._Changes()
+    for step in range(SPAN + 5):
+        changes.add(torch.full((1, 4), float(step)))
+        assert len(changes._window) <= SPAN
+    assert changes.products().shape == (SPAN + 5,) * 2
 
 
 # Meeting a budget

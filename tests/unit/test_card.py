@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 from typing import Any
@@ -20,7 +21,7 @@ from sencache.constants import ModelId
 from sencache.hub.card import MARK, dataset_card, served
 from sencache.hub.npz import parse_npz
 from sencache.library import bundled_profile
-from sencache.profile import Profile, load_profile
+from sencache.profile import Profile, load_profile, parse_profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
 REPO = "someone/profiles"
@@ -144,8 +145,20 @@ def test_its_commands_are_those_of_the_program() -> None:
     options = dict(zip(calibrate[1::2], calibrate[2::2], strict=True))
     assert all(option in known for option in options)
     expected = {"--samples": "8", "--seed": "1000", "--steps": "50", "--scheduler": "unipc", "--shift": "3"}
+    expected |= {"--dtype": "fp32"}
     expected |= {"--guidance": "4", "--height": "64", "--width": "64", "--frames": "17", "--out": "tiny.json"}
     assert expected.items() <= options.items()
+
+
+@pytest.mark.parametrize(
+    ("shift", "said"), [(5, "--shift 5 "), (5.5, "--shift 5.5 "), (True, ""), (None, ""), ("5", "")]
+)
+def test_a_whole_shift_is_one(shift: Any, said: str) -> None:
+    data = json.loads(OWN.to_json())
+    data["schedule"]["config"]["flow_shift"] = shift
+    profile = parse_profile(json.dumps(data))
+    *_, command = blocks(dataset_card(REPO, {"p.json": profile}), "sh")
+    assert (said in command) if said else ("--shift" not in command)
 
 
 def test_what_others_wrote_is_no_markup() -> None:

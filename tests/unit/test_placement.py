@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from sencache.errors import SencacheError
 from sencache.models.catalogue import MODELS
 from sencache.models.placement import (
+    BYTES,
     ENCODE,
+    LANES,
+    RECORDED,
     RESERVE,
     Placement,
     Weights,
@@ -23,6 +26,7 @@ from sencache.models.placement import (
     tokens,
 )
 from sencache.models.spec import ModelSpec
+from sencache.recording import SPAN
 
 PLENTY = 10**15
 BIG = [spec for spec in MODELS.values() if spec.parameters]
@@ -127,6 +131,16 @@ def test_every_model_fits_a_large_card_and_none_a_small_one(spec: ModelSpec) -> 
     assert str(best) == "all parts on the GPU"
     with pytest.raises(SencacheError, match=f"{spec.key} needs at least"):
         plan_placement(spec.key, weights, work, 4 * 10**9, PLENTY)
+
+
+@pytest.mark.parametrize("spec", BIG, ids=lambda spec: spec.key)
+def test_a_run_on_record_is_planned_for(spec: ModelSpec) -> None:
+    """Its changes, the newest value and the one that is being noted; and every step's latent and output."""
+    assert RECORDED == SPAN + 2
+    size = BYTES[spec.dtype]
+    residual, latents = tokens(spec) * spec.inner * size, spec.steps * tokens(spec) * 64 * (4 + size)
+    assert Work.of(spec).denoise >= RECORDED * residual + latents
+    assert Work.of(spec, lanes=0).denoise <= Work.of(spec).denoise == Work.of(spec, lanes=LANES).denoise
 
 
 def test_published_figures() -> None:

@@ -71,3 +71,24 @@ def test_spread_computes_exactly_the_budget_at_even_distances(total, data):
     assert len(computed) == budget and computed[0] == 0
     gaps = [b - a for a, b in pairwise([*computed, total])]
     assert max(gaps) - min(gaps) <= 1
+
+
+@given(st.integers(2, 40), st.data())
+@examples(100)
+def test_a_handover_takes_the_place_of_the_nearest_step_that_is_free(total, data):
+    """It is computed in any case, so it counts; only where every step is forced does it come on top."""
+    budget = data.draw(st.integers(1, total))
+    first = data.draw(st.integers(1, budget))
+    handover = data.draw(st.integers(1, total - 1))
+    plain = set(Fixed(forced_first=first).spread(total, budget).steps)
+    steps = Fixed(forced_first=first).spread(total, budget, [handover]).steps
+    assert list(steps) == sorted({*steps, handover})
+    assert len(steps) == max(budget, first + (handover >= first))
+    moved = plain - set(steps)
+    assert len(moved) <= 1 and all(step >= first for step in moved)
+
+
+def test_more_forced_steps_than_the_budget_are_refused():
+    with pytest.raises(SencacheError, match="forced_first is 10, more than the budget of 5 evaluations"):
+        Fixed(forced_first=10).spread(30, 5)
+    assert len(Fixed(forced_first=10).spread(30, 10).steps) == 10

@@ -10,15 +10,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sencache.errors import SencacheError
 from sencache.models.spec import ASSETS
-from sencache.tiny import loop, ltx, text, wan
+from sencache.tiny import __main__ as program
+from sencache.tiny import clips, loop, ltx, text, wan
 from sencache.tiny.autoencoding import Autoencoding
 from sencache.tiny.denoising import Denoising
 from sencache.tiny.export import FILE_LIMIT, MODEL_LIMIT, check_sizes
 from sencache.tiny.families import family
-from sencache.tiny.latents import Latents, make, read
+from sencache.tiny.latents import Latents, fingerprint, make, read
 from sencache.tiny.optim import Muon, optimizers, orthogonal
 from sencache.tiny.training import Plan, train
 
@@ -151,13 +153,42 @@ def test_latents_are_made_once_and_read_back(tmp_path: Path) -> None:
         encoded.append(len(video))
         return video.mean(dim=(2, 3, 4))[:, :, None, None, None].float()
 
-    first = make(tmp_path, 48, 0, encode)
+    first = make(tmp_path, 48, 0, encode, "one")
     sorted(tmp_path.glob("*.npz"))[1].unlink()
-    again = make(tmp_path, 48, 0, encode)
+    again = make(tmp_path, 48, 0, encode, "one")
     assert encoded == [16] * 4 and len(again) == 48
     assert again.captions == first.captions and torch.equal(again.values, first.values)
     with pytest.raises(SencacheError, match="holds no latents"):
         read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("change", ["seed", "encoder", "clips"])
+def test_latents_that_something_else_made_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    def made(seed: int, encoder: str, scale: float) -> torch.Tensor:
+        encode = lambda video: scale * video.mean(dim=(2, 3, 4))[:, :, None, None, None].float()  # noqa: E731
+        return make(tmp_path, 32, seed, encode, encoder).values
+
+    first = made(0, "one", 1.0)
+    if change == "clips":
+        monkeypatch.setitem(clips.PALETTE, "red", (1.0, 0.0, 0.0))
+    again = made(int(change == "seed"), "two" if change == "encoder" else "one", 0.5)
+    assert len(again) == 32 and not torch.equal(again, first)
+
+
+def test_an_encoder_is_told_apart_by_weights_and_statistics() -> None:
+    torch.manual_seed(0)
+    module, names = wan.autoencoder(), set()
+    for change in (
+        lambda: None,
+        lambda: module.register_to_config(latents_mean=[0.5] * 16),
+        lambda: next(module.parameters()).data.mul_(1.001),
+    ):
+        change()
+        names.add(fingerprint(module))
+        assert fingerprint(module) in names
+    assert len(names) == 3
 
 
 def test_a_batch_is_a_function_of_seed_and_step_and_epochs_see_every_clip() -> None:
@@ -232,3 +263,33 @@ def test_too_large_models_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"more{part}").write_bytes(b"0" * (MODEL_LIMIT // 3))
     with pytest.raises(SencacheError, match=f"a model {MODEL_LIMIT:,}"):
         check_sizes(tmp_path)
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "/nonexistent"],
+        ["train", "--out", "{}/out", "--from", "/nonexistent"],
+        ["train", "--out", "{}/out", "--autoencoder-from", "/nonexistent"],
+    ],
+)
+def test_a_folder_without_a_model_is_refused_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sencache.tiny", *(word.format(tmp_path) for word in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith("error: /nonexistent holds no exported model")
+
+
+def test_help_offers_no_shell_completion() -> None:
+    assert "--install-completion" not in CliRunner().invoke(program.app, ["--help"]).output

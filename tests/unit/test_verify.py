@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from sencache.comparison import compare
 from sencache.errors import SencacheError
@@ -147,14 +148,6 @@ def slightly(value: float) -> float:
     return value * 1.001 if value else 1e-3
 
 
-def problems_of(report: Report, find: FindProfile) -> list[str]:
-    """What `verify` says; a report whose settings cannot have been run is refused, which says as much."""
-    try:
-        return verify(report, find)
-    except SencacheError as error:
-        return [str(error), DIGEST_PROBLEM]
-
-
 def lanes_of(data: dict[str, Any], method: str) -> list[int]:
     return [i for i, lane in enumerate(data["lanes"]) if lane["method"] == method]
 
@@ -186,7 +179,7 @@ def test_a_report_holds_once_written_and_read(report: Report, tmp_path: Any) -> 
 @pytest.fixture(scope="module")
 def findings(one: dict[str, Any], find: FindProfile) -> dict[Path, list[str]]:
     """For each sampled number, what `verify` says when it is slightly other."""
-    return {path: problems_of(changed(one, path, slightly(value)), find) for path, value in sampled(one)}
+    return {path: verify(changed(one, path, slightly(value)), find) for path, value in sampled(one)}
 
 
 def test_any_changed_number_is_noticed(findings: dict[Path, list[str]]) -> None:
@@ -328,4 +321,47 @@ def test_a_report_without_a_full_run_is_a_problem_not_a_crash(one: dict[str, Any
 
 def test_a_report_without_steps_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
     for lane in range(len(one["lanes"])):
-        assert problems_of(changed(one, ("lanes", lane, "trace"), []).sealed(), find)
+        assert verify(changed(one, ("lanes", lane, "trace"), []).sealed(), find)
+
+
+FORGED_METRICS: dict[str, tuple[str, Any]] = {
+    "no frames": ("lpips", []),
+    "a frame less": ("ssim", [0.5]),
+    "closer than any number": ("psnr", 1e6),
+    "farther than any number": ("psnr", -1e6),
+}
+
+
+@pytest.mark.parametrize("name", FORGED_METRICS)
+def test_forged_metrics_are_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile, name: str) -> None:
+    metric, value = FORGED_METRICS[name]
+    for index, lane in enumerate(one["lanes"]):
+        if lane["metrics"]:
+            path = ("lanes", index, "metrics", "per_frame", metric)
+            values = value if isinstance(value, list) else [value] * len(lane["metrics"]["per_frame"][metric])
+            problems = verify(changed(one, path, values).sealed(), find)
+            assert problems and all(problem.startswith(f"{lane['name']}: ") for problem in problems)
+
+
+def test_settings_that_no_run_can_have_are_a_problem_not_an_error(
+    one: dict[str, Any], find: FindProfile
+) -> None:
+    lane = lanes_of(one, "magcache")[0]
+    forged = {"method": "telepathy", "config": {"threshold": "high"}, "profile": None}
+    for field, value in forged.items():
+        problems = verify(changed(one, ("lanes", lane, field), value).sealed(), find)
+        assert len(problems) == 1 and problems[0].startswith(one["lanes"][lane]["name"]), field
+    lane = lanes_of(one, "fixed")[0]
+    reference = {"sha256": "0" * 64}
+    (problem,) = verify(changed(one, ("lanes", lane, "profile"), reference).sealed(), find)
+    assert "names a profile, which fixed does not use" in problem
+
+
+@pytest.mark.parametrize("value", [10**400, 1e308, -1e308, -1])
+def test_no_number_whatever_makes_it_crash(one: dict[str, Any], find: FindProfile, value: float) -> None:
+    for path, was in sampled(one):
+        try:
+            report = changed(one, path, type(was)(value))
+        except (ValidationError, OverflowError):
+            continue
+        assert DIGEST_PROBLEM in verify(report, find), path

@@ -1,0 +1,35 @@
+"""What the command line says of a calibration and of a run."""
+
+from __future__ import annotations
+
+import json
+from statistics import fmean
+
+from sencache.library import bundled_profile
+from sencache.profile import Profile, load_profile, parse_profile
+from sencache.tables import calibration_summary
+
+OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
+
+
+def spreads(profile: Profile) -> str:
+    (line,) = [line for line in calibration_summary(profile) if "spread over the videos" in line]
+    return line
+
+
+def test_the_standard_error_is_said_to_be_an_average_over_the_timesteps() -> None:
+    table = OWN.sensitivity
+    assert table is not None and table.alpha_x_std is not None and table.samples == 8
+    share = fmean(std / mean for std, mean in zip(table.alpha_x_std, table.alpha_x, strict=True))
+    line = spreads(OWN)
+    assert line.startswith("on average over the timesteps: spread over the videos alpha_x ")
+    assert f"spread over the videos alpha_x {share:.0%}," in line
+    assert f"standard error of the means alpha_x {share / 7**0.5:.0%}," in line
+    assert "at most" not in line
+
+
+def test_one_video_tells_of_no_spread() -> None:
+    data = json.loads(OWN.to_json())
+    data["sensitivity"]["samples"] = 1
+    line = spreads(parse_profile(json.dumps(data)))
+    assert line.endswith("spread over the videos unknown; standard error of the means unknown")
