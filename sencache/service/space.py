@@ -13,13 +13,11 @@ from itertools import product
 
 from sencache.models import checkpoint
 from sencache.models.spec import ModelSpec
-from sencache.schema import Request
-from sencache.service.figures import ZEROGPU_LONGEST, booked, reserved, seconds_of
+from sencache.service.figures import ZEROGPU_LONGEST, booked, expected, reserved, seconds_of
+from sencache.service.opening import BASELINES, preselected, sample
 
 # GPU seconds a day of a visitor who has not signed in.
 ANONYMOUS_SECONDS = 120
-# The lanes of a first run: the full one, and four that compute about half.
-FIRST_LANES = 5
 # What a first run is shortened by, in the order in which it hurts least: each for all of those before it.
 STEPS, FRAMES, SIDES = (1.0, 0.8, 0.6, 0.5, 0.4), (1.0, 0.75, 0.5, 0.3), (1.0, 0.75, 0.5)
 
@@ -53,11 +51,14 @@ def _affordable(spec: ModelSpec) -> ModelSpec:
 
 
 def first_run(spec: ModelSpec, quota: int = ANONYMOUS_SECONDS, device: str = "cuda") -> ModelSpec:
-    """`spec` with steps, frames and size, in this order, reduced until a run of FIRST_LANES lanes books at
-    most `quota` seconds; with the least of them where none does.
+    """`spec` with steps, frames and size, in this order, reduced until a run of the lanes that the page opens
+    with books at most `quota` seconds; with the least of them where none does.
     """
+    methods = [lane.split(":")[0] for lane in (*BASELINES, *preselected(spec))]
     for shorter in _shortened(spec):
-        seconds = _first_seconds(shorter, device)
+        request = sample(shorter)
+        counts = [expected(method, request) for method in methods]
+        seconds = seconds_of((spec.key, device), request, counts)
         if seconds <= ZEROGPU_LONGEST and booked(reserved(seconds)) <= quota:
             return shorter
     return shorter
@@ -77,10 +78,3 @@ def _shortened(spec: ModelSpec) -> Iterator[ModelSpec]:
 def _side(spec: ModelSpec, pixels: float) -> int:
     nearest = round(pixels / spec.size_multiple) * spec.size_multiple
     return min(max(nearest, spec.min_side), spec.max_side)
-
-
-def _first_seconds(spec: ModelSpec, device: str) -> float:
-    sizes = {"height": spec.height, "width": spec.width, "frames": spec.frames}
-    request = Request(prompt="any", steps=spec.steps, guidance_scale=spec.guidance_scale, **sizes)
-    half = (spec.steps / 2, spec.steps / 2)
-    return seconds_of((spec.key, device), request, [(spec.steps, 0.0), *[half] * (FIRST_LANES - 1)])

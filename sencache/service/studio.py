@@ -24,15 +24,15 @@ import torch
 from sencache import comparison
 from sencache.devices import device_name
 from sencache.errors import SencacheError
-from sencache.models.model import Model, ModelSpec, load
+from sencache.models.model import Model, load
 from sencache.report import Lane, load_report
-from sencache.schema import Request
 from sencache.service.aot import compile_blocks, load_blocks
 from sencache.service.ask import Ask, Understood, understand
 from sencache.service.bridge import Thread, in_thread
 from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.service.failures import explain
 from sencache.service.figures import ZEROGPU_LONGEST
+from sencache.service.opening import sample
 from sencache.service.pace import Estimate, Paces
 from sencache.service.space import ahead_of_time, offered_model, on_zerogpu
 
@@ -71,16 +71,10 @@ def model(key: str) -> Model:
     return models(key)[0]
 
 
-def _sample(spec: ModelSpec) -> Request:
-    """A first run's, as far as shapes go."""
-    sizes = {"height": spec.height, "width": spec.width, "frames": spec.frames}
-    return Request(prompt="anything", steps=2, guidance_scale=spec.guidance_scale, **sizes)
-
-
 @spaces.GPU(duration=AOT_SECONDS)  # type: ignore[untyped-decorator]
 def _compile(key: str, folder: str) -> Any:
     """Blocks of the model `key` for a first run's shapes into `folder`; their layout."""
-    loaded, request = model(key), _sample(offered_model(key))
+    loaded, request = model(key), sample(offered_model(key))
     encoded = loaded.encode(request.prompt, "", request.guidance_scale)
     return compile_blocks(
         loaded.pipe.transformer, lambda: loaded.generate(loaded.pipe, encoded, request), Path(folder)

@@ -12,7 +12,8 @@ from gradio import update
 
 from sencache.report import Report
 from sencache.schema import MAX_PROMPT
-from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, evaluations, fitting
+from sencache.service.opening import evaluations
+from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, fitting
 
 TEXTS = ("prompt", "negative")
 MAX_VALUE = 4000

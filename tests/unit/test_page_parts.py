@@ -18,10 +18,11 @@ from sencache.report import Report
 from sencache.schema import Metrics
 from sencache.service.ask import make_ask
 from sencache.service.offer import describe
+from sencache.service.opening import evaluations
 from sencache.service.palette import lane_label
 from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.service.studio import Studio
-from sencache.ui.controls import SPEEDS, Controls, build_controls, evaluations
+from sencache.ui.controls import SPEEDS, Controls, build_controls
 from sencache.ui.gallery import load_gallery
 from sencache.ui.lanes import board_of
 from sencache.ui.links import query_of, query_of_report, restored
