@@ -39,6 +39,11 @@ class Controls:
     offer: dict[str, Any]
 
     @property
+    def names(self) -> list[str]:
+        """How the fields are called in links and messages, in the order of `inputs`."""
+        return [*self.fields, *(knob.name for knob in self.knobs)]
+
+    @property
     def inputs(self) -> list[Component]:
         """Everything that `ask` takes, in its order."""
         return [*self.fields.values(), *(knob.field for knob in self.knobs)]
