@@ -141,7 +141,9 @@ class Studio:
         """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed, and
         when its blocks are compiled if the Space wants that.
         """
-        transformer = model(key).pipe.transformer
+        loaded = model(key)
+        transformer = loaded.pipe.transformer
+        log.info("%s is on %s: %s", key, ", ".join(devices()), loaded.placement or "all parts in RAM")
         if ahead_of_time():
             folder = tempfile.mkdtemp(prefix="sencache-aot-")
             load_blocks(transformer, Path(folder), _compile(key, folder))
