@@ -31,10 +31,9 @@ from sencache.service.ask import Ask, Understood, understand
 from sencache.service.bridge import Thread, in_thread
 from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.service.failures import explain
-from sencache.service.figures import ZEROGPU_LONGEST
 from sencache.service.opening import sample
 from sencache.service.pace import Estimate, Paces
-from sencache.service.space import ahead_of_time, offered_model, on_zerogpu
+from sencache.service.space import ahead_of_time, longest_seconds, offered_model, on_zerogpu
 
 Event = dict[str, Any]
 
@@ -135,6 +134,7 @@ class Studio:
 
     def __init__(self) -> None:
         self._paces = Paces()
+        self._longest = longest_seconds()
         self._device = threading.Lock()
 
     def warm(self, key: str = "tiny-wan") -> None:
@@ -149,12 +149,13 @@ class Studio:
             load_blocks(transformer, Path(folder), _compile(key, folder))
 
     def estimate(self, ask: Ask) -> Estimate:
-        """How long `ask` is going to take; raises SencacheError where it could not run."""
+        """How long `ask` is going to take; raises SencacheError where it could not run, or not in time."""
         estimate = self._paces.estimate(understand(ask), torch.device(devices()[0]).type)
-        if on_zerogpu() and estimate.seconds > ZEROGPU_LONGEST:
+        if estimate.seconds > self._longest:
+            limit = f"{self._longest} s of " + ("one call" if on_zerogpu() else "SENCACHE_MAX_SECONDS")
             raise SencacheError(
-                f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s "
-                "of one call; choose fewer steps, a smaller size or fewer methods"
+                f"this would take about {estimate.seconds:.0f} s, more than the {limit}; "
+                "choose fewer steps, a smaller size or fewer methods"
             )
         return estimate
 

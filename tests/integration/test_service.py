@@ -321,13 +321,41 @@ def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> No
     assert estimate.reserved * 1.5 <= estimate.booked < estimate.reserved * 1.5 + 1
 
 
-def test_what_no_zerogpu_call_could_finish_is_refused_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = ask(steps=1000, nfe=1000, height=256, width=256, frames=81)
-    assert Studio().estimate(long).reserved == 120
+def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ZeroGPU what no call could finish, elsewhere what the owner does not lend to one visitor."""
+    long = ask(steps=200, nfe=200, height=256, width=256, frames=81)
+    longest = ask(
+        steps=1000,
+        nfe=1000,
+        height=256,
+        width=256,
+        frames=81,
+        methods=[f"fixed:interval={n}" for n in range(1, 15)],
+    )
+    seconds = Studio().estimate(long).seconds
+    assert 120 < seconds < 900 and Studio().estimate(long).reserved == 120
+    with pytest.raises(
+        SencacheError, match=r"about \d{4,} s, more than the 900 s of SENCACHE_MAX_SECONDS; choose"
+    ):
+        next(Studio().run(longest))
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", str(int(seconds)))
+    with pytest.raises(SencacheError, match=f"more than the {int(seconds)} s"):
+        Studio().estimate(long)
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", "1000000")
+    assert Studio().estimate(longest).seconds > 900
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     with pytest.raises(SencacheError, match="more than the 120 s of one call; choose fewer"):
         Studio().estimate(long)
     assert Studio().estimate(ask()).reserved < 120
+
+
+@pytest.mark.parametrize("wrong", ["0", "-5", "1e3", "ten"])
+def test_a_limit_that_is_no_number_is_refused_at_the_start(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", wrong)
+    with pytest.raises(SencacheError, match=f"SENCACHE_MAX_SECONDS is '{wrong}'; write whole seconds"):
+        Studio()
 
 
 def test_models_are_loaded_once_under_many_threads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -17,6 +18,7 @@ from sencache.service.ask import Ask, make_ask, understand
 from sencache.service.figures import Cost, Figures
 from sencache.service.offer import describe
 from sencache.service.pace import Paces
+from sencache.ui.api import _Endpoints
 from sencache.ui.controls import build_controls
 
 TINY = MODELS["tiny-wan"]
@@ -144,6 +146,33 @@ def test_a_first_run_fits_whatever_a_step_costs(
 
 def _half(spec: ModelSpec) -> int:
     return max(spec.min_side, round(spec.height / 2 / 16) * 16)
+
+
+def test_the_owner_can_say_what_size_the_model_was_made_for(
+    large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the page opens with, and what is asked for where nothing else is said."""
+    monkeypatch.setenv("SENCACHE_SIZE", "512x320x49")
+    (model,) = describe()["models"]
+    assert (model["width"], model["height"], model["frames"]) == (512, 320, 49)
+    request = understand(make_ask(prompt="x")).request
+    assert (request.width, request.height, request.frames) == (512, 320, 49)
+    for wrong, said in (
+        ("512x320", "SENCACHE_SIZE is '512x320'; write width, height and frames, as 832x480x81"),
+        ("big", "SENCACHE_SIZE is 'big'"),
+        ("513x320x49", "a width of 513 pixels; use a multiple of 16"),
+        ("512x320x48", "48 frames; use 4k.1"),
+    ):
+        monkeypatch.setenv("SENCACHE_SIZE", wrong)
+        with pytest.raises(SencacheError, match=said):
+            describe()
+
+
+def test_a_client_that_names_no_model_means_the_apps_own(large: None) -> None:
+    asked: list[Ask] = []
+    studio = SimpleNamespace(run=lambda ask: asked.append(ask) or iter(()))
+    list(_Endpoints(studio, describe()).compare("x", methods=["control"]))  # type: ignore[arg-type]
+    assert [ask.model for ask in asked] == ["large"]
 
 
 def test_steps_go_first_then_frames_then_size() -> None:
