@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Paces:
 
     def learn(self, report: Report, seconds: float) -> None:
         """Take the pace of the comparison that `report` tells of; it took `seconds` in all."""
-        key = (report.model.key, report.model.device.partition(":")[0])
+        key = (report.model.key, re.split("[:,]", report.model.device)[0])
         counts = [(float(lane.nfe), float(lane.steps - lane.nfe)) for lane in report.lanes]
         factor = seconds / seconds_of(key, report.request, counts)
         with self._lock:

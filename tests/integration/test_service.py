@@ -20,11 +20,14 @@ import torch
 from sencache import comparison
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
+from sencache.models.model import load
 from sencache.policies import make_policy
 from sencache.profile import load_profile
 from sencache.report import load_report
+from sencache.schema import Request
 from sencache.service import studio as service
 from sencache.service.ask import Ask, make_ask, understand
+from sencache.service.figures import seconds_of
 from sencache.service.offer import describe
 from sencache.service.pace import Paces
 from sencache.service.studio import Studio
@@ -142,6 +145,24 @@ def test_a_typed_text_stays_a_literal_in_the_snippet(studio: Studio) -> None:
         assert not [
             n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) and "os" in n.names[0].name
         ]
+
+
+def test_lanes_are_measured_on_the_device_that_they_ran_on(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would wait for one core otherwise; several go on meanwhile, and must not be disturbed."""
+    seen, measure = [], comparison.compare_frames
+    monkeypatch.setattr(
+        comparison, "compare_frames", lambda *a, device: (seen.append(device), measure(*a, device=device))[1]
+    )
+    for _ in studio.run(ask(methods=["fixed"])):
+        pass
+    own = service.model("tiny-wan")
+    assert seen == [own.device] * 2
+    monkeypatch.setattr(service, "models", lambda key: (own, load(key)))
+    for _ in studio.run(ask(methods=["fixed"])):
+        pass
+    assert seen[2:] == ["cpu"] * 2
 
 
 # ---- threads, closing
@@ -300,6 +321,13 @@ def test_defaults_that_are_offered_are_the_methods_own() -> None:
 def test_more_work_is_estimated_to_take_longer(change: dict[str, Any]) -> None:
     studio = Studio()
     assert studio.estimate(ask(**change)).seconds > studio.estimate(ask()).seconds > 0
+
+
+def test_measuring_on_a_cpu_is_part_of_the_estimate() -> None:
+    """0.455 s of one core for each frame of 480x832."""
+    request = Request(prompt="x", steps=1, height=480, width=832, frames=81, guidance_scale=1)
+    apart = [seconds_of(("unlisted", device), request, [(1.0, 0.0)]) for device in ("cpu", "cuda")]
+    assert apart[0] - apart[1] == pytest.approx(81 * 0.455, rel=0.02)
 
 
 def test_the_estimate_learns_from_a_run(studio: Studio, finished: object) -> None:
