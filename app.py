@@ -2,9 +2,9 @@
 
 import spaces  # noqa: F401  (before anything touches CUDA)
 
-from sencache.ui.page import build_app, launch_options
+from sencache.ui.page import launch_options, start
 
-app = build_app()
+app = start()
 
 if __name__ == "__main__":
     app.launch(**launch_options())

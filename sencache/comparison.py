@@ -1,5 +1,4 @@
-"""One comparison: several lanes from one noise and one prompt encoding, as a stream of events that ends in a
-report.
+"""One comparison: lanes from one noise and one prompt encoding, as a stream of events ending in a report.
 
 The command line, the app, the API and the bench all consume this stream; none of them has a loop of its own.
 """
@@ -234,6 +233,9 @@ class _Comparison:
         denoise = sum(record.seconds or 0.0 for record in trace)
         full = denoise if is_reference else self.done[REFERENCE].denoise_seconds
         policy, caches = planned.policy, planned.policy.caches
+        # Side by side a device goes on with its lanes, whose steps must not be timed with this beside them.
+        at: torch.device | str = "cpu" if len(self.models) > 1 else self.models[0].device
+        metrics = None if is_reference else compare_frames(finished.frames, self.reference_frames, device=at)
         lane = Lane(
             name=planned.spec.name,
             method=planned.spec.method,
@@ -253,7 +255,7 @@ class _Comparison:
             peak_bytes=finished.peak_bytes,
             notes=(*finished.trace.notes, *shortfalls(policy, finished.trace, self.request.nfe)),
             trace=tuple(trace),
-            metrics=None if is_reference else compare_frames(finished.frames, self.reference_frames),
+            metrics=metrics,
             video=None,
         )
         self.done[lane.name] = lane

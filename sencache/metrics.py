@@ -7,6 +7,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,17 @@ def _lpips_and_ssim(
     frames: NDArray[np.float32], reference: NDArray[np.float32], device: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     pair = _images(frames, device), _images(reference, device)
-    ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
-    assert isinstance(ssim, torch.Tensor)  # a tuple only where full images are asked for
-    return _lpips_model(device)(*pair, normalize=True).flatten().cpu().numpy(), ssim.cpu().numpy()
+    with _unrounded(device):
+        ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
+        assert isinstance(ssim, torch.Tensor)  # a tuple only where full images are asked for
+        return _lpips_model(device)(*pair, normalize=True).flatten().cpu().numpy(), ssim.cpu().numpy()
+
+
+def _unrounded(device: str) -> AbstractContextManager[None]:
+    """A GPU's convolutions would round to TF32's ten bits, and SSIM takes differences of squares."""
+    if torch.device(device).type == "cpu":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def _images(frames: NDArray[np.float32], device: str) -> torch.Tensor:

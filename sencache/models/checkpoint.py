@@ -63,11 +63,18 @@ def find_spec(key: str, from_image: bool = False) -> ModelSpec:
 def offered_models() -> dict[str, ModelSpec]:
     """What the app offers to everyone: the model that the variable MODEL_ID names, else the bundled ones.
 
-    Visitors must not make the app fetch and load whatever they name.
+    Visitors must not make the app fetch and load whatever they name. Raises SencacheError for a model that
+    needs a still, for which the page has no place.
     """
     chosen = os.environ.get("MODEL_ID")
     if chosen:
         spec = find_spec(chosen)
+        if spec.from_image:
+            raise SencacheError(
+                f"MODEL_ID is {chosen!r}, which starts from a still, and the app has no place for one; "
+                "name a model that starts from text alone, as wan-1.3b, or use `python -m sencache compare "
+                f"--model {chosen} --image FILE`"
+            )
         return {spec.key: spec}
     return {key: spec for key, spec in MODELS.items() if spec.bundled}
 

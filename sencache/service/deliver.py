@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import indent
+from typing import Any
 
 from sencache.errors import SencacheError
-from sencache.models.model import model_spec
 from sencache.policies import METHODS, uses_profile
 from sencache.profile import Profile
 from sencache.report import Lane, Report
 from sencache.verify import bundled_by_hash
 
 REPORT_NAME, CSV_NAME, ZIP_NAME, PROFILE_NAME = "report.json", "traces.csv", "comparison.zip", "profile.json"
+
+# What a pipeline is called with is the model's own business: it differs by family and by checkpoint.
+ENCODED = "encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)\n"
+VIDEO = "video = model.generate(model.pipe, encoded, request)"
 
 COLUMNS = (
     *("step", "timestep", "sigma", "decision", "reason", "score", "tolerance", "reference_step", "reuses"),
@@ -60,46 +64,39 @@ def snippets(report: Report, profile: Profile | None) -> dict[str, str]:
     """Code that repeats each lane, by the lane's name; `profile` is the one that was used."""
     origin = profile.origin if profile else None
     path = f"bundled_profile({Path(origin).stem!r})" if origin else repr(PROFILE_NAME)
-    length = model_spec(report.model.key).max_sequence_length
-    return {lane.name: snippet(report, lane, path, length) for lane in report.lanes}
+    return {lane.name: snippet(report, lane, path) for lane in report.lanes}
 
 
-def snippet(report: Report, lane: Lane, profile: str, sequence_length: int) -> str:
-    """Python that makes this lane again with `sencache.attach`.
+def snippet(report: Report, lane: Lane, profile: str) -> str:
+    """Python that makes this lane again with `sencache.attach`, on the first of the report's devices, which
+    gives its precision.
 
-    `profile` is the expression that gives its profile's path, `sequence_length` that of the prompt's
-    encoding. Every text that a user typed appears as a Python literal.
+    `profile` is the expression that gives its profile's path. Every text that a user typed appears as a
+    Python literal.
     """
     method = METHODS.get(lane.method)
-    call = _call(report, lane, sequence_length)
-    load_pipe = f"pipe = sencache.load({report.model.key!r}).pipe\n"
+    device = report.model.device.partition(",")[0]
+    model = f"model = sencache.load({report.model.key!r}, {device!r})\n{_request(report, lane)}"
     if method is None or not method.caches:
-        return f"import torch\n\nimport sencache\n\n{load_pipe}{call}\n"
+        return f"import sencache\n\n{model}{ENCODED}{VIDEO}\n"
     needs = uses_profile(lane.method)
     library = "from sencache.library import bundled_profile\n" if needs and "(" in profile else ""
-    head = f"import torch\n\nimport sencache\n{library}\n{load_pipe}"
     load = f"profile = sencache.load_profile({profile})\n" if needs else ""
-    given = [f"{key}={value!r}" for key, value in lane.config.items() if value is not None]
-    arguments = ",\n    ".join([*(["profile"] if needs else []), *given])
+    given = {key: value for key, value in lane.config.items() if value is not None}
+    policy = _called(f"policy = sencache.{method.__name__}", given, ["profile"] if needs else [])
     return (
-        f"{head}{load}policy = sencache.{method.__name__}(\n    {arguments},\n)\n\n"
-        f"with sencache.attach(pipe, policy) as trace:\n{indent(call, '    ')}\n"
+        f"import sencache\n{library}\n{model}{load}{policy}{ENCODED}\n"
+        f"with sencache.attach(model.pipe, policy) as trace:\n    {VIDEO}\n"
         f"print(trace)  # {lane.nfe} of {lane.steps} steps computed\n"
     )
 
 
-def _call(report: Report, lane: Lane, sequence_length: int) -> str:
-    request = report.request
-    arguments = {
-        "prompt": request.prompt,
-        **({"negative_prompt": request.negative_prompt} if request.negative_prompt else {}),
-        "height": request.height,
-        "width": request.width,
-        "num_frames": request.frames,
-        "num_inference_steps": lane.steps,
-        "guidance_scale": request.guidance_scale,
-        "max_sequence_length": sequence_length,
-    }
-    rows = [f"    {name}={value!r},\n" for name, value in arguments.items()]
-    seed = f"    generator=torch.Generator().manual_seed({request.seed}),\n"
-    return f"video = pipe(\n{''.join(rows)}{seed}).frames[0]"
+def _request(report: Report, lane: Lane) -> str:
+    # The lane's settings were set for the budget and the preset already.
+    given = report.request.model_dump(exclude={"nfe", "preset", "image"}, exclude_defaults=True)
+    return _called("request = sencache.Request", {**given, "seed": report.request.seed, "steps": lane.steps})
+
+
+def _called(function: str, given: dict[str, Any], first: Sequence[str] = ()) -> str:
+    rows = [*first, *(f"{name}={value!r}" for name, value in given.items())]
+    return "\n    ".join([f"{function}(", *(f"{row}," for row in rows)]) + "\n)\n"

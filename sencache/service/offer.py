@@ -8,15 +8,13 @@ from pydantic import TypeAdapter
 
 from sencache.library import bundled_profiles
 from sencache.models.model import ModelSpec, own_profile
-from sencache.plan import FEWER_STEPS, REFERENCE
+from sencache.plan import FEWER_STEPS
 from sencache.policies import METHODS, Policy, uses_profile
 from sencache.profile import load_profile
-from sencache.service.palette import LOOKS, lane_label
+from sencache.service.opening import BASELINES, caching_lanes, preselected, unserved
+from sencache.service.palette import lane_label
 from sencache.service.space import offered_models
 
-# Lanes offered beside the plain methods: the same rule with another way of reusing.
-VARIANTS = ("sencache:forecast=linear",)
-BASELINES = (REFERENCE, FEWER_STEPS)
 SUMMARIES = {
     FEWER_STEPS: "no cache: the plain sampler with as many steps as the others evaluate",
     "sencache:forecast=linear": "the same rule, reusing an extrapolation instead of the last result",
@@ -28,14 +26,9 @@ def describe() -> dict[str, Any]:
     """`models`, `methods` (what a lane can be, in the order shown), `profiles`: names, limits, defaults."""
     return {
         "models": [_model(spec) for spec in offered_models().values()],
-        "methods": [_method(lane) for lane in (*BASELINES, *_caching())],
+        "methods": [_method(lane) for lane in (*BASELINES, *caching_lanes())],
         "profiles": [_profile(name) for name in bundled_profiles()],
     }
-
-
-def _caching() -> list[str]:
-    plain = [method for method in LOOKS if method in METHODS and method not in BASELINES]
-    return sorted([*plain, *VARIANTS], key=lambda lane: (plain.index(lane.split(":")[0]), lane))
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
@@ -46,6 +39,8 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in (*names, *limits)},
         "profile": spec.profile,
         "presets": sorted(profile.presets, reverse=True) if profile else [],
+        "preselected": preselected(spec),
+        "unserved": unserved(spec),
         "examples": list(spec.calibration_prompts),
     }
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 
-from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec
 from sencache.report import Report
-from sencache.schema import Request
 from sencache.service.ask import Understood
-from sencache.service.figures import Counts, booked, reserved, seconds_of
-
-# Of all steps, where no budget is given: what the presets were calibrated to.
-USUAL_SHARE = {"fast": 0.42, "slow": 0.5, None: 0.5}
+from sencache.service.figures import booked, expected, reserved, seconds_of
 
 
 @dataclass(frozen=True)
@@ -39,23 +35,15 @@ class Paces:
         key, request = (asked.spec.key, device), asked.request
         with self._lock:
             factor = self._factors.get(key)
-        counts = [_expected(lane, request) for lane in asked.lanes]
+        counts = [expected(lane.method, request) for lane in asked.lanes]
         seconds = (factor or 1.0) * seconds_of(key, request, counts)
         reservation = reserved(seconds)
         return Estimate(seconds, factor is not None, reservation, booked(reservation))
 
     def learn(self, report: Report, seconds: float) -> None:
         """Take the pace of the comparison that `report` tells of; it took `seconds` in all."""
-        key = (report.model.key, report.model.device.partition(":")[0])
+        key = (report.model.key, re.split("[:,]", report.model.device)[0])
         counts = [(float(lane.nfe), float(lane.steps - lane.nfe)) for lane in report.lanes]
         factor = seconds / seconds_of(key, report.request, counts)
         with self._lock:
             self._factors[key] = factor
-
-
-def _expected(lane: LaneSpec, request: Request) -> Counts:
-    """Computed and reused steps, before it has run: as the budget says, else as is usual."""
-    if lane.method == REFERENCE:
-        return float(request.steps), 0.0
-    computed = float(request.nfe or request.steps * USUAL_SHARE.get(request.preset, 0.5))
-    return computed, 0.0 if lane.method == FEWER_STEPS else request.steps - computed

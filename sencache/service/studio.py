@@ -24,17 +24,16 @@ import torch
 from sencache import comparison
 from sencache.devices import device_name
 from sencache.errors import SencacheError
-from sencache.models.model import Model, ModelSpec, load
+from sencache.models.model import Model, load
 from sencache.report import Lane, load_report
-from sencache.schema import Request
 from sencache.service.aot import compile_blocks, load_blocks
 from sencache.service.ask import Ask, Understood, understand
 from sencache.service.bridge import Thread, in_thread
 from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.service.failures import explain
-from sencache.service.figures import ZEROGPU_LONGEST
+from sencache.service.opening import sample
 from sencache.service.pace import Estimate, Paces
-from sencache.service.space import ahead_of_time, offered_model, on_zerogpu
+from sencache.service.space import ahead_of_time, longest_seconds, offered_model, on_zerogpu
 
 Event = dict[str, Any]
 
@@ -71,16 +70,10 @@ def model(key: str) -> Model:
     return models(key)[0]
 
 
-def _sample(spec: ModelSpec) -> Request:
-    """A first run's, as far as shapes go."""
-    sizes = {"height": spec.height, "width": spec.width, "frames": spec.frames}
-    return Request(prompt="anything", steps=2, guidance_scale=spec.guidance_scale, **sizes)
-
-
 @spaces.GPU(duration=AOT_SECONDS)  # type: ignore[untyped-decorator]
 def _compile(key: str, folder: str) -> Any:
     """Blocks of the model `key` for a first run's shapes into `folder`; their layout."""
-    loaded, request = model(key), _sample(offered_model(key))
+    loaded, request = model(key), sample(offered_model(key))
     encoded = loaded.encode(request.prompt, "", request.guidance_scale)
     return compile_blocks(
         loaded.pipe.transformer, lambda: loaded.generate(loaded.pipe, encoded, request), Path(folder)
@@ -141,24 +134,28 @@ class Studio:
 
     def __init__(self) -> None:
         self._paces = Paces()
+        self._longest = longest_seconds()
         self._device = threading.Lock()
 
     def warm(self, key: str = "tiny-wan") -> None:
         """Load a model before the first visitor comes; on ZeroGPU this is when weights must be placed, and
         when its blocks are compiled if the Space wants that.
         """
-        transformer = model(key).pipe.transformer
+        loaded = model(key)
+        transformer = loaded.pipe.transformer
+        log.info("%s is on %s: %s", key, ", ".join(devices()), loaded.placement or "all parts in RAM")
         if ahead_of_time():
             folder = tempfile.mkdtemp(prefix="sencache-aot-")
             load_blocks(transformer, Path(folder), _compile(key, folder))
 
     def estimate(self, ask: Ask) -> Estimate:
-        """How long `ask` is going to take; raises SencacheError where it could not run."""
+        """How long `ask` is going to take; raises SencacheError where it could not run, or not in time."""
         estimate = self._paces.estimate(understand(ask), torch.device(devices()[0]).type)
-        if on_zerogpu() and estimate.seconds > ZEROGPU_LONGEST:
+        if estimate.seconds > self._longest:
+            limit = f"{self._longest} s of " + ("one call" if on_zerogpu() else "SENCACHE_MAX_SECONDS")
             raise SencacheError(
-                f"this would take about {estimate.seconds:.0f} s of GPU, more than the {ZEROGPU_LONGEST} s "
-                "of one call; choose fewer steps, a smaller size or fewer methods"
+                f"this would take about {estimate.seconds:.0f} s, more than the {limit}; "
+                "choose fewer steps, a smaller size or fewer methods"
             )
         return estimate
 

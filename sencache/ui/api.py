@@ -42,7 +42,7 @@ class _Endpoints:
         steps: int | None = None,
         seed: int = 0,
         settings: dict[str, dict[str, Any]] | None = None,
-        model: str = "tiny-wan",
+        model: str | None = None,
         negative_prompt: str = "",
         guidance_scale: float | None = None,
         height: int | None = None,
@@ -65,7 +65,7 @@ class _Endpoints:
             steps: Sampler steps of the full run; the model's own if not given.
             seed: Seed of the noise, the same in every lane.
             settings: A method's knobs in all its lanes, as {"sencache": {"tolerance": 0.1}}.
-            model: A model key.
+            model: A model key; the first that this app offers if not given.
             negative_prompt: What the video must not show.
             guidance_scale: 1 turns guidance off; the model's own if not given.
             height: Pixels; the model's own if not given.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import gradio as gr
 from gradio import update
@@ -15,7 +14,7 @@ from sencache.service.deliver import pack, profile_of, snippets
 from sencache.service.studio import Studio
 from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
 from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
-from sencache.ui.links import query_of_report, restored
+from sencache.ui.links import query_of_report, read_query, restored
 from sencache.ui.note import note, said
 from sencache.ui.results import Finished, Results, build_results, shown
 from sencache.ui.running import Runner
@@ -108,7 +107,7 @@ class ComparePage:
         """First paint: the first finished comparison, and its settings or those of the link."""
         asked = dict(request.query_params)
         first = self.finished[self.first]
-        query = asked if "prompt" in asked else dict(parse_qsl(first.query))
+        query = asked if "prompt" in asked else read_query(first.query)
         return [*restored(self.controls, query), *shown(first)]
 
     def open_card(self, event: gr.EventData) -> list[Any]:
@@ -118,7 +117,7 @@ class ComparePage:
         except SencacheError as error:
             raise gr.Error(str(error), print_exception=False) from None
         finished = self.finished[self.entries.index(entry)]
-        fields = restored(self.controls, dict(parse_qsl(finished.query)))
+        fields = restored(self.controls, read_query(finished.query))
         return [cards_of(self.entries, entry.name), said(finished.told), *fields, *shown(finished)]
 
     def relabel(self, *values: Any) -> list[Any]:

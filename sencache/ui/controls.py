@@ -10,11 +10,12 @@ from gradio.components import Component
 
 from sencache.schema import MAX_PROMPT, MAX_STEPS
 from sencache.service.ask import Ask, make_ask
+from sencache.service.opening import USUAL_SPEED, evaluations
+from sencache.service.palette import lane_label
 from sencache.ui.knobs import Knob, build_knobs, given
 from sencache.ui.note import note
 
 SPEEDS = ("1.5", "2", "2.5", "3", "4")
-USUAL_SPEED = "2"
 MATCHED, OWN = "matched", "own"
 BUDGETS = (
     ("the same evaluations for all", MATCHED),
@@ -36,6 +37,11 @@ class Controls:
     cancel: gr.Button
     estimate: gr.HTML
     offer: dict[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """How the fields are called in links and messages, in the order of `inputs`."""
+        return [*self.fields, *(knob.name for knob in self.knobs)]
 
     @property
     def inputs(self) -> list[Component]:
@@ -70,11 +76,6 @@ class Controls:
         return int(named["steps"] or own)
 
 
-def evaluations(speed: str, steps: int) -> int:
-    """The budget that makes a run of `steps` `speed` times as fast in its denoising."""
-    return max(1, round(steps / float(speed)))
-
-
 def speed_label(speed: str, steps: int, budget: str) -> str:
     """What the main knob says of itself."""
     if budget != MATCHED:
@@ -107,21 +108,33 @@ def build_controls(offer: dict[str, Any]) -> Controls:
         run = gr.Button("Run comparison", variant="primary", elem_id="run", scale=3)
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
     estimate = note("estimate")
-    fields["methods"] = _methods(offer)
+    fields["methods"] = _methods(offer, model)
     fields |= _more(offer, model)
     with gr.Accordion("Every method’s own settings", open=False, elem_id="knobs"):
         knobs = build_knobs(offer["methods"])
     return Controls(fields, knobs, run, cancel, estimate, offer)
 
 
-def _methods(offer: dict[str, Any]) -> gr.CheckboxGroup:
+def _methods(offer: dict[str, Any], model: dict[str, Any]) -> gr.CheckboxGroup:
     """Label and one-line description in one label, the first line set in bold by the stylesheet."""
     caching = [method for method in offer["methods"] if not method["baseline"]]
     return gr.CheckboxGroup(
         [(f"{method['label']}\n{method['summary']}", method["lane"]) for method in caching],
-        value=[method["lane"] for method in caching if method["method"] != "fixed"],
+        value=model["preselected"],
         label="Methods, beside the full run and fewer steps",
+        info=_unserved(model),
         elem_id="methods",
+    )
+
+
+def _unserved(model: dict[str, Any]) -> str | None:
+    """Why some methods are not chosen for the visitor; None where all of them can run."""
+    if not model["unserved"]:
+        return None
+    names = "; ".join(map(lane_label, model["unserved"]))
+    return (
+        f"Unavailable on {model['key']}: {names}. Each needs a calibrated profile: "
+        f"python -m sencache calibrate --model {model['key']}"
     )
 
 

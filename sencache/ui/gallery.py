@@ -36,7 +36,7 @@ class Entry:
     def _budget(self) -> str:
         request = self.report.request
         if request.nfe is not None:
-            return f"every method at {request.nfe} of {request.steps} evaluations"
+            return f"every method at about {request.nfe} of {request.steps} evaluations"
         return f"preset {request.preset}" if request.preset else "the methods' own defaults"
 
 

@@ -107,7 +107,7 @@ def _rounded(value: float | None) -> float | None:
 def about(model: str, request: Request) -> str:
     """One line under the prompt: what was run."""
     own = f"preset {request.preset}" if request.preset else "own settings"
-    budget = f"{request.nfe} of {request.steps} evaluations each" if request.nfe else own
+    budget = f"about {request.nfe} of {request.steps} evaluations each" if request.nfe else own
     size = f"{request.width}×{request.height}, {request.frames} frames"
     return f"{model} · {size} · {request.steps} steps · {budget} · seed {request.seed}"
 

@@ -5,61 +5,75 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
-import gradio as gr
 from gradio import update
 
 from sencache.report import Report
 from sencache.schema import MAX_PROMPT
-from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, evaluations, fitting
+from sencache.service.opening import evaluations
+from sencache.ui.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, fitting
 
 TEXTS = ("prompt", "negative")
 MAX_VALUE = 4000
 
 
 def query_of(controls: Controls, *values: Any) -> str:
-    """The query that restores these values of `controls.inputs`; fields left empty are left out."""
-    names = [*controls.fields, *(knob.name for knob in controls.knobs)]
-    pairs = {name: _written(value) for name, value in zip(names, values, strict=True)}
-    return urlencode({name: text for name, text in pairs.items() if text})
+    """The query that restores these values of `controls.inputs`."""
+    return _query(dict(zip(controls.names, values, strict=True)))
 
 
 def query_of_report(report: Report) -> str:
     """The query that asks for a finished comparison again, as near as the page's fields can say it."""
     request = report.request
     speed = next((s for s in SPEEDS if evaluations(s, request.steps) == request.nfe), None)
-    methods = [lane.name for lane in report.lanes if lane.target is not None]
-    pairs = {
-        "prompt": request.prompt,
-        "speed": speed,
-        "budget": MATCHED if request.nfe else request.preset or OWN,
-        "methods": ",".join(methods),
-        "seed": request.seed,
-        "steps": request.steps,
-        "negative": request.negative_prompt,
-    }
-    return urlencode({name: value for name, value in pairs.items() if value not in (None, "")})
+    sizes = {name: getattr(request, name) for name in ("seed", "steps", "width", "height", "frames")}
+    return _query(
+        {
+            "prompt": request.prompt,
+            "speed": speed,
+            "budget": MATCHED if request.nfe else request.preset or OWN,
+            "methods": [lane.name for lane in report.lanes if lane.target is not None],
+            "model": report.model.key,
+            "negative": request.negative_prompt,
+            "guidance": request.guidance_scale,
+            **sizes,
+        }
+    )
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    """Fields left empty are left out; but no method at all is a choice."""
+    pairs = {name: _written(value) for name, value in values.items()}
+    return urlencode({name: text for name, text in pairs.items() if text or name == "methods"})
 
 
 def _written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else str(value)
+
+
+def read_query(query: str) -> dict[str, str]:
+    """What `query_of` and `query_of_report` wrote, by field."""
+    return dict(parse_qsl(query, keep_blank_values=True))
 
 
 def restored(controls: Controls, query: Mapping[str, str]) -> list[Any]:
-    """An update per input. What a link says is a stranger's: a value that its field does not offer is left
-    out.
+    """An update per input, whatever is in it now: the query's value, else that of an untouched page.
+
+    What a link says is a stranger's: a value that its field does not offer is left out. So is all but the
+    texts where the query is for a model that is not offered here, as sizes and methods are that model's.
     """
-    updates: list[Any] = []
-    for name in controls.fields:
-        value = _field(controls, name, query[name]) if name in query else None
-        updates.append(gr.skip() if value is None else update(value=value))
+    known = [model["key"] for model in controls.offer["models"]]
+    if query.get("model", known[0]) not in known:
+        query = {name: text for name, text in query.items() if name in TEXTS}
+    found = {name: _field(controls, name, text) for name, text in query.items() if name in controls.fields}
     for knob in controls.knobs:
-        value = _knob(knob.setting, query[knob.name]) if knob.name in query else None
-        updates.append(gr.skip() if value is None else update(value=value))
-    return updates
+        if knob.name in query:
+            found[knob.name] = _knob(knob.setting, query[knob.name])
+    untouched = zip(controls.names, (field.value for field in controls.inputs), strict=True)
+    return [update(value=own if found.get(name) is None else found[name]) for name, own in untouched]
 
 
 def _field(controls: Controls, name: str, text: str) -> Any:
@@ -67,7 +81,7 @@ def _field(controls: Controls, name: str, text: str) -> Any:
         return text[:MAX_PROMPT]
     if name == "methods":
         offered = [method["lane"] for method in controls.offer["methods"] if not method["baseline"]]
-        return [lane for lane in text.split(",") if lane in offered] if text else None
+        return [lane for lane in text.split(",") if lane in offered]
     choices = {
         "speed": SPEEDS,
         "budget": tuple(value for _, value in BUDGETS),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import gradio as gr
 
+from sencache.errors import SencacheError
 from sencache.service.offer import describe
 from sencache.service.palette import colour_variables
 from sencache.service.studio import Studio
@@ -15,6 +17,8 @@ from sencache.ui.compare_page import ComparePage
 from sencache.ui.how import build_how_page
 from sencache.ui.profiles_page import build_profiles_page
 from sencache.ui.theme import stylesheets, theme
+
+log = logging.getLogger(__name__)
 
 HEADER = """
 <header class="masthead">
@@ -25,6 +29,19 @@ HEADER = """
 
 MAX_WAITING = 16
 ONE_HOUR = 3600
+
+
+def start() -> gr.Blocks:
+    """The app for whoever runs it as a program: its log tells how the model was placed, or in one sentence
+    what is missing, with which the process ends as the command line does.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sencache").setLevel(logging.INFO)
+    try:
+        return build_app()
+    except SencacheError as error:
+        log.error("%s", error)
+        raise SystemExit(2) from None
 
 
 def build_app() -> gr.Blocks:

@@ -63,8 +63,8 @@ class Runner:
         return [gr.validate(True, "")] * len(values)
 
     def _blamed(self, message: str) -> int:
-        names = [*self.controls.fields, *(knob.name for knob in self.controls.knobs)]
-        said_early = [(message.find(name), index) for index, name in enumerate(names) if name in message]
+        names = enumerate(self.controls.names)
+        said_early = [(message.find(name), index) for index, name in names if name in message]
         return min(said_early, default=(0, 0))[1]
 
     def announced(self, *values: Any) -> dict[str, str | bool]:

@@ -20,11 +20,14 @@ import torch
 from sencache import comparison
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
+from sencache.models.model import load
 from sencache.policies import make_policy
 from sencache.profile import load_profile
 from sencache.report import load_report
+from sencache.schema import Request
 from sencache.service import studio as service
 from sencache.service.ask import Ask, make_ask, understand
+from sencache.service.figures import seconds_of
 from sencache.service.offer import describe
 from sencache.service.pace import Paces
 from sencache.service.studio import Studio
@@ -142,6 +145,24 @@ def test_a_typed_text_stays_a_literal_in_the_snippet(studio: Studio) -> None:
         assert not [
             n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) and "os" in n.names[0].name
         ]
+
+
+def test_lanes_are_measured_on_the_device_that_they_ran_on(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would wait for one core otherwise; several go on meanwhile, and must not be disturbed."""
+    seen, measure = [], comparison.compare_frames
+    monkeypatch.setattr(
+        comparison, "compare_frames", lambda *a, device: (seen.append(device), measure(*a, device=device))[1]
+    )
+    for _ in studio.run(ask(methods=["fixed"])):
+        pass
+    own = service.model("tiny-wan")
+    assert seen == [own.device] * 2
+    monkeypatch.setattr(service, "models", lambda key: (own, load(key)))
+    for _ in studio.run(ask(methods=["fixed"])):
+        pass
+    assert seen[2:] == ["cpu"] * 2
 
 
 # ---- threads, closing
@@ -302,6 +323,13 @@ def test_more_work_is_estimated_to_take_longer(change: dict[str, Any]) -> None:
     assert studio.estimate(ask(**change)).seconds > studio.estimate(ask()).seconds > 0
 
 
+def test_measuring_on_a_cpu_is_part_of_the_estimate() -> None:
+    """0.455 s of one core for each frame of 480x832."""
+    request = Request(prompt="x", steps=1, height=480, width=832, frames=81, guidance_scale=1)
+    apart = [seconds_of(("unlisted", device), request, [(1.0, 0.0)]) for device in ("cpu", "cuda")]
+    assert apart[0] - apart[1] == pytest.approx(81 * 0.455, rel=0.02)
+
+
 def test_the_estimate_learns_from_a_run(studio: Studio, finished: object) -> None:
     assert not Studio().estimate(ask()).measured
     assert studio.estimate(ask()).measured
@@ -321,13 +349,41 @@ def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> No
     assert estimate.reserved * 1.5 <= estimate.booked < estimate.reserved * 1.5 + 1
 
 
-def test_what_no_zerogpu_call_could_finish_is_refused_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = ask(steps=1000, nfe=1000, height=256, width=256, frames=81)
-    assert Studio().estimate(long).reserved == 120
+def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ZeroGPU what no call could finish, elsewhere what the owner does not lend to one visitor."""
+    long = ask(steps=200, nfe=200, height=256, width=256, frames=81)
+    longest = ask(
+        steps=1000,
+        nfe=1000,
+        height=256,
+        width=256,
+        frames=81,
+        methods=[f"fixed:interval={n}" for n in range(1, 15)],
+    )
+    seconds = Studio().estimate(long).seconds
+    assert 120 < seconds < 900 and Studio().estimate(long).reserved == 120
+    with pytest.raises(
+        SencacheError, match=r"about \d{4,} s, more than the 900 s of SENCACHE_MAX_SECONDS; choose"
+    ):
+        next(Studio().run(longest))
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", str(int(seconds)))
+    with pytest.raises(SencacheError, match=f"more than the {int(seconds)} s"):
+        Studio().estimate(long)
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", "1000000")
+    assert Studio().estimate(longest).seconds > 900
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     with pytest.raises(SencacheError, match="more than the 120 s of one call; choose fewer"):
         Studio().estimate(long)
     assert Studio().estimate(ask()).reserved < 120
+
+
+@pytest.mark.parametrize("wrong", ["0", "-5", "1e3", "ten"])
+def test_a_limit_that_is_no_number_is_refused_at_the_start(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", wrong)
+    with pytest.raises(SencacheError, match=f"SENCACHE_MAX_SECONDS is '{wrong}'; write whole seconds"):
+        Studio()
 
 
 def test_models_are_loaded_once_under_many_threads() -> None:

@@ -73,8 +73,10 @@ def test_the_page_is_alive_before_anything_is_run(browser: Any, app_url: str) ->
 
 
 def test_a_card_opens_its_comparison_and_takes_over_its_settings(browser: Any, app_url: str) -> None:
-    with opened(browser, app_url) as page:
+    with opened(browser, link(app_url, methods="control")) as page:
         settled(page)
+        page.click("#advanced > button")
+        assert page.input_value("#width input") == "32"
         entry = load_gallery()[-1]
         page.locator("#gallery button").last.click()
         page.wait_for_function(
@@ -85,6 +87,11 @@ def test_a_card_opens_its_comparison_and_takes_over_its_settings(browser: Any, a
             "(text) => document.querySelector('#prompt textarea').value === text",
             arg=entry.report.request.prompt,
         )
+        asked = entry.report.request
+        for field, value in (("steps", asked.steps), ("width", asked.width), ("frames", asked.frames)):
+            assert page.input_value(f"#{field} input") == str(value)
+        caching = sum(lane.target is not None for lane in entry.report.lanes)
+        assert page.locator("#methods input:checked").count() == caching
         assert Report.model_validate_json(downloaded(page, "Report, JSON")).digest == entry.report.digest
         rows = list(csv.reader(io.StringIO(downloaded(page, "All steps, CSV").decode())))
         assert len(rows) == 1 + sum(lane.steps for lane in entry.report.lanes)

@@ -232,26 +232,62 @@ def test_it_plays_by_itself_unless_less_motion_is_wanted(page: Any, browser: Any
         lively.wait_for_function("[...document.querySelectorAll('video')].some((v) => !v.paused)")
 
 
+PLAYING = "document.querySelector('button.play').getAttribute('aria-label') === 'Pause'"
+PRESSED_TOO_EARLY = """() => {
+  for (const video of document.querySelectorAll("video")) video.load();
+  document.querySelector("button.play").click();
+}"""
+
+
+def test_play_before_the_videos_have_come_begins_when_they_have(page: Any) -> None:
+    page.get_by_role("slider", name="Frame").fill("9")
+    page.evaluate(PRESSED_TOO_EARLY)
+    page.wait_for_function(PLAYING)
+    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.currentTime > 0.2)")
+
+
+@pytest.mark.parametrize("broken", [[0], [2], [0, 1, 2, 3]])
+def test_a_video_that_cannot_be_played_holds_up_no_other(
+    browser: Any, clips: Clips, tmp_path: Path, broken: list[int]
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    damaged = FileData(path=f"{tmp_path}/broken.mp4")
+    made = list(clips.clips)
+    for n in broken:
+        made[n] = made[n].model_copy(update={"video": damaged})
+    shown = clips.model_copy(update={"clips": made})
+    with served(lambda: SyncPlayer(shown)) as url, visited(browser, url, reduced_motion="reduce") as page:
+        failed = "[...document.querySelectorAll('video')].filter((v) => v.error).length"
+        page.wait_for_function(f"{failed} === {len(broken)}")
+        page.locator("button.play").click()
+        if len(broken) < len(made):
+            page.wait_for_function(PLAYING)
+            page.wait_for_function("[...document.querySelectorAll('video')].some((v) => v.currentTime > 0.2)")
+        else:
+            assert not page.evaluate(PLAYING)
+        values = page.locator("figcaption .now").all_inner_texts()
+        assert [n for n, value in enumerate(values) if "cannot be played" in value] == broken
+
+
 def test_out_of_sight_it_waits(browser: Any, clips: Clips) -> None:
     def below() -> None:
         gr.HTML("<div style='height: 3000px'></div>")
         SyncPlayer(clips)
 
-    playing = "document.querySelector('button.play').getAttribute('aria-label') === 'Pause'"
     with served(below) as url, visited(browser, url, reduced_motion="no-preference") as page:
         page.wait_for_function(SETTLED)
-        assert not page.evaluate(playing)
+        assert not page.evaluate(PLAYING)
         page.locator(".player .bar").scroll_into_view_if_needed()
-        page.wait_for_function(playing)
+        page.wait_for_function(PLAYING)
         page.evaluate("scrollTo(0, 0)")
-        page.wait_for_function(f"!({playing})")
+        page.wait_for_function(f"!({PLAYING})")
         page.locator(".player .bar").scroll_into_view_if_needed()
-        page.wait_for_function(playing)
+        page.wait_for_function(PLAYING)
         page.locator("button.play").click()
         page.evaluate("scrollTo(0, 0)")
         page.locator(".player .bar").scroll_into_view_if_needed()
         page.wait_for_function(SETTLED)
-        assert not page.evaluate(playing), "what the visitor stopped stays so"
+        assert not page.evaluate(PLAYING), "what the visitor stopped stays so"
 
 
 def test_it_fits_a_phone(browser: Any, url: str) -> None:

@@ -31,7 +31,7 @@ FLOORS = (
     ("service.pace", "service.deliver", "service.failures", "service.plots_run", "service.aot"),
     ("service.ask", "service.offer"),
     ("service.space",),
-    ("service.figures",),
+    ("service.figures", "service.opening"),
     ("__main__", "tiny.__main__"),
     ("tiny.training", "tiny.checking"),
     ("tiny.families", "tiny.denoising", "tiny.preview", "tiny.loop", "tiny.export"),

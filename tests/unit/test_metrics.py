@@ -252,3 +252,13 @@ def test_values_outside_the_range_are_refused(bad: float) -> None:
 def test_a_result_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         compare_frames(textured(1), textured(1)).lpips = 0.5  # type: ignore[misc]
+
+
+def test_on_a_gpu_nothing_is_rounded_to_tf32() -> None:
+    flags = torch.backends.cudnn
+    before = flags.enabled, flags.allow_tf32
+    with metrics._unrounded("cuda:0"):
+        assert flags.enabled and not flags.allow_tf32
+    with metrics._unrounded("cpu"):
+        assert (flags.enabled, flags.allow_tf32) == before
+    assert (flags.enabled, flags.allow_tf32) == before

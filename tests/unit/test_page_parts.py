@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from typing import Any
-from urllib.parse import parse_qsl
 
 import gradio as gr
 import pytest
@@ -16,15 +15,16 @@ from sencache.errors import SencacheError
 from sencache.profile import Profile
 from sencache.report import Report
 from sencache.schema import Metrics
-from sencache.service.ask import make_ask
+from sencache.service.ask import make_ask, understand
 from sencache.service.offer import describe
+from sencache.service.opening import evaluations
 from sencache.service.palette import lane_label
 from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.service.studio import Studio
-from sencache.ui.controls import SPEEDS, Controls, build_controls, evaluations
+from sencache.ui.controls import SPEEDS, Controls, build_controls
 from sencache.ui.gallery import load_gallery
 from sencache.ui.lanes import board_of
-from sencache.ui.links import query_of, query_of_report, restored
+from sencache.ui.links import query_of, query_of_report, read_query, restored
 from sencache.ui.numbers import COLUMNS, table_of, verdict
 from sencache.ui.running import Runner
 
@@ -81,12 +81,12 @@ SETTINGS = st.fixed_dictionaries(
         "speed": st.sampled_from(SPEEDS),
         "budget": st.sampled_from(["matched", "slow", "fast", "own"]),
         "methods": st.lists(
-            st.sampled_from(["sencache", "magcache", "sencache:forecast=linear"]), unique=True, min_size=1
+            st.sampled_from(["sencache", "magcache", "sencache:forecast=linear"]), unique=True
         ),
         "seed": st.integers(1, 2**31 - 1),
         "steps": st.integers(1, 1000),
-        "guidance": st.integers(1, 20).map(lambda n: n / 2),
-        "sencache.tolerance": st.integers(1, 500).map(lambda n: n / 100),
+        "guidance": st.floats(1, 100),
+        "sencache.tolerance": st.floats(1e-6, 1000),
         "control.forecast": st.sampled_from(["hold", "linear"]),
         "sencache.compute_last": st.sampled_from(["yes", "no"]),
         "fixed.steps": st.just("0, 3, 5"),
@@ -95,15 +95,21 @@ SETTINGS = st.fixed_dictionaries(
 
 
 @settings(deadline=None)
-@given(SETTINGS)
-def test_a_link_restores_what_it_was_made_of(controls: Controls, changed: dict[str, Any]) -> None:
+@given(SETTINGS, SETTINGS)
+def test_a_link_restores_what_it_was_made_of(
+    controls: Controls, changed: dict[str, Any], before: dict[str, Any]
+) -> None:
+    """Whatever the fields held before, as when a card of the gallery is opened."""
     values = {**usual(controls), **changed}
-    query = dict(parse_qsl(query_of(controls, *values.values())))
-    for (name, value), update in zip(values.items(), restored(controls, query), strict=True):
-        if "value" in update:
-            assert update["value"] == value, name
-        else:
-            assert value in (None, "", [])
+    query = read_query(query_of(controls, *values.values()))
+    assert after(controls, query, before) == values
+
+
+def after(controls: Controls, query: dict[str, str], before: dict[str, Any]) -> dict[str, Any]:
+    """What the fields hold when `query` was restored into a page on which `before` had been set."""
+    values = {**usual(controls), **before}
+    updates = zip(values, restored(controls, query), strict=True)
+    return values | {name: update["value"] for name, update in updates if "value" in update}
 
 
 @settings(deadline=None)
@@ -139,18 +145,26 @@ def test_a_strangers_link_sets_nothing_that_is_not_offered(controls: Controls, q
 
 
 def test_a_finished_comparison_links_to_its_own_settings(controls: Controls) -> None:
+    before = {"model": "tiny-ltx", "steps": 9, "width": 128, "guidance": 1.5, "negative": "fog"}
+    before |= {"profile": "tiny-ltx.euler-50", "seed": 7, "methods": [], "sencache.tolerance": 0.5}
     for entry in load_gallery():
-        values = usual(controls)
-        for name, update in zip(
-            values, restored(controls, dict(parse_qsl(query_of_report(entry.report)))), strict=True
-        ):
-            values[name] = update.get("value", values[name])
-        ask, asked = controls.ask(*values.values()), entry.report.request
-        assert (ask.prompt, ask.seed, ask.steps, ask.nfe, ask.preset) == (
-            *(asked.prompt, asked.seed, asked.steps, asked.nfe),
-            asked.preset,
-        )
+        values = after(controls, read_query(query_of_report(entry.report)), before)
+        ask = controls.ask(*values.values())
+        assert understand(ask).request == entry.report.request
+        assert (ask.model, ask.settings, ask.profile) == (entry.report.model.key, {}, None)
         assert set(ask.methods) == {lane.name for lane in entry.report.lanes if lane.target}
+
+
+def test_settings_of_a_model_that_is_not_offered_leave_the_pages_own(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gallery is of bundled models, on every Space."""
+    monkeypatch.setenv("MODEL_ID", "wan-1.3b")
+    with gr.Blocks(analytics_enabled=False):
+        own = build_controls(describe())
+    values = after(own, read_query(query_of_report(report)), {"steps": 9})
+    assert values == {**usual(own), "prompt": report.request.prompt}
+    assert understand(own.ask(*values.values())).request.width == 832
 
 
 # ---- lanes and numbers

@@ -18,14 +18,15 @@ for (const radio of element.querySelectorAll("input[type=radio]")) radio.name +=
 // Beyond the first the clock is corrected by speed, beyond the second by a jump; in seconds.
 const NUDGE = 0.02, JUMP = 0.12;
 // `wanted`: it plays; `going`: it would, were it in sight.
-let lanes = [], frames = 1, wanted = false, going = false, seen = false, loaded = false, ticking = 0, shown = "";
+let lanes = [], frames = 1, wanted = false, going = false, seen = false, ticking = 0, shown = "";
 
-const videos = () => lanes.map((lane) => lane.video);
-const duration = () => Math.min(...videos().map((video) => video.duration || 0));
+// One that cannot be played must not hold up the others.
+const videos = () => lanes.map((lane) => lane.video).filter((video) => !video.error);
+const duration = () => videos().length ? Math.min(...videos().map((video) => video.duration || 0)) : 0;
 const fps = () => frames / duration();
 const view = () => $(".views input:checked").value;
 const frameNow = () => {
-  const at = lanes.length && duration() ? Math.floor(lanes[0].video.currentTime * fps() + 1e-6) : 0;
+  const at = duration() ? Math.floor(videos()[0].currentTime * fps() + 1e-6) : 0;
   return Math.min(Math.max(at, 0), frames - 1);
 };
 const strip = lineStrip($(".strip"), (frame) => goTo(frame));
@@ -46,7 +47,7 @@ function setFrame(frame) {
 }
 
 function start() {
-  if (!lanes.length) return;
+  if (!duration()) return;
   wanted = true;
   label();
   if (frameNow() === frames - 1) setFrame(0);
@@ -56,6 +57,11 @@ function start() {
   }
   cancelAnimationFrame(ticking);
   tick();
+}
+
+// Whoever pressed Play before the videos had come gets it then.
+function ready() {
+  if (going && seen && !wanted && videos().every((video) => video.readyState >= 3)) start();
 }
 
 function pause() {
@@ -104,11 +110,12 @@ function show(frame) {
   seek.setAttribute("aria-valuetext", `frame ${frame + 1} of ${frames}`);
   frameText.textContent = `${frame + 1} / ${frames}`;
   strip.mark(frame);
-  for (const lane of lanes) lane.now.textContent = valuesAt(lane.clip, frame);
+  for (const lane of lanes) lane.now.textContent = valuesAt(lane, frame);
   paint();
 }
 
-function valuesAt(clip, frame) {
+function valuesAt({ clip, video }, frame) {
+  if (video.error) return "This video cannot be played here.";
   if (clip.reference) return "the reference";
   if (!clip.psnr.length) return "not measured";
   if (clip.psnr[frame] === null) return "identical frame";
@@ -205,7 +212,8 @@ function figure(clip, index, size) {
   made.onpointerleave = () => strip.emphasise(null);
   video.onloadedmetadata = () => show(frameNow());
   video.onseeked = video.onloadeddata = paint;
-  video.onerror = () => { now.textContent = "This video cannot be played here."; };
+  video.oncanplay = ready;
+  video.onerror = () => { show(frameNow()); ready(); };
   return { clip, figure: made, video, canvas: difference, now };
 }
 
@@ -237,13 +245,7 @@ function build() {
   strip.build(clips, frames);
   choose();
   show(0);
-  const ready = videos().map((video) => new Promise((done) => { video.addEventListener("canplay", done, { once: true }); }));
   going = !calm.matches;
-  loaded = false;
-  Promise.all(ready).then(() => {
-    loaded = key === shown;
-    if (loaded && seen && going) start();
-  });
 }
 
 const columns = (count) => count <= 4 ? Math.max(count, 1) : count <= 6 ? 3 : count <= 8 ? 4 : 5;
@@ -269,7 +271,7 @@ for (const input of element.querySelectorAll(".metrics input")) input.oninput = 
 // Out of sight it costs nothing; it goes on where it was.
 new IntersectionObserver(([entry]) => {
   seen = entry.isIntersecting;
-  if (!seen) pause(); else if (going && loaded) start();
+  if (seen) ready(); else pause();
 }).observe(root);
 build();
 watch("value", build);
