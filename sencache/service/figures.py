@@ -44,6 +44,7 @@ class Figures:
 # By (model, device type), measured on one core of an AMD EPYC; how far a machine is from that is learnt.
 FIGURES = {
     ("tiny-wan", "cpu"): Figures(Cost(0.013, 1.4e-7), Cost(0.002, 0.0), Cost(0.06, 2.9e-6)),
+    ("tiny-cogvideox", "cpu"): Figures(Cost(0.010, 1.5e-7), Cost(0.002, 0.0), Cost(0.06, 9.2e-6)),
     ("tiny-ltx", "cpu"): Figures(Cost(0.010, 1.2e-7), Cost(0.002, 0.0), Cost(0.06, 2.9e-6)),
 }
 # LPIPS takes 0.46 s of one core for a frame of 480x832, on a GPU next to nothing.

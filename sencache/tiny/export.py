@@ -17,8 +17,9 @@ def export(family: Any, parts: dict[str, Any], folder: Path) -> None:
     """Save the pipeline of `parts` in bfloat16; raises SencacheError when it is too large to be bundled."""
     ready = {name: part.eval() if isinstance(part, torch.nn.Module) else part for name, part in parts.items()}
     # Training left its padding in the tokenizer; every pipeline asks for its own.
-    ready["tokenizer"].backend_tokenizer.no_padding()
-    ready["tokenizer"].backend_tokenizer.no_truncation()
+    rules: Any = parts["tokenizer"].backend_tokenizer
+    rules.no_padding()
+    rules.no_truncation()
     pipe = family.pipeline(ready).to("cpu", torch.bfloat16)
     pipe.save_pretrained(folder, safe_serialization=True)
     for path in folder.glob("*/config.json"):
