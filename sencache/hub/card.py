@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sencache.constants import Calibration
-from sencache.models.schedulers import SCHEDULERS, SHIFTS
 from sencache.profile import Profile
+from sencache.schema import SCHEDULERS, SHIFTS
 
 MARK = "<!-- Written by `sencache profiles push`, which replaces it at the next push. -->"
 PROJECT = "SenCache Space"

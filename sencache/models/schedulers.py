@@ -6,14 +6,7 @@ import inspect
 from typing import Any
 
 from sencache.errors import SencacheError
-
-SCHEDULERS = {
-    "wan": {"unipc": "UniPCMultistepScheduler", "euler": "FlowMatchEulerDiscreteScheduler"},
-    "cogvideox": {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"},
-    "ltx": {"euler": "FlowMatchEulerDiscreteScheduler"},
-}
-# What each flow-matching class calls the shift of its schedule towards high noise.
-SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+from sencache.schema import SCHEDULERS, SHIFTS
 
 
 def other_scheduler(own: Any, architecture: str, name: str | None, shift: float | None) -> Any:
