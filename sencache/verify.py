@@ -142,7 +142,7 @@ def _sums(lane: Lane, full: Lane) -> Iterator[str]:
 def _unequal(expected: dict[str, float], holder: object) -> Iterator[str]:
     for name, value in expected.items():
         stated = getattr(holder, name)
-        if stated is None or not math.isclose(stated, value, rel_tol=1e-6, abs_tol=1e-9):
+        if stated is None or not math.isclose(stated, value, rel_tol=1e-6, abs_tol=1e-12):
             yield f"{name} is {stated}, but its parts give {value}"
 
 

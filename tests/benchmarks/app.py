@@ -1,6 +1,6 @@
 """What the page costs a visitor: time to see something, time to the first live cell, stalls, bytes.
 
-python tests/benchmarks/app.py --rounds 3
+PYTHONPATH=. python tests/benchmarks/app.py --rounds 3
 
 Needs chromium and requirements-test.txt; starts the app, or visits one that runs (`--url`).
 """

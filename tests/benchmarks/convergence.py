@@ -1,6 +1,6 @@
 """How far a few calibration videos are from many: the paper's claim that 8 suffice, on a bundled model.
 
-    python tests/benchmarks/convergence.py [--model tiny-wan] [--samples 64] [--keep DIR]
+    PYTHONPATH=. python tests/benchmarks/convergence.py [--model tiny-wan] [--samples 64] [--keep DIR]
 
 Measures all samples once, then draws subsets at random and compares their mean sensitivities with those of
 all samples, and the evaluations that SenCache spends with them.

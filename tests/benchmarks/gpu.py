@@ -1,7 +1,7 @@
 """What the engine costs and gains on a GPU, at the real sizes of three models: random weights, bfloat16.
 
-    python tests/benchmarks/gpu.py [--models wan,cogvideox,ltx] [--steps 16] [--out FILE.json]
-    python tests/benchmarks/gpu.py --scale tiny --device cpu     the same code in seconds
+    PYTHONPATH=. python tests/benchmarks/gpu.py [--models wan,cogvideox,ltx] [--steps 16] [--out FILE.json]
+    PYTHONPATH=. python tests/benchmarks/gpu.py --scale tiny --device cpu     the same code in seconds
 
 Prints one table with the targets beside the figures, and writes them as JSON. diffusers' MagCache and
 FirstBlockCache run the same schedule on the same weights as peers. A part that runs out of memory, or fails,

@@ -1,6 +1,6 @@
 """What an attached policy costs on tiny-wan: per computed step, per reused step, and for nine lanes.
 
-    python tests/benchmarks/overhead.py [--rounds 15]
+    PYTHONPATH=. python tests/benchmarks/overhead.py [--rounds 15]
 
 Variants are timed round after round, in another order each time, so that a busy machine disturbs all of them
 alike; medians, with the spread from the 25th to the 75th percentile. Run it on an otherwise idle machine.

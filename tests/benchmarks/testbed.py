@@ -1,6 +1,6 @@
 """Is a bundled model a test for step caching? How its output changes, and quality at equal cost.
 
-    python tests/benchmarks/testbed.py --model tiny-wan --prompts 32 --out testbed.json
+    PYTHONPATH=. python tests/benchmarks/testbed.py --model tiny-wan --prompts 32 --out testbed.json
 
 Prompts are held out: the training of no bundled model saw their triples of colour, shape and motion, and no
 calibration used them. Every lane's knob is set for the budget on the prompt's own full run, so that all cost

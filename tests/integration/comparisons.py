@@ -24,7 +24,7 @@ TYPED = ",".join((*LANES[1:], "none"))
 # Knobs at which, in twelve steps, every method reuses some steps and computes others.
 SETTINGS = (
     "fixed.interval=3",
-    "sencache.tolerance=0.8",
+    "sencache.tolerance=0.65",
     "easycache.forced_first=3",
     "easycache.threshold=0.15",
     "control.tolerance=0.1",

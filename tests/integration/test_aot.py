@@ -18,6 +18,7 @@ from sencache.engine.attach import attach
 from sencache.policies import Fixed
 from sencache.service import studio as service
 from sencache.service.aot import compile_blocks, layout_of, load_blocks
+from sencache.service.opening import sample
 
 
 class Compiler:
@@ -117,7 +118,7 @@ def test_the_service_compiles_when_it_starts_if_told_to(
         service.Studio().warm()
         loaded = service.model("tiny-wan")
         encoded = loaded.encode("a red circle", "", 4.0)
-        request = service._sample(loaded.spec)
+        request = sample(loaded.spec)
         loaded.generate(loaded.pipe, encoded, request, output_type="latent")
         assert len(compiler.packages) == 1
         assert compiler.calls == len(loaded.pipe.transformer.blocks) * 2 * request.steps

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def test_control_c_leaves_nothing(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**ENVIRONMENT, "SIGN": str(sign)},
+        # What a shell runs in the background ignores the signal, and so would this.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     # Loading comes first, and an interrupted import of torch says so in its own words.
     wait_for(sign.exists)
