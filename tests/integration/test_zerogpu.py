@@ -77,6 +77,8 @@ def test_blocks_are_compiled_in_a_worker_when_the_space_starts(told: dict[str, A
     assert float(scheduled["durationSeconds"]) >= 1500
 
 
+# The worker has one thread, and two add up a sum's last digit in another order.
+@pytest.mark.usefixtures("one_thread")
 def test_decisions_and_metrics_are_those_of_a_plain_process(told: dict[str, Any]) -> None:
     here = [e for e in Studio().run(make_ask(**ASKED)) if e["kind"] in ("step", "lane_done")]
     first, second = told["runs"]
