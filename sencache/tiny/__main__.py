@@ -57,6 +57,7 @@ def train(
 def check(
     folder: Annotated[Path, typer.Argument(help="exported model")],
     prompts: Annotated[int, typer.Option(help="held-out captions")] = 200,
+    shown: Annotated[bool, typer.Option("--shown", help="for comparison: captions as in training")] = False,
     steps: int = 50,
     guidance: float = 4.0,
     seed: int = 0,
@@ -68,7 +69,7 @@ def check(
 
     _require_model(folder)
     pipe = checking.load(folder)
-    asked = checking.of_model(pipe, prompts, seed, steps, guidance)
+    asked = checking.of_model(pipe, prompts, seed, steps, guidance, shown)
     made = list(track(asked, total=prompts, description="clips"))
     psnr, copied = checking.of_autoencoder(family_of(pipe).codec(pipe.vae), prompts, seed)
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,25 @@ from diffusers import DiffusionPipeline
 
 from sencache.tiny import clips, vision
 from sencache.tiny.autoencoding import Codec, reconstructions
-from sencache.tiny.grammar import Scene
+from sencache.tiny.grammar import Scene, caption
 from sencache.tiny.scoring import Score, score
 from sencache.tiny.text import LENGTH
 
 BATCH = 8
 
 
-def held_out(count: int, seed: int) -> list[clips.Clip]:
-    """Clips whose objects all have triples of colour, shape and motion that training never showed."""
+def sample(count: int, seed: int, shown: bool = False) -> list[clips.Clip]:
+    """Clips whose objects all have triples of colour, shape and motion that training never showed; with
+    `shown`, for comparison, others whose triples it did show. Every caption says all there is to say.
+    """
     rng = np.random.default_rng((seed, 5))
-    return [clips.sample_clip(rng, held_out=True) for _ in range(count)]
+    sampled = (clips.sample_clip(rng, held_out=not shown) for _ in range(count))
+    return [replace(clip, caption=caption(clip.scene)) for clip in sampled]
 
 
 def of_renders(count: int, seed: int) -> Score:
     """How well clips as they were drawn are read: the stick's own error."""
-    return score((clip.scene, vision.read(clips.render(clip))) for clip in held_out(count, seed))
+    return score((clip.scene, vision.read(clips.render(clip))) for clip in sample(count, seed))
 
 
 def of_noise(count: int, seed: int) -> Score:
@@ -35,23 +39,23 @@ def of_noise(count: int, seed: int) -> Score:
     rng = np.random.default_rng((seed, 6))
     shape = (clips.FRAMES, clips.SIDE, clips.SIDE, 3)
     return score(
-        (clip.scene, vision.read(rng.random(shape, dtype=np.float32))) for clip in held_out(count, seed)
+        (clip.scene, vision.read(rng.random(shape, dtype=np.float32))) for clip in sample(count, seed)
     )
 
 
 def of_autoencoder(codec: Codec, count: int, seed: int) -> tuple[float, Score]:
     """PSNR of reconstructions in dB, the mean over clips, and what is read from them."""
-    drawn, restored, scenes = reconstructions(codec, held_out(count, seed))
+    drawn, restored, scenes = reconstructions(codec, sample(count, seed))
     errors = np.square(drawn - restored).mean(axis=(1, 2, 3, 4))
     psnr = float((-10 * np.log10(errors)).mean())
     return psnr, score((scene, vision.read(video)) for scene, video in zip(scenes, restored, strict=True))
 
 
 def of_model(
-    pipe: Any, count: int, seed: int, steps: int, guidance: float
+    pipe: Any, count: int, seed: int, steps: int, guidance: float, shown: bool = False
 ) -> Iterator[tuple[Scene, Scene, Any]]:
     """Scenes asked for, scenes seen, and the clips [T, H, W, 3], one by one."""
-    asked = held_out(count, seed)
+    asked = sample(count, seed, shown)
     for start in range(0, count, BATCH):
         batch = asked[start : start + BATCH]
         generators = [torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(batch))]

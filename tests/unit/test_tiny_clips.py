@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from sencache.tiny import clips
+from sencache.tiny import checking, clips
 from sencache.tiny.clips import FRAMES, PALETTE, RADII, SIDE, Path, sample_clip, shape_mask
 from sencache.tiny.grammar import MOTION_PHRASES, SHAPES, SIZE_WORDS, is_held_out
 
@@ -25,6 +25,14 @@ def test_the_same_seed_draws_the_same_clips() -> None:
         return clips.render_batch([sample_clip(rng) for _ in range(3)])
 
     assert np.array_equal(draw(1), draw(1)) and not np.array_equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_check_asks_for_one_kind_of_triple_and_says_all_of_it(shown: bool) -> None:
+    for clip in checking.sample(60, 0, shown):
+        assert {is_held_out(thing) for thing in clip.scene.things} == {not shown}
+        assert all(thing.colour in clip.caption for thing in clip.scene.things)
+        assert f"on a {clip.scene.background} background" in clip.caption
 
 
 def test_held_out_triples_are_in_the_test_and_nowhere_else(sample: list[clips.Clip]) -> None:
