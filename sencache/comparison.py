@@ -142,9 +142,12 @@ class _Comparison:
         """Run the first of `planned`, the full run, alone; returns what the policies of all look at."""
         policies = [p.policy for p in planned]
         signal = next((policy.signal for policy in policies if policy.signal), None)
-        # It goes with this generator: the tensors that it holds are free when the other lanes begin.
         recorder = Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
-        yield from self.run(planned[:1], recorder)
+        for event in self.run(planned[:1], recorder):
+            if isinstance(event, StepDone) and event.record.step == planned[0].steps - 1:
+                # Between the clocks, and before the lane decodes: what is recorded takes as much memory.
+                recorder.recording()
+            yield event
         return recorder.recording()
 
     def run(self, planned: Sequence[Planned], observer: Observer | None = None) -> Iterator[Event]:

@@ -133,8 +133,8 @@ class Recorder:
     """An observer that records one sample's run.
 
     `signal` names what TeaCache looks at, None where no policy needs it; `targets` are the values whose
-    forecast errors are to be known. While the run lasts, all latents and outputs are kept, and of each target
-    the last SPAN changes and the newest value.
+    forecast errors are to be known. Until `recording` is asked for, all latents and outputs are kept, and of
+    each target the last SPAN changes and the newest value.
     """
 
     def __init__(self, signal: str | None, targets: Collection[Target] = ()) -> None:
@@ -147,6 +147,7 @@ class Recorder:
         self._last_signal: torch.Tensor | None = None
         self._transformers: list[int] = []
         self._targets = {target: _Changes() for target in targets}
+        self._recording: Recording | None = None
 
     def observe(self, scene: Scene) -> None:
         """Note what the step shows of the prompt; raises SencacheError for a batch of several videos."""
@@ -159,6 +160,7 @@ class Recorder:
         self._timesteps.append(scene.step.timestep)
         self._sigmas.append(scene.step.sigma)
         self._transformers.append(scene.transformer)
+        self._latent_shape = tuple(scene.latent.shape[1:])
         self._latents.append(scene.latent.clone())
         self._outputs.append(output.clone())
         self._note_signal(scene)
@@ -177,10 +179,18 @@ class Recorder:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Of one sample's latent as the transformer sees it."""
-        return tuple(self._latents[0].shape[1:])
+        return self._latent_shape
 
     def recording(self) -> Recording:
-        """The run so far, as tables on the host."""
+        """The run that has ended, as tables on the host; frees every tensor."""
+        if self._recording is None:
+            self._recording = self._tables()
+            for kept in (self._latents, self._outputs, self._changes, self._targets):
+                kept.clear()
+            self._last_signal = None
+        return self._recording
+
+    def _tables(self) -> Recording:
         sigmas = tuple(sigma for sigma in self._sigmas if sigma is not None)
         return Recording(
             timesteps=tuple(self._timesteps),

@@ -26,6 +26,8 @@ LANES, KEPT = 7, 3
 # Residuals that are held while a full run is recorded for a budget or a calibration, on top of every step's
 # latent and output; a test holds the number to the recorder's own.
 RECORDED = 18
+# torch rounds every piece of pinned memory up to a power of two.
+PINNED = 2
 
 
 @dataclass(frozen=True)
@@ -55,32 +57,45 @@ DECODERS = {
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that a run takes on top of the weights: denoising, all lanes at once or one on record, and
-    decoding whole or in tiles.
+    """Bytes that a run takes on top of the weights.
+
+    `step`: one block's activations. `lanes`: what all lanes together keep. `recorder`: what a full run on
+    record holds until its last step. `latents`: the full run's, which stay throughout, as the others are held
+    against them. `decode`: a video whole, or in tiles.
     """
 
-    denoise: int
+    step: int
+    lanes: int
+    recorder: int
+    latents: int
     decode: int
     decode_tiled: int
 
     @classmethod
     def of(cls, spec: ModelSpec, dtype: str | None = None, lanes: int = LANES) -> Work:
-        """At the size in `spec`: one block's activations, and what `lanes` keep or a recorder."""
+        """At the size in `spec`, for so many caching lanes."""
         size = BYTES[dtype or spec.dtype]
         vae = spec.vae_values * BYTES[dtype or spec.dtypes.get("vae", spec.dtype)]
         count, batch = tokens(spec), 1 if spec.architecture == "wan" else 2
-        activations = count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch
-        residual = count * spec.inner * size
-        # Latents are in float32, whatever the network computes in.
-        recorded = RECORDED * residual + spec.steps * count * _latent_values(spec) * (4 + size)
-        cached = max(lanes * KEPT * residual, recorded)
+        residual, latents = count * spec.inner * size, spec.steps * count * _latent_values(spec)
         pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
         video = 2 * 3 * 4 * pixels * spec.frames
         return cls(
-            denoise=activations + cached,
+            step=count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch,
+            lanes=lanes * KEPT * residual,
+            # Latents are in float32, whatever the network computes in.
+            recorder=RECORDED * residual + latents * (4 + size),
+            latents=latents * 4,
             decode=decoder.bytes(pixels, spec.frames, vae) + video,
             decode_tiled=decoder.bytes(min(pixels, decoder.tile), spec.frames, vae) + video,
         )
+
+    def peak(self, tiled: bool = False) -> int:
+        """The most at once: a step of the run on record or of the last lane, or one lane that decodes beside
+        what the others keep: fewer steps are done before they are.
+        """
+        decode = self.decode_tiled if tiled else self.decode
+        return self.latents + max(self.step + max(self.lanes, self.recorder), decode + self.lanes)
 
 
 def tokens(spec: ModelSpec) -> int:
@@ -125,19 +140,24 @@ class Weights:
 
 
 TextEncoder = Literal["device", "host"]
-Transformers = Literal["device", "swapped", "blocks"]
+Transformers = Literal["device", "swapped", "streamed", "blocks"]
 
 WORDS = {
     ("device", "device"): "all parts on the GPU",
     ("host", "device"): "text encoder in RAM but while it encodes",
     ("host", "swapped"): "text encoder in RAM but while it encodes, when the transformer makes room for it",
+    ("host", "streamed"): "text encoder in RAM but while it encodes, transformer blocks moved in one ahead",
     ("host", "blocks"): "text encoder in RAM but while it encodes, transformer blocks moved in one at a time",
 }
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the parts are kept, the most that this takes on the GPU, and what stays in RAM, in bytes."""
+    """Where the parts are kept, the most that this takes on the GPU, and what stays in RAM, in bytes.
+
+    Blocks are `streamed` from pinned memory, each while the one before it computes, or moved in when they are
+    called, which waits for every one of them.
+    """
 
     text_encoder: TextEncoder
     transformers: Transformers
@@ -150,7 +170,8 @@ class Placement:
         return f"{WORDS[self.text_encoder, self.transformers]}{vae}"
 
 
-# What changes nothing but the time comes before tiles, which change pixels a little, and slow blocks last.
+# What changes nothing but the time comes before tiles, which change pixels a little, and moved blocks last:
+# tiles cost less than blocks that are waited for.
 CHOICES: Sequence[tuple[TextEncoder, Transformers, bool]] = (
     ("device", "device", False),
     ("host", "device", False),
@@ -158,6 +179,8 @@ CHOICES: Sequence[tuple[TextEncoder, Transformers, bool]] = (
     ("device", "device", True),
     ("host", "device", True),
     ("host", "swapped", True),
+    ("host", "streamed", False),
+    ("host", "streamed", True),
     ("host", "blocks", False),
     ("host", "blocks", True),
 )
@@ -169,7 +192,7 @@ def placements(weights: Weights, work: Work) -> Iterator[Placement]:
     transformers = sum(weights.parts.get(name, 0) for name in TRANSFORMERS)
     rest = weights.total - text
     for encoder, where, tiled in CHOICES:
-        running = max(work.denoise, work.decode_tiled if tiled else work.decode)
+        running = work.peak(tiled)
         if encoder == "device":
             device, host = weights.total + max(running, ENCODE), 0
         elif where == "device":
@@ -178,14 +201,15 @@ def placements(weights: Weights, work: Work) -> Iterator[Placement]:
             alone = weights.total - transformers + ENCODE
             device, host = max(rest + running, alone), max(text, transformers)
         else:
-            trunk = rest - weights.blocks
-            device = max(trunk + weights.block + running, trunk + text + ENCODE)
-            host = text + weights.blocks
+            streamed, trunk = where == "streamed", rest - weights.blocks
+            blocks = weights.block * (2 if streamed else 1)
+            device = max(trunk + blocks + running, trunk + text + ENCODE)
+            host = text + weights.blocks * (PINNED if streamed else 1)
         yield Placement(encoder, where, tiled, device + RESERVE, host)
 
 
 def plan_placement(name: str, weights: Weights, work: Work, free_gpu: int, free_ram: int) -> Placement:
-    """The best placement that fits `free_gpu` bytes; everything passes through RAM on its way.
+    """The best placement that fits `free_gpu` and `free_ram` bytes; everything passes through RAM on its way.
 
     Raises SencacheError with the numbers where none fits.
     """
@@ -196,7 +220,7 @@ def plan_placement(name: str, weights: Weights, work: Work, free_gpu: int, free_
         )
     offered = list(placements(weights, work))
     for placement in offered:
-        if placement.device_bytes <= free_gpu:
+        if placement.device_bytes <= free_gpu and placement.host_bytes <= free_ram:
             return placement
     least = min(placement.device_bytes for placement in offered)
     raise SencacheError(
@@ -208,7 +232,7 @@ def plan_placement(name: str, weights: Weights, work: Work, free_gpu: int, free_
 
 def check_ram(name: str, weights: Weights, work: Work, free_ram: int) -> None:
     """Raise SencacheError where a run without a GPU would not fit the memory."""
-    needed = weights.total + max(work.denoise, work.decode)
+    needed = weights.total + work.peak()
     if needed > free_ram:
         raise SencacheError(
             f"{name} needs {gigabytes(needed)} of RAM without a GPU (computed, not measured) and "

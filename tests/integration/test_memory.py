@@ -226,6 +226,31 @@ def test_nothing_outlives_a_lane(tiny: Tiny, taken: int) -> None:
     assert left_by(partly) == 0
 
 
+@pytest.mark.parametrize("key", ["tiny-wan", "tiny-cogvideox", "tiny-ltx"])
+def test_no_more_is_held_while_a_lane_decodes_than_is_planned(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full run's latents, and of the other lanes what they keep, by those that keep most; neither what
+    was recorded, once the full run decodes, nor another lane's frames.
+    """
+    model, (height, width) = load(key), (64, 64)
+    request = Request(prompt="a red circle", steps=10, nfe=5, height=height, width=width, frames=17)
+    asked = parse_lanes("fewer-steps,control,easycache:forecast=linear:threshold=0:forced_first=2")
+    spec = replace(model.spec, steps=request.steps, inner=inner_width(model.pipe.transformer))
+    planned, held = Work.of(spec, "float32", lanes=2), list[int]()
+    own = model.pipe.vae.decode
+    monkeypatch.setattr(model.pipe.vae, "decode", lambda *a, **k: (held.append(alive()), own(*a, **k))[1])
+    with opened():
+        for _ in compare(model, request, asked):
+            pass
+    # Beside it: every lane's own latents as it draws them, guesses and scales, and the prompt's embeddings.
+    latent = planned.latents // request.steps
+    prompt = 2 * 32 * model.pipe.transformer.config.to_dict().get("text_dim", 64) * FLOAT
+    own_latents = 4 * 8 * latent + prompt
+    assert len(held) == 4 and held[0] <= planned.latents + own_latents
+    assert planned.lanes < max(held) <= planned.latents + planned.lanes + own_latents
+
+
 def test_a_calibration_leaves_its_recording_and_nothing_else(tiny: Tiny) -> None:
     def calibrated() -> None:
         probe(tiny.pipe, tiny)
