@@ -26,6 +26,8 @@ LANES, KEPT = 7, 3
 # Residuals that are held while a full run is recorded for a budget or a calibration, on top of every step's
 # latent and output; a test holds the number to the recorder's own.
 RECORDED = 18
+# Latents that a pipeline under way and its sampler hold for themselves: predictions, guesses, copies.
+OWN = 12
 # torch rounds every piece of pinned memory up to a power of two.
 PINNED = 2
 
@@ -59,9 +61,9 @@ DECODERS = {
 class Work:
     """Bytes that a run takes on top of the weights.
 
-    `step`: one block's activations. `lanes`: what all lanes together keep. `recorder`: what a full run on
-    record holds until its last step. `latents`: the full run's, which stay throughout, as the others are held
-    against them. `decode`: a video whole, or in tiles.
+    `step`: one block's activations. `lanes`: what all caching lanes together keep. `recorder`: what a full run
+    on record holds until its last step. `latents`: the full run's, which stay throughout, as the others are
+    held against them, and those of the lane whose turn it is. `decode`: a video whole, or in tiles.
     """
 
     step: int
@@ -77,15 +79,15 @@ class Work:
         size = BYTES[dtype or spec.dtype]
         vae = spec.vae_values * BYTES[dtype or spec.dtypes.get("vae", spec.dtype)]
         count, batch = tokens(spec), 1 if spec.architecture == "wan" else 2
-        residual, latents = count * spec.inner * size, spec.steps * count * _latent_values(spec)
+        # Latents are in float32, whatever the network computes in.
+        residual, latent = count * spec.inner * size, count * _latent_values(spec) * 4
         pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
         video = 2 * 3 * 4 * pixels * spec.frames
         return cls(
             step=count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch,
-            lanes=lanes * KEPT * residual,
-            # Latents are in float32, whatever the network computes in.
-            recorder=RECORDED * residual + latents * (4 + size),
-            latents=latents * 4,
+            lanes=lanes * (KEPT * residual + OWN * latent),
+            recorder=RECORDED * residual + spec.steps * (latent + latent * size // 4),
+            latents=(spec.steps + OWN) * latent,
             decode=decoder.bytes(pixels, spec.frames, vae) + video,
             decode_tiled=decoder.bytes(min(pixels, decoder.tile), spec.frames, vae) + video,
         )

@@ -12,6 +12,8 @@ from __future__ import annotations
 import spaces  # isort: skip
 
 from collections.abc import Callable
+from contextvars import Context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,17 @@ def compile_blocks(transformer: Any, run: Callable[[], object], folder: Path) ->
 
 
 def load_blocks(transformer: Any, folder: Path, layout: Layout) -> None:
-    """Let every block run the package in `folder` where its arguments are laid out as `layout`."""
+    """Let every block run the package in `folder` where its arguments are laid out as `layout`.
+
+    A process loads the package once, at its first call, for one thread at a time.
+    """
     blocks = _blocks(transformer)
     eager = [block.forward for block in blocks]
     spaces.aoti_load_from_package_dir(blocks, folder)
+    # `spaces` keeps what it has loaded in context variables, and every lane runs in a context of its own.
+    shared = Context()
     for block, own in zip(blocks, eager, strict=True):
-        block.forward = Either(block.forward, own, layout)
+        block.forward = Either(partial(shared.run, block.forward), own, layout)
 
 
 class Either:

@@ -6,15 +6,19 @@ block is taken to be that block.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import spaces
 import torch
 from pipelines import STEPS, Tiny
 
 from sencache.engine.attach import attach
+from sencache.interleave import round_robin
+from sencache.lanes import Finished, lane
 from sencache.policies import Fixed
 from sencache.service import studio as service
 from sencache.service.aot import compile_blocks, layout_of, load_blocks
@@ -22,34 +26,48 @@ from sencache.service.opening import sample
 
 
 class Compiler:
-    """In place of the compiler and its packages."""
+    """In place of the compiler and of torch's loader; `spaces` itself does all that lies between them."""
 
     def __init__(self) -> None:
-        self.packages: dict[str, Any] = {}
-        self.calls = 0
+        self.packages: dict[Path, torch.nn.Module] = {}
+        self.loads = self.calls = 0
 
     def save(self, folder: Path, exported: Any) -> None:
-        self.packages[str(folder)] = exported.module()
+        package = Path(folder) / "root" / "package.pt2"
+        package.parent.mkdir()
+        package.touch()
+        self.packages[package] = exported.module()
 
-    def load(self, blocks: torch.nn.ModuleList, folder: Path) -> None:
-        for block in blocks:
-            self._patch(block, self.packages[str(folder)])
+    def load(self, package: Path) -> Loaded:
+        self.loads += 1
+        return Loaded(self, self.packages[package])
 
-    def _patch(self, block: torch.nn.Module, program: torch.nn.Module) -> None:
-        weights = block.state_dict()
 
-        def compiled(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            return torch.func.functional_call(program, weights, args, kwargs)
+class Loaded:
+    """One loaded package: its program and the weights that it was last given."""
 
-        block.forward = compiled  # type: ignore[method-assign]
+    def __init__(self, compiler: Compiler, program: torch.nn.Module) -> None:
+        self._compiler, self._program = compiler, program
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def get_constant_fqns(self) -> list[str]:
+        return list(self._program.state_dict())
+
+    def load_constants(self, weights: dict[str, torch.Tensor], **_: Any) -> None:
+        self._weights = weights
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._compiler.calls += 1
+        return torch.func.functional_call(self._program, self._weights, args, kwargs)
 
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     made = Compiler()
     monkeypatch.setattr(spaces, "aoti_compile_and_save", made.save)
-    monkeypatch.setattr(spaces, "aoti_load_from_package_dir", made.load)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", made.load)
+    # It would try the machine's C compiler.
+    monkeypatch.setattr("spaces.zero.torch.aoti.valid_vec_isa_list", list)
     return made
 
 
@@ -81,6 +99,22 @@ def test_caches_leave_compiled_blocks_out(tiny: Tiny, compiler: Compiler, tmp_pa
         served = len(tiny.blocks) - (tiny.name == "cogvideox")
         assert compiler.calls == served * tiny.branches * computed
         assert torch.equal(cached, latents) == (interval == 1)
+
+
+def test_lanes_share_what_is_loaded_and_each_block_keeps_its_weights(
+    tiny: Tiny, compiler: Compiler, tmp_path: Path
+) -> None:
+    """Every lane runs in a context of its own, where `spaces` would load the package again."""
+    compiled_ahead(tiny, tmp_path)
+
+    def generate(pipe: Any, callback: Any) -> Any:
+        return replace(tiny, pipe=pipe)(callback_on_step_end=callback).numpy()
+
+    lanes = [lane(tiny.pipe, Fixed(interval=n), generate, torch.device("cpu")) for n in (1, 3, 1)]
+    first, _, last = (item for _, item in round_robin(lanes) if isinstance(item, Finished))
+    alone = tiny().numpy()
+    assert np.array_equal(first.frames, alone) and np.array_equal(last.frames, alone)
+    assert compiler.loads == 1
 
 
 def test_another_size_runs_the_blocks_as_they_are(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
