@@ -2,9 +2,9 @@
 
 import spaces  # noqa: F401  (before anything touches CUDA)
 
-from sencache.ui.page import launch_options, start
+from sencache.ui.page import launch, start
 
 app = start()
 
 if __name__ == "__main__":
-    app.launch(**launch_options())
+    launch(app)

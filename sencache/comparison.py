@@ -145,8 +145,7 @@ class _Comparison:
         recorder = Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
         for event in self.run(planned[:1], recorder):
             if isinstance(event, StepDone) and event.record.step == planned[0].steps - 1:
-                # Between the clocks, and before the lane decodes: what is recorded takes as much memory.
-                recorder.recording()
+                recorder.recording()  # Frees its tensors, between the clocks and before the lane decodes.
             yield event
         return recorder.recording()
 
@@ -271,9 +270,7 @@ class _Comparison:
         return ProfileRef(path=used.origin, repo=used.repo, revision=used.revision, sha256=used.sha256)
 
     def as_fewer_steps(self, planned: Planned, run: Sequence[Planned]) -> Planned:
-        """`planned` with the steps that the first SenCache lane of `run` computed, else its first caching
-        lane, else half of all.
-        """
+        """With the steps that the first SenCache lane of `run` computed, else a caching one, else half."""
         caching = [one for p in run if (one := self.done[p.spec.name]).target is not None]
         sencache = [lane for lane in caching if lane.method == "sencache"]
         chosen = next(iter(sencache or caching), None)

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from sencache.errors import SencacheError
 from sencache.hub.download import COMMIT, Hub, check_repo, explained
 from sencache.models.catalogue import MODELS
 from sencache.models.layout import INDEX, describe_folder, model_parts, read_config
-from sencache.models.placement import BYTES, TRANSFORMERS, Weights, gigabytes
+from sencache.models.placement import BYTES, TRANSFORMERS, Weights
 from sencache.models.spec import ModelSpec
+from sencache.models.zerogpu import check_disk, on_zerogpu
 
 # Folders of the parts only: many repositories hold the same weights again in other forms.
 _FOLDERS = (
@@ -91,7 +91,8 @@ def weights_folder(spec: ModelSpec) -> Path:
     """Where the model's files are, all of them, fetched first if need be; raises SencacheError with the
     remedy for whatever is in the way.
     """
-    folder = spec.source if isinstance(spec.source, Path) else _snapshot(spec.source, FILES)
+    packed = Weights.of(spec).total if on_zerogpu() else 0
+    folder = spec.source if isinstance(spec.source, Path) else _snapshot(spec.source, FILES, packed)
     missing = missing_files(folder)
     if missing:
         raise unreadable(spec, f"{missing[0]} is missing")
@@ -209,8 +210,10 @@ def _kept(repo: str, patterns: tuple[str, ...]) -> Path | None:
         return None
 
 
-def _snapshot(repo: str, patterns: tuple[str, ...]) -> Path:
-    """The repository's files, from the cache where it is whole, else from the Hub at `main`."""
+def _snapshot(repo: str, patterns: tuple[str, ...], packed: int = 0) -> Path:
+    """The repository's files, from the cache where it is whole, else from the Hub at `main`, if the disk has
+    room for them and for `packed` bytes more.
+    """
     check_repo(repo)
     kept = _kept(repo, patterns)
     if kept and not (missing_files(kept) if patterns == FILES else _missing_configs(kept)):
@@ -221,7 +224,7 @@ def _snapshot(repo: str, patterns: tuple[str, ...]) -> Path:
         wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(NOT_FILES)}
         # Asked first: a fetch that fails says less about why.
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=Hub().timeout)
-        _check_disk(repo, _to_fetch(info, wanted))
+        check_disk(repo, _to_fetch(info, wanted), packed)
         return Path(huggingface_hub.snapshot_download(repo, **wanted))
 
 
@@ -238,19 +241,6 @@ def _to_fetch(info: Any, wanted: dict[str, Any]) -> int:
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
     names = filter_repo_objects(sizes, **wanted)
     return sum(sizes[name] for name in names if not isinstance(try_to_load_from_cache(info.id, name), str))
-
-
-def _check_disk(repo: str, needed: int) -> None:
-    from huggingface_hub import constants
-
-    place = Path(constants.HF_HUB_CACHE)
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise SencacheError(
-            f"{repo} has {gigabytes(needed)} to fetch and {gigabytes(free)} are free under {place}; "
-            "make room, or set HF_HOME to a larger disk"
-        )
 
 
 @contextmanager

@@ -62,12 +62,13 @@ SHORT = {
     ("device", "device"): "all",
     ("host", "device"): "text",
     ("host", "swapped"): "swap",
+    ("host", "streamed"): "stream",
     ("host", "blocks"): "blocks",
 }
 
 
 def short(placement: Placement | None) -> str:
-    """In a word: `all`, `text`, `swap` or `blocks`, with `+tiles` where the VAE works in tiles."""
+    """In a word: `all`, `text`, `swap`, `stream` or `blocks`, with `+tiles` where the VAE works in tiles."""
     if placement is None:
         return "no"
     tiles = "+tiles" if placement.tiled else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from sencache.errors import SencacheError
 from sencache.models.checkpoint import measure_weights, unreadable
 from sencache.models.placement import TRANSFORMERS, Placement, Work, check_ram, gigabytes, plan_placement
 from sencache.models.spec import ModelSpec
+from sencache.models.zerogpu import CARD_BYTES, check_disk, on_zerogpu
 from sencache.schema import Request
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 PARTS = ("text_encoder", "image_encoder", "vae", *TRANSFORMERS)
-# Above this, weights placed at start-up make ZeroGPU book the double-sized card.
-ZEROGPU_BYTES = 45_097_156_608
 
 
 def find_device(name: str) -> torch.device:
@@ -90,7 +89,13 @@ def choose_placement(
     if device.type == "cpu":
         check_ram(spec.key, weights, work, free_ram())
         return None
-    return plan_placement(spec.key, weights, work, free_gpu(device), free_ram())
+    # A Space that starts has no stream and no pinned memory.
+    streams = not on_zerogpu()
+    placement = plan_placement(spec.key, weights, work, free_gpu(device), free_ram(), streams)
+    if on_zerogpu():
+        waiting = weights.parts.get("text_encoder", 0) if placement.text_encoder == "host" else 0
+        check_disk(spec.key, 0, weights.total - waiting)
+    return placement
 
 
 def free_ram() -> int:
@@ -102,8 +107,8 @@ def free_ram() -> int:
 
 def free_gpu(device: torch.device) -> int:
     """Bytes free on a GPU; on ZeroGPU, which has none while it loads, what its normal card takes."""
-    if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
-        return ZEROGPU_BYTES
+    if on_zerogpu():
+        return CARD_BYTES
     return int(torch.cuda.mem_get_info(device)[0])
 
 
@@ -163,37 +168,70 @@ def place(pipe: Any, device: torch.device, placement: Placement | None) -> None:
         part = getattr(pipe, name, None)
         if part is None or (placement and name == "text_encoder" and placement.text_encoder == "host"):
             continue
-        if placement and name in TRANSFORMERS and placement.transformers == "blocks":
-            bring_blocks_one_by_one(part, device)
+        if placement and name in TRANSFORMERS and placement.transformers in ("streamed", "blocks"):
+            bring_blocks_one_by_one(part, device, ahead=placement.transformers == "streamed")
         else:
             part.to(device)
     if placement and placement.tiled:
         pipe.vae.enable_tiling()
 
 
-def bring_blocks_one_by_one(transformer: Any, device: torch.device) -> None:
+def bring_blocks_one_by_one(transformer: Any, device: torch.device, ahead: bool = False) -> None:
     """Keep the blocks in RAM and move each to `device` for the length of its call; all else stays there.
+
+    `ahead`: from pinned memory on a stream of its own, while the block before computes; nothing is copied
+    back. Otherwise a block is waited for, and copied back when it is done.
 
     diffusers' own group offloading of a whole transformer replaces its `forward`, which lanes cannot share.
     Here only the blocks are offloaded, which all lanes have in common.
     """
     from diffusers.hooks import apply_group_offloading
 
-    blocks = architecture_of(transformer).blocks
-    for name, child in transformer.named_children():
-        if name != blocks:
+    name = architecture_of(transformer).blocks
+    for child_name, child in transformer.named_children():
+        if child_name != name:
             child.to(device)
     for own in (*transformer.parameters(recurse=False), *transformer.buffers(recurse=False)):
         own.data = own.data.to(device)
     holder = torch.nn.Module()
-    holder.blocks = transformer.get_submodule(blocks)
+    holder.blocks = blocks = transformer.get_submodule(name)
+    if ahead:
+        _pin(blocks)
     apply_group_offloading(
         holder,
         onload_device=device,
         offload_device=torch.device("cpu"),
         offload_type="block_level",
         num_blocks_per_group=1,
+        use_stream=ahead,
+        # Blocks are pinned already: diffusers would hold all of them twice while it pins them.
+        low_cpu_mem_usage=ahead,
     )
+    if ahead:
+        _bring_next_beside(blocks)
+
+
+def _pin(blocks: torch.nn.Module) -> None:
+    try:
+        for tensor in (*blocks.parameters(), *blocks.buffers()):
+            tensor.data = tensor.data.pin_memory()
+    except RuntimeError as error:
+        raise SencacheError(
+            f"the transformer's blocks do not fit pinned RAM ({str(error).partition(chr(10))[0]}); free RAM, "
+            "raise the limit of locked memory (ulimit -l) or use a larger GPU"
+        ) from None
+
+
+def _bring_next_beside(blocks: Any) -> None:
+    """Tell every block's hook which one comes next; the first is waited for. diffusers finds the order out in
+    the first forward of a whole transformer; here it is that of the list in every lane, and a reused step
+    calls no block.
+    """
+    hooks = [block._diffusers_hook.get_hook("group_offloading") for block in blocks]
+    for hook in hooks:
+        hook.group.onload_self = False
+    for hook, following in pairwise(hooks):
+        hook.next_group = following.group
 
 
 @contextmanager

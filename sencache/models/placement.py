@@ -210,8 +210,11 @@ def placements(weights: Weights, work: Work) -> Iterator[Placement]:
         yield Placement(encoder, where, tiled, device + RESERVE, host)
 
 
-def plan_placement(name: str, weights: Weights, work: Work, free_gpu: int, free_ram: int) -> Placement:
+def plan_placement(
+    name: str, weights: Weights, work: Work, free_gpu: int, free_ram: int, streams: bool = True
+) -> Placement:
     """The best placement that fits `free_gpu` and `free_ram` bytes; everything passes through RAM on its way.
+    Without `streams` no block is moved in ahead.
 
     Raises SencacheError with the numbers where none fits.
     """
@@ -220,7 +223,7 @@ def plan_placement(name: str, weights: Weights, work: Work, free_gpu: int, free_
             f"{name} has {gigabytes(weights.total)} of weights to load and {gigabytes(free_ram)} of RAM are "
             "free; close other programs or use a machine with more"
         )
-    offered = list(placements(weights, work))
+    offered = [one for one in placements(weights, work) if streams or one.transformers != "streamed"]
     for placement in offered:
         if placement.device_bytes <= free_gpu and placement.host_bytes <= free_ram:
             return placement

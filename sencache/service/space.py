@@ -17,6 +17,7 @@ from sencache.errors import SencacheError
 from sencache.models import checkpoint
 from sencache.models.checks import check_request
 from sencache.models.spec import ModelSpec
+from sencache.models.zerogpu import on_zerogpu
 from sencache.service.figures import ZEROGPU_LONGEST, booked, expected, reserved, seconds_of
 from sencache.service.opening import BASELINES, preselected, sample
 
@@ -26,11 +27,6 @@ LONGEST_SECONDS = 900
 ANONYMOUS_SECONDS = 120
 # What a first run is shortened by, in the order in which it hurts least: each for all of those before it.
 STEPS, FRAMES, SIDES = (1.0, 0.8, 0.6, 0.5, 0.4), (1.0, 0.75, 0.5, 0.3), (1.0, 0.75, 0.5)
-
-
-def on_zerogpu() -> bool:
-    """Whether GPU seconds are booked on the visitor's quota."""
-    return _switched_on("SPACES_ZERO_GPU")
 
 
 def ahead_of_time() -> bool:

@@ -25,6 +25,7 @@ from sencache import comparison
 from sencache.devices import device_name
 from sencache.errors import SencacheError
 from sencache.models.model import Model, load
+from sencache.models.zerogpu import on_zerogpu
 from sencache.report import Lane, load_report
 from sencache.service.aot import compile_blocks, load_blocks
 from sencache.service.ask import Ask, Understood, understand
@@ -33,7 +34,7 @@ from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.service.failures import explain
 from sencache.service.opening import sample
 from sencache.service.pace import Estimate, Paces
-from sencache.service.space import ahead_of_time, longest_seconds, offered_model, on_zerogpu
+from sencache.service.space import ahead_of_time, longest_seconds, offered_model
 
 Event = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import Any
@@ -72,6 +73,17 @@ def build_app() -> gr.Blocks:
         )
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
     return app
+
+
+def launch(app: gr.Blocks) -> None:
+    """Serve `app`; on ZeroGPU its weights are packed first, and a disk that fills up ends the process."""
+    try:
+        app.launch(**launch_options())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        log.error("the disk is full, so the app could not start; name a smaller model in MODEL_ID")
+        raise SystemExit(2) from None
 
 
 def launch_options() -> dict[str, Any]:

@@ -12,11 +12,11 @@ import gradio as gr
 from gradio import update
 
 from sencache.errors import SencacheError
+from sencache.models.zerogpu import on_zerogpu
 from sencache.profile import parse_profile
 from sencache.report import load_report
 from sencache.service.ask import Ask, understand
 from sencache.service.deliver import REPORT_NAME
-from sencache.service.space import on_zerogpu
 from sencache.service.studio import Event, Studio
 from sencache.ui.controls import Controls
 from sencache.ui.lanes import LaneBoard, about

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -222,6 +223,25 @@ def test_a_full_disk_is_seen_before_the_fetch(cache: Path, monkeypatch: pytest.M
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
     message = refusal(lambda: load("wan-1.3b"))
     assert "1000000.0 GB to fetch" in message and "HF_HOME" in message
+
+
+def test_zerogpu_needs_room_for_the_pack_as_well(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """29 GB of files and 15 GB of pack do not fit 40 GB, the files alone do."""
+    siblings = [SimpleNamespace(rfilename="vae/model.safetensors", size=29 * 10**9)]
+    info = SimpleNamespace(id=REPO, siblings=siblings)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=40 * 10**9))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch := Mock(side_effect=_nothing_kept))
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    message = refusal(lambda: weights_folder(MODELS["wan-1.3b"]))
+    assert "29.0 GB to fetch, of which ZeroGPU packs 14.7 GB again, and 40.0 GB are free" in message
+    assert "half precision" in message and fetch.call_count == 1
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    assert "made up" in refusal(lambda: weights_folder(MODELS["wan-1.3b"])) and fetch.call_count == 3
+
+
+def _nothing_kept(*_: Any, local_files_only: bool = False, **__: Any) -> None:
+    raise errors.LocalEntryNotFoundError("kept") if local_files_only else OSError(errno.EIO, "made up")
 
 
 def test_an_incomplete_copy_is_fetched_to_its_end(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from refusals import refusal
 from sencache.models import loading
 from sencache.models.checkpoint import find_spec
 from sencache.models.model import MODELS, ModelSpec, load
+from sencache.models.placement import Weights
+from sencache.models.zerogpu import CARD_BYTES
 
 # ---- devices and precisions
 
@@ -118,6 +122,23 @@ def test_on_zerogpu_the_normal_card_is_planned_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: pytest.fail("a GPU was asked"))
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     assert loading.free_gpu(torch.device("cuda")) == 42 * 2**30
+
+
+def test_zerogpu_streams_nothing_and_needs_the_disk_for_what_is_on_the_card(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams and pinned memory need the GPU that a Space has not while it starts."""
+    spec, gpu = MODELS["wan-14b"], torch.device("cuda")
+    monkeypatch.setattr(loading, "measure_weights", lambda *_: Weights.of(spec))
+    monkeypatch.setattr(loading, "free_ram", lambda: 10**12)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (CARD_BYTES, CARD_BYTES))
+    here = loading.choose_placement(spec, saved, gpu, None)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    there = loading.choose_placement(spec, saved, gpu, None)
+    assert (here and here.transformers, there and there.transformers) == ("streamed", "blocks")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 10**9))
+    message = refusal(lambda: loading.choose_placement(spec, saved, gpu, None))
+    assert "ZeroGPU packs 29.1 GB again, and 20.0 GB are free" in message
 
 
 def test_a_card_that_fills_up_while_loading_is_said(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,18 @@ def test_a_model_that_needs_a_still_is_refused_before_it_is_fetched(
     assert ended.value.code == 2
     (told,) = caplog.messages
     assert name in told and "no place" in told and "starts from text alone" in told and "\n" not in told
+
+
+def test_a_disk_that_fills_up_while_weights_are_packed_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """ZeroGPU packs them when the app is launched."""
+
+    def launch(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SystemExit) as ended:
+        page.launch(SimpleNamespace(launch=launch))  # type: ignore[arg-type]
+    assert ended.value.code == 2
+    assert caplog.messages == ["the disk is full, so the app could not start; name a smaller model in MODEL_ID"]
 
 
 def test_the_log_says_how_the_model_was_placed(

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import accelerate
+import diffusers.hooks
 import numpy as np
 import pipelines
 import pytest
 import torch
-from diffusers.hooks import apply_group_offloading
+from diffusers.hooks import apply_group_offloading, group_offloading
+from diffusers.hooks.group_offloading import GroupOffloadingConfig, GroupOffloadingType
 from measuring import under
 from pipelines import STEPS, Tiny
 
+from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
+from sencache.interleave import round_robin
 from sencache.lanes import Finished, lane, shallow_pipeline
+from sencache.models.loading import bring_blocks_one_by_one
 from sencache.policies import Fixed, Full, SenCache
 
 CPU = torch.device("cpu")
@@ -113,6 +120,100 @@ def test_an_offloaded_model_takes_lanes_or_refuses_them(tiny: Tiny, offload: Any
     elif offload is not offload_by_accelerate:
         *_, done = lane(tiny.pipe, policy, generate, CPU)
         assert isinstance(done, Finished) and np.array_equal(done.frames, latents.numpy())
+
+
+# ---- blocks streamed from pinned memory, on a device and a stream that are made up
+
+
+class Stream:
+    """What is copied on it holds no numbers until it is waited for."""
+
+    def __init__(self) -> None:
+        self.under_way: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def synchronize(self) -> None:
+        for there, here in self.under_way:
+            there.copy_(here)
+        self.under_way.clear()
+
+
+class Backend(SimpleNamespace):
+    """Of a device with one stream that computes, and computes at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(stream=nullcontext, current_stream=lambda: SimpleNamespace(synchronize=lambda: None))
+
+
+class Place:
+    """Of one block's weights: in RAM or on the device, as two devices that are both a CPU cannot tell."""
+
+    def __init__(self, group: Any, log: list[tuple[str, int]], index: int) -> None:
+        self.on_host, self._note = True, lambda what: log.append((what, index))
+        self._onload, self._offload = group.onload_, group.offload_
+        group.onload_, group.offload_, group.offload_device = self.onload, self.offload, self
+
+    def __eq__(self, device: object) -> bool:
+        return self.on_host
+
+    def onload(self) -> None:
+        self._note("onto")
+        self.on_host = False
+        self._onload()
+
+    def offload(self) -> None:
+        self._note("off")
+        self.on_host = True
+        self._offload()
+
+
+@pytest.fixture
+def stream_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[str, int]]]:
+    """Blocks moved in ahead by diffusers' own hooks; what is done to which block is returned."""
+
+    def transfer(self: Any, tensor: torch.Tensor, source: torch.Tensor, _: Any) -> None:
+        tensor.data = torch.full_like(source, torch.nan)
+        self.stream.under_way.append((tensor.data, source))
+
+    def apply(module: torch.nn.Module, *, use_stream: bool, **options: Any) -> None:
+        assert use_stream and options["low_cpu_mem_usage"]
+        fixed = {"offload_type": GroupOffloadingType.BLOCK_LEVEL, "non_blocking": False}
+        config = GroupOffloadingConfig(**{**options, **fixed}, stream=Stream(), record_stream=False)  # type: ignore[arg-type]
+        group_offloading._apply_group_offloading(module, config)
+
+    def stream(transformer: Any) -> list[tuple[str, int]]:
+        log: list[tuple[str, int]] = []
+        bring_blocks_one_by_one(transformer, CPU, ahead=True)
+        blocks = transformer.get_submodule(architecture_of(transformer).blocks)
+        for index, block in enumerate(blocks):
+            Place(block._diffusers_hook.get_hook("group_offloading").group, log, index)
+        return log
+
+    monkeypatch.setattr(diffusers.hooks, "apply_group_offloading", apply)
+    monkeypatch.setattr(group_offloading, "TorchDeviceBackend", Backend)
+    monkeypatch.setattr(group_offloading.ModuleGroup, "_transfer_tensor_to_device", transfer)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: True)
+    return stream
+
+
+def test_streamed_blocks_are_there_in_time_and_two_at_most(tiny: Tiny, stream_blocks: Any) -> None:
+    """Under lanes that compute and reuse at different steps, each with the latents of a run of its own."""
+    chosen = [Full(), Fixed(interval=3), pipelines.lively(tiny.name)["sencache"]]
+    expected = [under(tiny, policy)[0].numpy() for policy in chosen]
+    log = stream_blocks(tiny.pipe.transformer)
+
+    def generate(pipe: Any, callback: Any) -> np.ndarray[Any, Any]:
+        return replace(tiny, pipe=pipe)(callback_on_step_end=callback).numpy()
+
+    lanes = round_robin([lane(tiny.pipe, policy, generate, CPU) for policy in chosen])
+    done = {index: item for index, item in lanes if isinstance(item, Finished)}
+    assert all(np.array_equal(done[index].frames, latents) for index, latents in enumerate(expected))
+    there: set[int] = set()
+    for what, block in log:
+        (there.add if what == "onto" else there.remove)(block)
+        assert len(there) <= 2
+    computed = sum(item.trace.transformer_calls for item in done.values())
+    assert not there and log.count(("onto", 1)) == computed
 
 
 def test_a_profile_that_lacks_what_the_method_needs(tiny: Tiny) -> None:

@@ -62,6 +62,7 @@ FLOORS = (
     ("policies.base",),
     ("hub.exchange", "models.checkpoint"),
     ("hub.npz", "hub.card", "models.catalogue", "models.layout"),
+    ("models.zerogpu",),
     ("profile", "hub.official", "hub.download", "models.families", "models.placement", "models.checks"),
     ("hub.archive", "constants", "models.schedulers"),
     ("files", "library", "reading", "models.spec", "models.stills"),
