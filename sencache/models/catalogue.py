@@ -15,6 +15,7 @@ from sencache.models.families import (
     COGVIDEOX_VAE,
     LTX091_VAE,
     LTX_2B,
+    LTX_13B_MODEL,
     LTX_MODEL,
     LTX_VAE,
     TIMESTEP_AWARE,
@@ -190,6 +191,21 @@ MODELS: dict[str, ModelSpec] = {
             parameters=t5_parts(LTX_2B, LTX091_VAE),
             call=TIMESTEP_AWARE,
             profile="ltx-video-0.9.1",
+        ),
+        LTX_13B_MODEL(
+            key="ltx-0.9.7-13b",
+            summary="LTX-Video 0.9.7 13B, text to video",
+            source="Lightricks/LTX-Video-0.9.7-dev",
+            steps=30,
+            guidance_scale=5.0,
+            call={**TIMESTEP_AWARE, "guidance_rescale": 0.7},
+        ),
+        LTX_13B_MODEL(
+            key="ltx-0.9.8-13b-distilled",
+            summary="LTX-Video 0.9.8 13B, text to video in few steps without guidance",
+            source="Lightricks/LTX-Video-0.9.8-13B-distilled",
+            steps=8,
+            guidance_scale=1.0,
         ),
     )
 }

@@ -11,11 +11,11 @@ from sencache.models.spec import ModelSpec
 # them again.
 UMT5_XXL, T5_XXL, CLIP_VIT_H = 5_680_910_336, 4_762_310_656, 630_766_080
 WAN_VAE, WAN22_VAE, COGVIDEOX_VAE = 126_892_531, 704_688_668, 215_583_907
-LTX_VAE, LTX091_VAE = 419_193_649, 934_991_538
+LTX_VAE, LTX091_VAE, LTX097_VAE = 419_193_649, 934_991_538, 1_246_913_522
 WAN_14B, WAN_14B_IMAGE, WAN22_14B_IMAGE = 14_288_491_584, 16_394_878_784, 14_288_901_184
 WAN_1_3B, WAN22_5B = 1_418_996_800, 4_999_787_712
 COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_5B_IMAGE = 1_693_783_872, 5_570_283_072, 5_570_479_680
-COGVIDEOX15_5B, LTX_2B = 5_570_676_352, 1_923_385_472
+COGVIDEOX15_5B, LTX_2B, LTX_13B = 5_570_676_352, 1_923_385_472, 13_042_569_344
 
 
 def wan_parts(transformer: int, *, vae: int = WAN_VAE, **more: int) -> dict[str, int]:
@@ -146,3 +146,11 @@ LTX_MODEL: Any = partial(
 )
 # VAEs that take part in the denoising; the values that diffusers' documentation gives.
 TIMESTEP_AWARE = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
+LTX_13B_MODEL: Any = partial(
+    LTX_MODEL,
+    pipeline="LTXConditionPipeline",
+    parameters=t5_parts(LTX_13B, LTX097_VAE),
+    inner=4096,
+    feed_forward=16384,
+    call=TIMESTEP_AWARE,
+)

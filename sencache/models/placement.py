@@ -61,9 +61,9 @@ DECODERS = {
 class Work:
     """Bytes that a run takes on top of the weights.
 
-    `step`: one block's activations. `lanes`: what all caching lanes together keep. `recorder`: what a full run
-    on record holds until its last step. `latents`: the full run's, which stay throughout, as the others are
-    held against them, and those of the lane whose turn it is. `decode`: a video whole, or in tiles.
+    `step`: one block's activations. `lanes`: what all caching lanes together keep. `recorder`: what a full
+    run on record holds until its last step. `latents`: the full run's, which stay throughout, as the others
+    are held against them, and those of the lane whose turn it is. `decode`: a video whole, or in tiles.
     """
 
     step: int

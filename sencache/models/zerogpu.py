@@ -23,8 +23,8 @@ def on_zerogpu() -> bool:
 
 
 def check_disk(name: str, fetched: int, packed: int) -> None:
-    """Raise SencacheError where `fetched` bytes of `name` in the Hub's cache and `packed` ones beside them would
-    fill the disk.
+    """Raise SencacheError where `fetched` bytes of `name` in the Hub's cache and `packed` ones beside them
+    would fill the disk.
     """
     from huggingface_hub import constants
 
@@ -36,8 +36,8 @@ def check_disk(name: str, fetched: int, packed: int) -> None:
     there = f"{gigabytes(free)} are free under {place}"
     if packed:
         raise SencacheError(
-            f"{name} has {gigabytes(fetched)} to fetch, of which ZeroGPU packs {gigabytes(packed)} again, and "
-            f"{there}; name a smaller model, or a repository that holds it in half precision"
+            f"{name} has {gigabytes(fetched)} to fetch, of which ZeroGPU packs {gigabytes(packed)} again, "
+            f"and {there}; name a smaller model, or a repository that holds it in half precision"
         )
     raise SencacheError(
         f"{name} has {gigabytes(fetched)} to fetch and {there}; make room, or set HF_HOME to a larger disk"

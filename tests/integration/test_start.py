@@ -52,7 +52,9 @@ def test_a_disk_that_fills_up_while_weights_are_packed_is_said(caplog: pytest.Lo
     with pytest.raises(SystemExit) as ended:
         page.launch(SimpleNamespace(launch=launch))  # type: ignore[arg-type]
     assert ended.value.code == 2
-    assert caplog.messages == ["the disk is full, so the app could not start; name a smaller model in MODEL_ID"]
+    assert caplog.messages == [
+        "the disk is full, so the app could not start; name a smaller model in MODEL_ID"
+    ]
 
 
 def test_the_log_says_how_the_model_was_placed(

@@ -55,6 +55,10 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "COGVIDEOX15_5B": ("CogVideoXTransformer3DModel", {**FIVE_B, "patch_size_t": 2, "patch_bias": False}),
     "COGVIDEOX_VAE": ("AutoencoderKLCogVideoX", {}),
     "LTX_2B": ("LTXVideoTransformer3DModel", {}),
+    "LTX_13B": (
+        "LTXVideoTransformer3DModel",
+        {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},
+    ),
     "LTX_VAE": ("AutoencoderKLLTXVideo", {}),
     "LTX091_VAE": (
         "AutoencoderKLLTXVideo",
@@ -62,6 +66,18 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             **{"decoder_block_out_channels": (256, 512, 1024), "decoder_layers_per_block": (5, 6, 7, 8)},
             **{"decoder_spatio_temporal_scaling": (True,) * 3, "upsample_residual": (True,) * 3},
             **{"decoder_inject_noise": (False, True, True, True), "upsample_factor": (2, 2, 2)},
+            "timestep_conditioning": True,
+        },
+    ),
+    "LTX097_VAE": (
+        "AutoencoderKLLTXVideo",
+        {
+            **{"block_out_channels": (128, 256, 512, 1024, 2048), "layers_per_block": (4, 6, 6, 2, 2)},
+            **{"down_block_types": ("LTXVideo095DownBlock3D",) * 4, "spatio_temporal_scaling": (True,) * 4},
+            "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+            **{"decoder_block_out_channels": (256, 512, 1024), "decoder_layers_per_block": (5, 5, 5, 5)},
+            **{"decoder_spatio_temporal_scaling": (True,) * 3, "upsample_residual": (True,) * 3},
+            **{"decoder_inject_noise": (False,) * 4, "upsample_factor": (2, 2, 2)},
             "timestep_conditioning": True,
         },
     ),

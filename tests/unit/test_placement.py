@@ -153,8 +153,9 @@ def test_a_run_on_record_is_planned_for(spec: ModelSpec) -> None:
 
 
 def test_published_figures() -> None:
-    """diffusers' documentation of CogVideoX-2b: 19 GB to decode, 33 GB with everything on the GPU. methods.md
-    has LTX-Video's tokens and the latents of all three. Theirs is one plain run, of which no step's latent is kept.
+    """diffusers' documentation of CogVideoX-2b: 19 GB to decode, 33 GB with everything on the GPU. That
+    is one plain run, of which no step's latent is kept. methods.md has LTX-Video's tokens and the latents of
+    all three.
     """
     spec = MODELS["cogvideox-2b"]
     weights, work = Weights.of(spec), replace(Work.of(spec, lanes=0), latents=0)
