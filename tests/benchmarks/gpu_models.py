@@ -1,14 +1,14 @@
 """Pipelines of the real sizes with random weights, made on the device itself; and the same in miniature.
 
-Configurations are those of the published checkpoints' config.json. There is no text encoder and no VAE:
-random embeddings go in, latents come out.
+Configurations are those of the published checkpoints' config.json. There is no text encoder, and no VAE but
+where one is measured: random embeddings go in, latents come out.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipelines import profile as made_up_profile
 
-__all__ = ["ENTRIES", "Entry", "Size", "Subject", "made_up_profile", "make_subject", "make_transformer"]
+from sencache.models.catalogue import MODELS
+from sencache.models.placement import Work
+
+__all__ = [
+    "ENTRIES",
+    "Entry",
+    "Size",
+    "Subject",
+    "made_up_profile",
+    "make_subject",
+    "make_transformer",
+    "make_vae",
+    "size_of",
+    "work_of",
+]
 
 Config = dict[str, Any]
 
@@ -37,13 +51,22 @@ class Size:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model at both scales."""
+    """One model at both scales.
 
+    `key` is its name in the list, `steps` are those of a run, `seconds` those of a computed guided step at
+    full size: not measured but computed from operations at 155 TFLOP/s, so rather too long.
+    """
+
+    key: str
     network: str
     make: Callable[[Any], Any]
     guidance: float
     full: Size
     tiny: Size
+    steps: int
+    seconds: float
+    vae: str
+    tiny_vae: Config
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,12 @@ class Subject:
     pipe: Any
     arguments: dict[str, Any]
     device: torch.device
+    scale: str
+
+    @property
+    def size(self) -> Size:
+        """What is asked of it."""
+        return size_of(self.name, self.scale)
 
     @property
     def transformer(self) -> Any:
@@ -144,6 +173,7 @@ SMALL: Config = {"num_attention_heads": 2, "num_layers": 4}
 
 ENTRIES = {
     "wan": Entry(
+        "wan-1.3b",
         "WanTransformer3DModel",
         _wan,
         5.0,
@@ -151,8 +181,13 @@ ENTRIES = {
         Size(
             {**WAN, **SMALL, "attention_head_dim": 12, "text_dim": 32, "ffn_dim": 32}, 32, 32, 9, 16, text=32
         ),
+        steps=6,
+        seconds=3.65,
+        vae="AutoencoderKLWan",
+        tiny_vae={"base_dim": 4, "z_dim": 16, "dim_mult": [1] * 4, "num_res_blocks": 1},
     ),
     "cogvideox": Entry(
+        "cogvideox-2b",
         "CogVideoXTransformer3DModel",
         _cogvideox,
         6.0,
@@ -174,8 +209,13 @@ ENTRIES = {
             tokens=16,
             text=32,
         ),
+        steps=8,
+        seconds=1.55,
+        vae="AutoencoderKLCogVideoX",
+        tiny_vae={"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 2},
     ),
     "ltx": Entry(
+        "ltx",
         "LTXVideoTransformer3DModel",
         _ltx,
         3.0,
@@ -188,14 +228,20 @@ ENTRIES = {
             tokens=16,
             text=32,
         ),
+        steps=16,
+        seconds=0.54,
+        vae="AutoencoderKLLTXVideo",
+        tiny_vae={
+            **{"block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4},
+            **{"layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5},
+        },
     ),
 }
 
 
 def make_subject(name: str, scale: str, device: torch.device, dtype: torch.dtype) -> Subject:
     """The pipeline `name`, at `scale` full or tiny, with the same random weights every time."""
-    entry = ENTRIES[name]
-    size = entry.full if scale == "full" else entry.tiny
+    entry, size = ENTRIES[name], size_of(name, scale)
     torch.manual_seed(0)
     transformer = make_transformer(entry, size, device)
     _cast(transformer.eval().requires_grad_(False), dtype)
@@ -216,7 +262,36 @@ def make_subject(name: str, scale: str, device: torch.device, dtype: torch.dtype
         arguments |= {"prompt_attention_mask": mask, "negative_prompt_attention_mask": mask}
     if name == "cogvideox":
         arguments["max_sequence_length"] = size.tokens
-    return Subject(name, pipe, arguments, device)
+    return Subject(name, pipe, arguments, device, scale)
+
+
+def size_of(name: str, scale: str) -> Size:
+    """At `scale` full or tiny."""
+    return ENTRIES[name].full if scale == "full" else ENTRIES[name].tiny
+
+
+def make_vae(name: str, scale: str, device: torch.device) -> Any:
+    """The model's VAE with random weights, on a GPU in the precision that it is run in."""
+    import diffusers
+
+    entry, spec = ENTRIES[name], MODELS[ENTRIES[name].key]
+    dtype = spec.dtypes.get("vae", spec.dtype) if device.type == "cuda" else "float32"
+    with device:
+        vae = getattr(diffusers, entry.vae)(**(entry.tiny_vae if scale == "tiny" else {}))
+    return vae.eval().requires_grad_(False).to(getattr(torch, dtype))
+
+
+def work_of(subject: Subject, steps: int, lanes: int = 0, frames: int = 0) -> Work:
+    """What the plan of the model's memory says of the subject's size."""
+    size, transformer = subject.size, subject.transformer
+    config = transformer.config
+    inner = config.num_attention_heads * config.attention_head_dim
+    spec = replace(
+        MODELS[ENTRIES[subject.name].key],
+        **{"height": size.height, "width": size.width, "frames": frames or size.frames, "steps": steps},
+        **{"inner": inner, "feed_forward": getattr(config, "ffn_dim", 4 * inner)},
+    )
+    return Work.of(spec, lanes=lanes)
 
 
 def make_transformer(entry: Entry, size: Size, device: torch.device) -> Any:

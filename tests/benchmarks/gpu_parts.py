@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 from gpu_bench import Bench, Timing
-from gpu_models import made_up_profile
+from gpu_compare import whole_comparison
+from gpu_decode import decoding
+from gpu_models import made_up_profile, work_of
+from gpu_offload import offloading
 from gpu_peers import peers
 
 from sencache.engine.attach import attach
@@ -107,10 +112,36 @@ def lanes(bench: Bench, values: dict[str, float]) -> None:
         elif isinstance(item, Finished):
             peaks.append(item.peak_bytes)
     values["computed step among four lanes, ms"] = median(full[1:])
-    _note_peak(values, "peak of four lanes", max((peak for peak in peaks if peak), default=None))
+    peak = max((peak for peak in peaks if peak), default=None)
+    _note_peak(values, "peak of four lanes", peak)
+    if peak is not None:
+        work, network = work_of(bench.subject, bench.steps, lanes=3), bench.subject.transformer
+        weights = sum(p.numel() * p.element_size() for p in network.parameters())
+        values["peak of four lanes over plan"] = peak / (weights + work.step + work.lanes)
 
 
-PARTS = {"costs": costs, "syncs": syncs, "peers": peers, "lanes": lanes}
+@dataclass(frozen=True)
+class Part:
+    """`run` fills in values. It takes `steps(S)` computed steps, where a run has S, and `seconds` besides,
+    which are guessed; `eager_only` where compiled blocks would make no difference, `only` for one model.
+    """
+
+    run: Callable[[Bench, dict[str, float]], None]
+    steps: Callable[[int], float]
+    seconds: float = 0.0
+    eager_only: bool = False
+    only: str | None = None
+
+
+PARTS = {
+    "costs": Part(costs, lambda steps: 8.5 * steps + 3),
+    "syncs": Part(syncs, lambda steps: 5 * steps),
+    "peers": Part(peers, lambda steps: 2.5 * steps + 5),
+    "lanes": Part(lanes, lambda steps: 2.5 * steps + 3),
+    "offloading": Part(offloading, lambda steps: 9, seconds=60, eager_only=True),
+    "decoding": Part(decoding, lambda steps: 0, seconds=120, eager_only=True),
+    "comparison": Part(whole_comparison, lambda steps: 20, seconds=200, eager_only=True, only="wan"),
+}
 
 
 def _note_peak(values: dict[str, float], name: str, size: int | None) -> None:

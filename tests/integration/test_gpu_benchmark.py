@@ -1,4 +1,4 @@
-"""The GPU benchmark, in miniature on a CPU: the same code, all of it but the counting of CUDA's waits."""
+"""The GPU benchmark, in miniature on a CPU: the same code, all of it but CUDA's waits, streams and memory."""
 
 from __future__ import annotations
 
@@ -31,48 +31,70 @@ def ran(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *arguments:
     return dict(json.loads(out.read_text(encoding="utf-8")))
 
 
-def test_all_three_models_and_their_peers(
+def test_every_part_on_one_model_eager_and_compiled(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ran(gpu, monkeypatch, tmp_path / "out.json", "--backend", "none")
-    assert [one["model"] for one in told["models"]] == ["wan", "cogvideox", "ltx"]
-    assert (told["steps"], told["scale"]) == (6, "tiny") and told["machine"]["torch"] == torch.__version__
-    for one in told["models"]:
-        values = one["values"]
-        assert set(one["failed"]) == {"syncs"}
-        assert all(values[f"bit-identical, {name}"] == 1 for name in ("none", "caching", "scoring"))
-        assert values["ceiling"] == 6 / 4
-        assert values["same latents as MagCacheConfig"] == 1
-        assert values["reused step, ms"] > 0 and values["computed step, ms"] > 0
-        assert values["FirstBlockCacheConfig, s"] > 0 and values["computed step among four lanes, ms"] > 0
+    told = ran(gpu, monkeypatch, tmp_path / "out.json", "--backend", "eager", "--models", "wan")
+    assert told["scale"] == "tiny" and told["machine"]["torch"] == torch.__version__
+    eager, compiled = told["models"]
+    assert set(eager["failed"]) == {"syncs", "offloading"} and set(compiled["failed"]) == {"syncs"}
+    assert set(eager["parts"]) == {"costs", "peers", "lanes", "decoding", "comparison"}
+    assert set(compiled["parts"]) == {"costs", "peers", "lanes"}
+    values = eager["values"]
+    assert all(values[name] == 1 for name in values if name.startswith("bit-identical"))
+    assert "bit-identical, blocks moved" in values and values["ceiling"] == 6 / 4
+    assert values["same latents as MagCacheConfig"] == 1
+    timed = ("reused step, ms", "FirstBlockCacheConfig, s", "decoding in tiles, s", "comparison, MP4 s")
+    assert all(values[name] > 0 for name in timed)
     printed = capsys.readouterr().out
     assert "<= 0.01" in printed and "syncs failed: NotImplementedError: counted on CUDA only" in printed
 
 
-def test_compiled_blocks(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told = ran(gpu, monkeypatch, tmp_path / "out.json", "--backend", "eager", "--models", "ltx")
-    eager, compiled = told["models"]
-    assert (eager["compiled"], compiled["compiled"]) == (False, True)
-    assert set(compiled["failed"]) == {"syncs"} and set(compiled["values"]) == set(eager["values"])
-
-
-def test_a_part_that_runs_out_of_memory_is_reported_and_the_next_begins(
-    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_run_goes_on_where_it_was_stopped(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    """What is measured stays, part by part; what failed is tried again, and other settings are refused."""
+    out, only = tmp_path / "out.json", ("--only", "eager", "--models", "cogvideox,ltx")
+    parts = dict(gpu.PARTS)
+    monkeypatch.setitem(gpu.PARTS, "peers", parts["peers"].__class__(fail, lambda _: 0))
+    first = ran(gpu, monkeypatch, out, *only, "--parts", "peers,decoding")["models"]
+    assert [one["model"] for one in first] == ["cogvideox", "ltx"]
+    assert all(one["failed"] == {"peers": "out of memory"} for one in first)
+    monkeypatch.setitem(gpu.PARTS, "peers", parts["peers"])
+    again = ran(gpu, monkeypatch, out, *only, "--parts", "peers,decoding", "--resume")["models"]
+    for one, other in zip(first, again, strict=True):
+        assert set(other["parts"]) == {"peers", "decoding"} and other["failed"] == {}
+        assert other["parts"]["decoding"] == one["parts"]["decoding"]
+        assert one["values"].items() < other["values"].items()
+    monkeypatch.setattr(gpu, "make_subject", fail)
+    capsys.readouterr()
+    assert ran(gpu, monkeypatch, out, *only, "--parts", "peers,decoding", "--resume")["models"] == again
+    assert "nothing is left" in capsys.readouterr().out
+    with pytest.raises(gpu.SencacheError, match="has scale tiny, not full; give another --out"):
+        gpu.read(out, {"scale": "full"})
 
-    monkeypatch.setitem(gpu.PARTS, "peers", full)
-    subject = gpu.make_subject("wan", "tiny", torch.device("cpu"), torch.bfloat16)
-    figures = gpu.measure(subject, 4, None)
-    assert figures.failed["peers"] == "out of memory"
-    assert "computed step among four lanes, ms" in figures.values
-    assert "peers failed: out of memory" in gpu.table([figures])
+
+def fail(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+
+def test_no_part_is_longer_than_it_may_be(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--plan", "--out", str(tmp_path / "no")])
+    assert gpu.main() == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 3 * 10 + 1 and "too long" not in printed
+    assert "too long" in gpu.plan([gpu.Figures("wan", False, 50)], ["costs"])
+    monkeypatch.setattr(gpu, "make_subject", fail)
+    subject = ("--models", "ltx", "--scale", "tiny", "--device", "cpu", "--out", str(tmp_path / "no"))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--within", "20", "--parts", "costs", *subject])
+    assert gpu.main() == 0 and not (tmp_path / "no").exists()
 
 
 def test_missed_targets_are_marked(gpu: ModuleType) -> None:
-    values = {"reused over computed": 0.02, "overhead, none": 0.0005, "speed-up over ceiling": 0.98}
-    printed = gpu.table([gpu.Figures("wan", False, values), gpu.Figures("ltx", True, {})]).splitlines()
+    values = {"reused over computed": 0.02, "overhead, none": 0.0005, "peak of four lanes over plan": 0.8}
+    printed = gpu.table([gpu.Figures("wan", False, 6, values), gpu.Figures("ltx", True, 6)]).splitlines()
     assert ["missed" in line for line in printed[1:]] == [True, False, True]
     assert printed[1].endswith("<= 0.01") and printed[1].split()[-3] == "-"
 
