@@ -72,7 +72,7 @@ class Work:
         activations = count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch
         residual = count * spec.inner * size
         # Latents are in float32, whatever the network computes in.
-        recorded = RECORDED * residual + spec.steps * count * _latent_values(spec) * (4 + size)
+        recorded = RECORDED * residual + spec.steps * count * latent_values(spec) * (4 + size)
         cached = max(lanes * KEPT * residual, recorded)
         pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
         video = 2 * 3 * 4 * pixels * spec.frames
@@ -86,11 +86,12 @@ class Work:
 def tokens(spec: ModelSpec) -> int:
     """Of one video at the size in `spec`."""
     latent_frames = (spec.frames - 1) // spec.temporal_compression + 1
-    area = (spec.height // spec.size_multiple) * (spec.width // spec.size_multiple)
+    side = spec.token_side or spec.size_multiple
+    area = (spec.height // side) * (spec.width // side)
     return -(-latent_frames // spec.temporal_patch) * area
 
 
-def _latent_values(spec: ModelSpec) -> int:
+def latent_values(spec: ModelSpec) -> int:
     """Of one token: channels times patch."""
     # The VAE of Wan 2.2 5B has 48 channels where the others have 16.
     wan = 192 if spec.size_multiple == 32 else 64

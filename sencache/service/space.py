@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
 from sencache.errors import SencacheError
 from sencache.models import checkpoint
 from sencache.models.checks import check_request
 from sencache.models.spec import ModelSpec
-from sencache.service.figures import ZEROGPU_LONGEST, booked, expected, reserved, seconds_of
-from sencache.service.opening import BASELINES, preselected, sample
+from sencache.service.opening import AWAITED, BASELINES, caching_lanes, fewest, preselected, sample
+from sencache.service.seconds import (
+    ZEROGPU,
+    ZEROGPU_LONGEST,
+    booked,
+    costs_of,
+    lanes_of,
+    longest_call,
+    reserved,
+)
 
 # Of one comparison where nothing else limits it: visitors wait in line for each other.
 LONGEST_SECONDS = 900
 # GPU seconds a day of a visitor who has not signed in.
 ANONYMOUS_SECONDS = 120
-# What a first run is shortened by, in the order in which it hurts least: each for all of those before it.
-STEPS, FRAMES, SIDES = (1.0, 0.8, 0.6, 0.5, 0.4), (1.0, 0.75, 0.5, 0.3), (1.0, 0.75, 0.5)
+# What a first run is shortened to at most, so that it is still worth seeing.
+LEAST_STEPS, LEAST_SECONDS = 30, 2.0
+SIDES, SMALLEST = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), (0.45,)
 
 
 def on_zerogpu() -> bool:
@@ -51,7 +61,7 @@ def longest_seconds() -> int:
     if given and not re.fullmatch(r"[1-9]\d{0,8}", given):
         raise SencacheError(f"SENCACHE_MAX_SECONDS is {given!r}; write whole seconds, as {LONGEST_SECONDS}")
     most = int(given or LONGEST_SECONDS)
-    return min(most, ZEROGPU_LONGEST) if on_zerogpu() else most
+    return min(most, longest_call()) if on_zerogpu() else most
 
 
 def offered_models() -> dict[str, ModelSpec]:
@@ -86,29 +96,58 @@ def _affordable(spec: ModelSpec) -> ModelSpec:
     return first_run(spec) if on_zerogpu() else spec
 
 
-def first_run(spec: ModelSpec, quota: int = ANONYMOUS_SECONDS, device: str = "cuda") -> ModelSpec:
-    """`spec` with steps, frames and size, in this order, reduced until a run of the lanes that the page opens
-    with books at most `quota` seconds; with the least of them where none does.
+@lru_cache
+def first_run(spec: ModelSpec, device: str = ZEROGPU) -> ModelSpec:
+    """`spec` with frames, size and steps, in this order, reduced until a run of the lanes that the page opens
+    with fits one call and an anonymous quota, with fewer lanes where none does, and then smaller than
+    half; never below what is worth seeing: the least of that where nothing fits.
     """
-    methods = [lane.split(":")[0] for lane in (*BASELINES, *preselected(spec))]
-    for shorter in _shortened(spec):
-        request = sample(shorter)
-        counts = [expected(method, request) for method in methods]
-        seconds = seconds_of((spec.key, device), request, counts)
-        if seconds <= ZEROGPU_LONGEST and booked(reserved(seconds)) <= quota:
-            return shorter
+    for choose, sides in ((list, SIDES), (fewest, SIDES), (fewest, SMALLEST)):
+        for steps in dict.fromkeys((spec.steps, min(spec.steps, 40), min(spec.steps, LEAST_STEPS))):
+            lanes = choose(priced(replace(spec, steps=steps)))
+            for shorter in _smaller(replace(spec, steps=steps), sides):
+                if fits(shorter, lanes, device):
+                    return shorter
     return shorter
 
 
-def _shortened(spec: ModelSpec) -> Iterator[ModelSpec]:
-    for side, frames, steps in product(SIDES, FRAMES, STEPS):
-        yield replace(
-            spec,
-            steps=max(1, round(spec.steps * steps)),
-            frames=1 + spec.temporal_factor * round((spec.frames - 1) * frames / spec.temporal_factor),
-            height=_side(spec, spec.height * side),
-            width=_side(spec, spec.width * side),
-        )
+def priced(spec: ModelSpec) -> list[str]:
+    """The lanes that a first run is sized for."""
+    chosen = preselected(spec)
+    return [lane for lane in caching_lanes() if lane in chosen or lane == AWAITED]
+
+
+def fits(spec: ModelSpec, lanes: Sequence[str], device: str = ZEROGPU) -> bool:
+    """Whether a first run of `lanes` beside the baselines fits one call and an anonymous quota."""
+    reservation = reserved(first_seconds(spec, lanes, device))
+    return reservation <= ZEROGPU_LONGEST and booked(reservation) <= ANONYMOUS_SECONDS
+
+
+def first_seconds(spec: ModelSpec, lanes: Sequence[str], device: str = ZEROGPU) -> float:
+    """Computed seconds of a first run of `lanes` beside the baselines."""
+    costs, methods = costs_of(spec, device), [lane.split(":")[0] for lane in (*BASELINES, *lanes)]
+    return costs.start + lanes_of(costs, methods, sample(spec))
+
+
+def first_lanes(spec: ModelSpec) -> list[str]:
+    """The caching lanes that the page opens with: on ZeroGPU, where all do not fit, the fewest."""
+    lanes = preselected(spec)
+    return lanes if not on_zerogpu() or fits(spec, priced(spec)) else fewest(lanes)
+
+
+def spared(spec: ModelSpec) -> list[str]:
+    """Those that could run and were left out for the time they take."""
+    taken = first_lanes(spec)
+    return [lane for lane in preselected(spec) if lane not in taken]
+
+
+def _smaller(spec: ModelSpec, sides: Sequence[float]) -> Iterator[ModelSpec]:
+    """Fewer and fewer frames, down to about two seconds, for each of the sizes in turn."""
+    factor = spec.temporal_factor
+    least = min(spec.frames, 1 + factor * round(LEAST_SECONDS * spec.fps / factor))
+    for side, frames in product((1.0,) if spec.fixed_size else sides, range(spec.frames, least - 1, -factor)):
+        height, width = _side(spec, spec.height * side), _side(spec, spec.width * side)
+        yield replace(spec, frames=frames, height=height, width=width)
 
 
 def _side(spec: ModelSpec, pixels: float) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from sencache.service.figures import seconds_of
 
 from sencache import comparison
 from sencache.errors import SencacheError
@@ -27,7 +28,6 @@ from sencache.report import load_report
 from sencache.schema import Request
 from sencache.service import studio as service
 from sencache.service.ask import Ask, make_ask, understand
-from sencache.service.figures import seconds_of
 from sencache.service.offer import describe
 from sencache.service.pace import Paces
 from sencache.service.studio import Studio
