@@ -1,5 +1,5 @@
-"""What the environment of a Space settles: its model's numbers, how long a run may be, and whether blocks are
-compiled.
+"""What the environment of a Space settles: its devices, its model's numbers, how long a run may be, and
+whether blocks are compiled.
 
 On ZeroGPU all weights placed at import are moved to the GPU for every call, so a Space offers one large
 model, the one that `MODEL_ID` names.
@@ -14,25 +14,19 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
+import torch
+
+from sencache.devices import device_name
 from sencache.errors import SencacheError
 from sencache.models import checkpoint
 from sencache.models.checks import check_request
+from sencache.models.loading import find_device
 from sencache.models.spec import ModelSpec
 from sencache.service.opening import AWAITED, BASELINES, caching_lanes, fewest, preselected, sample
-from sencache.service.seconds import (
-    ZEROGPU,
-    ZEROGPU_LONGEST,
-    booked,
-    costs_of,
-    lanes_of,
-    longest_call,
-    reserved,
-)
+from sencache.service.seconds import ZEROGPU, costs_of, lanes_of, longest_call
 
 # Of one comparison where nothing else limits it: visitors wait in line for each other.
 LONGEST_SECONDS = 900
-# GPU seconds a day of a visitor who has not signed in.
-ANONYMOUS_SECONDS = 120
 # What a first run is shortened to at most, so that it is still worth seeing.
 LEAST_STEPS, LEAST_SECONDS = 30, 2.0
 SIDES, SMALLEST = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), (0.45,)
@@ -41,6 +35,28 @@ SIDES, SMALLEST = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), (0.45,)
 def on_zerogpu() -> bool:
     """Whether GPU seconds are booked on the visitor's quota."""
     return _switched_on("SPACES_ZERO_GPU")
+
+
+def devices() -> tuple[str, ...]:
+    """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
+    kind, but for ZeroGPU, which lends one; else the CPU.
+    """
+    if named := os.environ.get("SENCACHE_DEVICE"):
+        return tuple(named.split(","))
+    if not torch.cuda.is_available():
+        return ("cpu",)
+    if on_zerogpu():
+        return ("cuda",)
+    every = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return tuple(gpu for gpu in every if device_name(gpu) == device_name(every[0]))
+
+
+def named_device() -> str:
+    """What runs are timed on: the first device's name; ZeroGPU's card cannot be asked before it is lent.
+
+    Raises SencacheError where the device is not there.
+    """
+    return ZEROGPU if on_zerogpu() else device_name(str(find_device(devices()[0])))
 
 
 def ahead_of_time() -> bool:
@@ -65,7 +81,7 @@ def longest_seconds() -> int:
 
 
 def offered_models() -> dict[str, ModelSpec]:
-    """What the app offers, by key, on ZeroGPU with numbers that a first run can afford.
+    """What the app offers, by key, with numbers that a first run can afford.
 
     Raises SencacheError where the environment asks for what there is not.
     """
@@ -93,20 +109,20 @@ def _sized(spec: ModelSpec) -> ModelSpec:
 
 
 def _affordable(spec: ModelSpec) -> ModelSpec:
-    return first_run(spec) if on_zerogpu() else spec
+    return first_run(spec, named_device(), longest_seconds())
 
 
 @lru_cache
-def first_run(spec: ModelSpec, device: str = ZEROGPU) -> ModelSpec:
+def first_run(spec: ModelSpec, device: str, longest: int) -> ModelSpec:
     """`spec` with frames, size and steps, in this order, reduced until a run of the lanes that the page opens
-    with fits one call and an anonymous quota, with fewer lanes where none does, and then smaller than
-    half; never below what is worth seeing: the least of that where nothing fits.
+    with takes at most `longest` seconds on the device of this name; with fewer lanes where none does, and
+    then smaller than half. Never below what is worth seeing: the least of that where nothing fits.
     """
     for choose, sides in ((list, SIDES), (fewest, SIDES), (fewest, SMALLEST)):
         for steps in dict.fromkeys((spec.steps, min(spec.steps, 40), min(spec.steps, LEAST_STEPS))):
             lanes = choose(priced(replace(spec, steps=steps)))
             for shorter in _smaller(replace(spec, steps=steps), sides):
-                if fits(shorter, lanes, device):
+                if first_seconds(shorter, lanes, device) <= longest:
                     return shorter
     return shorter
 
@@ -117,22 +133,20 @@ def priced(spec: ModelSpec) -> list[str]:
     return [lane for lane in caching_lanes() if lane in chosen or lane == AWAITED]
 
 
-def fits(spec: ModelSpec, lanes: Sequence[str], device: str = ZEROGPU) -> bool:
-    """Whether a first run of `lanes` beside the baselines fits one call and an anonymous quota."""
-    reservation = reserved(first_seconds(spec, lanes, device))
-    return reservation <= ZEROGPU_LONGEST and booked(reservation) <= ANONYMOUS_SECONDS
-
-
-def first_seconds(spec: ModelSpec, lanes: Sequence[str], device: str = ZEROGPU) -> float:
+def first_seconds(spec: ModelSpec, lanes: Sequence[str], device: str) -> float:
     """Computed seconds of a first run of `lanes` beside the baselines."""
     costs, methods = costs_of(spec, device), [lane.split(":")[0] for lane in (*BASELINES, *lanes)]
     return costs.start + lanes_of(costs, methods, sample(spec))
 
 
+def affordable_lanes(spec: ModelSpec, lanes: Sequence[str], device: str, longest: int) -> Sequence[str]:
+    """All of `lanes`, of which a first run is to take some; the fewest where `longest` does not suffice."""
+    return lanes if first_seconds(spec, priced(spec), device) <= longest else fewest(lanes)
+
+
 def first_lanes(spec: ModelSpec) -> list[str]:
-    """The caching lanes that the page opens with: on ZeroGPU, where all do not fit, the fewest."""
-    lanes = preselected(spec)
-    return lanes if not on_zerogpu() or fits(spec, priced(spec)) else fewest(lanes)
+    """The caching lanes that the page opens with."""
+    return list(affordable_lanes(spec, preselected(spec), named_device(), longest_seconds()))
 
 
 def spared(spec: ModelSpec) -> list[str]:

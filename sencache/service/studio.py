@@ -9,7 +9,6 @@ from __future__ import annotations
 import spaces  # isort: skip
 
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -19,8 +18,6 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sencache import comparison
 from sencache.devices import device_name
@@ -34,8 +31,14 @@ from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.service.failures import explain
 from sencache.service.opening import sample
 from sencache.service.pace import Estimate, Pace
-from sencache.service.seconds import ZEROGPU
-from sencache.service.space import ahead_of_time, longest_seconds, offered_model, on_zerogpu
+from sencache.service.space import (
+    ahead_of_time,
+    devices,
+    longest_seconds,
+    named_device,
+    offered_model,
+    on_zerogpu,
+)
 
 Event = dict[str, Any]
 
@@ -45,25 +48,6 @@ AOT_SECONDS = 1500
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
-
-
-def devices() -> tuple[str, ...]:
-    """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
-    kind, but for ZeroGPU, which lends one; else the CPU.
-    """
-    if named := os.environ.get("SENCACHE_DEVICE"):
-        return tuple(named.split(","))
-    if not torch.cuda.is_available():
-        return ("cpu",)
-    if on_zerogpu():
-        return ("cuda",)
-    every = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return tuple(gpu for gpu in every if device_name(gpu) == device_name(every[0]))
-
-
-def named_device() -> str:
-    """What runs are timed on: the first device's name; ZeroGPU's card cannot be asked before it is lent."""
-    return ZEROGPU if on_zerogpu() else device_name(devices()[0])
 
 
 def models(key: str) -> tuple[Model, ...]:

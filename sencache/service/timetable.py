@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sencache.models.listing import placement_on, short
 from sencache.models.spec import ModelSpec
-from sencache.service.opening import fewest
-from sencache.service.seconds import ZEROGPU, booked, costs_of, reserved
-from sencache.service.space import first_run, first_seconds, fits, priced
+from sencache.service.seconds import ZEROGPU, booked, costs_of, longest_call, reserved
+from sencache.service.space import LONGEST_SECONDS, affordable_lanes, first_run, first_seconds, priced
 
 # By the name that has a rate: what the column is called, and 10^9 bytes.
 GPUS = {
@@ -44,17 +43,20 @@ def _cell(spec: ModelSpec, device: str, memory: int) -> str:
 
 
 def _first(spec: ModelSpec, device: str) -> str:
-    """Of the model's own numbers, but on ZeroGPU of those that fit."""
-    if device != ZEROGPU:
-        return _said(first_seconds(spec, priced(spec), device))
-    shorter = first_run(spec)
-    lanes = _lanes(shorter)
-    return _said(first_seconds(shorter, lanes)) if fits(shorter, lanes) else "no"
+    seconds = _first_run(spec, device)[2]
+    return _said(seconds) if seconds <= _longest(device) else "no"
 
 
-def _lanes(shorter: ModelSpec) -> list[str]:
-    every = priced(shorter)
-    return every if fits(shorter, every) else fewest(every)
+def _longest(device: str) -> int:
+    return longest_call() if device == ZEROGPU else LONGEST_SECONDS
+
+
+def _first_run(spec: ModelSpec, device: str) -> tuple[ModelSpec, Sequence[str], float]:
+    """Its numbers, its lanes beside the baselines, and its seconds."""
+    longest = _longest(device)
+    shorter = first_run(spec, device, longest)
+    lanes = affordable_lanes(shorter, priced(shorter), device, longest)
+    return shorter, lanes, first_seconds(shorter, lanes, device)
 
 
 def _said(seconds: float) -> str:
@@ -70,11 +72,9 @@ def first_run_table(specs: Iterable[ModelSpec]) -> list[str]:
         "| reserved s | booked s |",
         "|---|---|--:|--:|---|--:|--:|--:|",
     ]
-    for spec in map(first_run, specs):
-        lanes = _lanes(spec)
-        if fits(spec, lanes):
-            seconds = first_seconds(spec, lanes)
-            held = reserved(seconds)
+    for spec, lanes, seconds in (_first_run(spec, ZEROGPU) for spec in specs):
+        if seconds <= _longest(ZEROGPU):
             numbers = f"{spec.width}×{spec.height} | {spec.frames} | {spec.steps} | {', '.join(lanes)}"
+            held = reserved(seconds)
             lines.append(f"| `{spec.key}` | {numbers} | {seconds:.0f} | {held} | {booked(held)} |")
     return lines

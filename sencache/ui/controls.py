@@ -140,7 +140,7 @@ def _left_out(model: dict[str, Any]) -> str | None:
         said.append(f"Not chosen: {lane_label(lane)}, which {computes}.")
     if model["spared"]:
         names = "; ".join(map(lane_label, model["spared"]))
-        said.append(f"Not chosen, so that a first run fits what one call may take: {names}.")
+        said.append(f"Not chosen, so that a first run is not too long: {names}.")
     return " ".join(said) or None
 
 

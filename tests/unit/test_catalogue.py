@@ -149,9 +149,7 @@ def one_step(spec: ModelSpec, transformer: Any) -> Callable[[], Any]:
             prompt = torch.empty(batch, text, config.text_embed_dim)
             count = latent_frames // folded * sides[0] * sides[1] // 4
             rotary = torch.empty(count, config.attention_head_dim)
-            common["image_rotary_emb"] = (
-                (rotary, rotary) if config.use_rotary_positional_embeddings else None
-            )
+            common["image_rotary_emb"] = (rotary, rotary) if config.use_rotary_positional_embeddings else None
         else:
             cell = 16 if config.in_channels == 48 else 8
             sides = spec.height // cell, spec.width // cell
@@ -162,7 +160,11 @@ def one_step(spec: ModelSpec, transformer: Any) -> Callable[[], Any]:
     return lambda: transformer(hidden_states=latent, encoder_hidden_states=prompt, **common)
 
 
-@pytest.mark.parametrize("key", MODELS)
+TRANSFORMERS = ("wan-1.3b", "wan-14b-i2v-480p", "wan2.2-ti2v-5b", "cogvideox-2b", "cogvideox-5b")
+TRANSFORMERS += ("cogvideox1.5-5b", "ltx", "tiny-wan", "tiny-cogvideox", "tiny-ltx")
+
+
+@pytest.mark.parametrize("key", TRANSFORMERS)
 def test_flops_of_a_step_are_those_of_the_real_transformer(key: str) -> None:
     """Within one in a hundred, at the model's own size."""
     spec = MODELS[key]
@@ -183,20 +185,19 @@ VAES |= {"ltx": "LTX_VAE", "ltx-0.9.1": "LTX091_VAE"}
 
 @pytest.mark.parametrize("key", [*VAES, *(key for key, spec in MODELS.items() if spec.bundled)])
 def test_flops_of_decoding_are_those_of_the_real_vae(key: str) -> None:
-    """Within one in a hundred at the model's own size, and three at a smaller one."""
+    """Within one in a hundred at the model's own size; Wan's works on a few frames at a time, so of its video
+    33 will do.
+    """
     spec = MODELS[key]
+    spec = replace(spec, frames=min(spec.frames, 33)) if key in ("wan-1.3b", "wan2.2-ti2v-5b") else spec
     vae: Any = build(*CONFIGURATIONS[VAES[key]]) if key in VAES else bundled_part(spec, "vae")
-    latent_channels = getattr(vae.config, "z_dim", None) or vae.config.latent_channels
-    cell = spec.size_multiple if spec.architecture == "ltx" and not spec.bundled else 8
-    cell = 16 if key in ("tiny-ltx", "wan2.2-ti2v-5b") else cell
-    for smaller, within in ((1, 0.01), (2, 0.03)):
-        sized = replace(spec, height=spec.height // smaller, width=spec.width // smaller)
-        frames = (spec.frames - 1) // spec.temporal_compression + 1
-        with torch.device("meta"):
-            latent = torch.empty(1, latent_channels, frames, sized.height // cell, sized.width // cell)
-            aware = (torch.empty(1),) if spec.call else ()
-        found = counted(lambda vae=vae, given=(latent, *aware): vae.decode(*given))
-        assert flops.decoding(sized) == pytest.approx(found, rel=within)
+    channels = getattr(vae.config, "z_dim", None) or vae.config.latent_channels
+    cell = {"tiny-ltx": 16, "wan2.2-ti2v-5b": 16, "ltx": 32, "ltx-0.9.1": 32}.get(key, 8)
+    frames = (spec.frames - 1) // spec.temporal_compression + 1
+    with torch.device("meta"):
+        latent = torch.empty(1, channels, frames, spec.height // cell, spec.width // cell)
+        aware = (torch.empty(1),) if spec.call else ()
+    assert flops.decoding(spec) == pytest.approx(counted(lambda: vae.decode(latent, *aware)), rel=0.01)
 
 
 def test_the_guides_table_is_that_of_the_list() -> None:
