@@ -20,6 +20,7 @@ from sencache.models.families import (
     LTX_VAE,
     TIMESTEP_AWARE,
     TINY_MODEL,
+    VAE_FLOPS,
     WAN22_5B_MODEL,
     WAN22_14B_IMAGE,
     WAN_1_3B,
@@ -43,6 +44,7 @@ MODELS: dict[str, ModelSpec] = {
             pipeline="WanPipeline",
             architecture="wan",
             size_multiple=16,
+            vae_flops=VAE_FLOPS["tiny-wan"],
             profile="tiny-wan.unipc-50",
         ),
         TINY_MODEL(
@@ -53,6 +55,7 @@ MODELS: dict[str, ModelSpec] = {
             architecture="cogvideox",
             size_multiple=16,
             temporal_factor=8,
+            vae_flops=VAE_FLOPS["tiny-cogvideox"],
             profile="tiny-cogvideox.ddim-50",
         ),
         TINY_MODEL(
@@ -62,6 +65,8 @@ MODELS: dict[str, ModelSpec] = {
             pipeline="LTXPipeline",
             architecture="ltx",
             size_multiple=32,
+            token_side=16,
+            vae_flops=VAE_FLOPS["tiny-ltx"],
             profile="tiny-ltx.euler-50",
         ),
         WAN_MODEL(
@@ -73,6 +78,7 @@ MODELS: dict[str, ModelSpec] = {
             parameters=wan_parts(WAN_1_3B),
             inner=1536,
             feed_forward=8960,
+            layers=30,
             profile="wan2.1-t2v-1.3b",
         ),
         WAN_MODEL(
@@ -147,6 +153,7 @@ MODELS: dict[str, ModelSpec] = {
             parameters=t5_parts(COGVIDEOX_2B, COGVIDEOX_VAE),
             inner=1920,
             feed_forward=7680,
+            layers=30,
             profile="cogvideox-2b",
         ),
         COGVIDEOX_MODEL(
@@ -189,6 +196,7 @@ MODELS: dict[str, ModelSpec] = {
             summary="LTX-Video 0.9.1, text to video",
             source="a-r-r-o-w/LTX-Video-0.9.1-diffusers",
             parameters=t5_parts(LTX_2B, LTX091_VAE),
+            vae_flops=VAE_FLOPS["ltx-0.9.1"],
             call=TIMESTEP_AWARE,
             profile="ltx-video-0.9.1",
         ),

@@ -17,6 +17,18 @@ WAN_1_3B, WAN22_5B = 1_418_996_800, 4_999_787_712
 COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_5B_IMAGE = 1_693_783_872, 5_570_283_072, 5_570_479_680
 COGVIDEOX15_5B, LTX_2B, LTX_13B = 5_570_676_352, 1_923_385_472, 13_042_569_344
 
+# Of decoding, for each pixel of each frame, counted while those classes decode a video of the usual size.
+VAE_FLOPS = {
+    "wan": 8_512_000,
+    "wan2.2": 18_445_000,
+    "cogvideox": 18_603_000,
+    "ltx": 871_000,
+    "ltx-0.9.1": 1_417_000,
+    "tiny-wan": 77_400,
+    "tiny-cogvideox": 229_000,
+    "tiny-ltx": 87_300,
+}
+
 
 def wan_parts(transformer: int, *, vae: int = WAN_VAE, **more: int) -> dict[str, int]:
     """Parameter counts of a Wan checkpoint."""
@@ -54,6 +66,9 @@ TINY_MODEL: Any = partial(
     max_frames=81,
     max_sequence_length=32,
     calibration_prompts=TINY_PROMPTS,
+    inner=192,
+    feed_forward=768,
+    layers=6,
 )
 WAN_MODEL: Any = partial(
     ModelSpec,
@@ -76,7 +91,9 @@ WAN_MODEL: Any = partial(
     dtypes={"vae": "float32", "image_encoder": "float32"},
     inner=5120,
     feed_forward=13824,
+    layers=40,
     vae_values=96,
+    vae_flops=VAE_FLOPS["wan"],
 )
 WAN_IMAGE_MODEL: Any = partial(
     WAN_MODEL,
@@ -95,7 +112,9 @@ WAN22_5B_MODEL: Any = partial(
     parameters=wan_parts(WAN22_5B, vae=WAN22_VAE),
     inner=3072,
     feed_forward=14336,
+    layers=30,
     vae_values=64,
+    vae_flops=VAE_FLOPS["wan2.2"],
 )
 COGVIDEOX_MODEL: Any = partial(
     ModelSpec,
@@ -119,7 +138,9 @@ COGVIDEOX_MODEL: Any = partial(
     parameters=t5_parts(COGVIDEOX_5B, COGVIDEOX_VAE),
     inner=3072,
     feed_forward=12288,
+    layers=42,
     vae_values=128,
+    vae_flops=VAE_FLOPS["cogvideox"],
 )
 LTX_MODEL: Any = partial(
     ModelSpec,
@@ -141,7 +162,9 @@ LTX_MODEL: Any = partial(
     max_sequence_length=128,
     inner=2048,
     feed_forward=8192,
+    layers=28,
     vae_values=8,
+    vae_flops=VAE_FLOPS["ltx"],
     temporal_compression=8,
 )
 # VAEs that take part in the denoising; the values that diffusers' documentation gives.

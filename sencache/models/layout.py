@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sencache.errors import SencacheError
-from sencache.models.families import COGVIDEOX_MODEL, LTX_MODEL, TIMESTEP_AWARE, WAN_MODEL
+from sencache.models.families import COGVIDEOX_MODEL, LTX_MODEL, TIMESTEP_AWARE, VAE_FLOPS, WAN_MODEL
 from sencache.models.spec import PIPELINES, ModelSpec
 
 Config = Mapping[str, Any]
@@ -70,6 +70,8 @@ def _wan(key: str, source: Path | str, pipeline: str, transformer: Config, vae: 
     heads, size = transformer.get("num_attention_heads", 40), transformer.get("attention_head_dim", 128)
     patch = transformer.get("patch_size", (1, 2, 2))
     spatial, temporal = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
+    folded = vae.get("patch_size") or 1
+    width = vae.get("decoder_base_dim") or vae.get("base_dim", 96)
     spec: ModelSpec = WAN_MODEL(
         key=key,
         source=source,
@@ -85,8 +87,10 @@ def _wan(key: str, source: Path | str, pipeline: str, transformer: Config, vae: 
         min_side=lcm(16, spatial * patch[1]),
         inner=heads * size,
         feed_forward=transformer.get("ffn_dim", 13824),
-        vae_values=(vae.get("decoder_base_dim") or vae.get("base_dim", 96))
-        // (vae.get("patch_size") or 1) ** 2,
+        layers=transformer.get("num_layers", 40),
+        token_side=spatial * patch[1],
+        vae_values=width // folded**2,
+        vae_flops=_decoding("wan", width / 96) if folded == 1 else _decoding("wan2.2", width / 256),
     )
     return spec
 
@@ -116,7 +120,9 @@ def _cogvideox(key: str, source: Path | str, pipeline: str, transformer: Config,
         dtype="bfloat16" if transformer.get("use_rotary_positional_embeddings") else "float16",
         inner=inner,
         feed_forward=4 * inner,
+        layers=transformer.get("num_layers", 30),
         vae_values=channels[0],
+        vae_flops=_decoding("cogvideox", channels[0] / 128),
         temporal_patch=transformer.get("patch_size_t") or 1,
     )
     return spec
@@ -127,7 +133,9 @@ def _ltx(key: str, source: Path | str, pipeline: str, transformer: Config, vae: 
     halvings = 2 ** sum(vae.get("spatio_temporal_scaling", (True, True, True, False)))
     spatial = vae.get("spatial_compression_ratio") or vae.get("patch_size", 4) * halvings
     temporal = vae.get("temporal_compression_ratio") or vae.get("patch_size_t", 1) * halvings
-    multiple = lcm(32, spatial * transformer.get("patch_size", 1))
+    side = spatial * transformer.get("patch_size", 1)
+    multiple, aware = lcm(32, side), bool(vae.get("timestep_conditioning"))
+    width = (vae.get("decoder_block_out_channels") or vae.get("block_out_channels", (128,)))[0]
     spec: ModelSpec = LTX_MODEL(
         key=key,
         source=source,
@@ -139,10 +147,18 @@ def _ltx(key: str, source: Path | str, pipeline: str, transformer: Config, vae: 
         min_side=multiple,
         inner=inner,
         feed_forward=4 * inner,
+        layers=transformer.get("num_layers", 28),
+        token_side=side,
         vae_values=vae.get("block_out_channels", (128,))[0] // vae.get("patch_size", 4) ** 2,
-        call=TIMESTEP_AWARE if vae.get("timestep_conditioning") else {},
+        vae_flops=_decoding("ltx-0.9.1", width / 256) if aware else _decoding("ltx", width / 128),
+        call=TIMESTEP_AWARE if aware else {},
     )
     return spec
+
+
+def _decoding(kind: str, width: float) -> int:
+    """FLOPs per pixel and frame of a VAE that is `width` times as wide as the published one of its kind."""
+    return round(VAE_FLOPS[kind] * width**2)
 
 
 FAMILIES = {"wan": _wan, "cogvideox": _cogvideox, "ltx": _ltx}

@@ -80,7 +80,7 @@ class Work:
         vae = spec.vae_values * BYTES[dtype or spec.dtypes.get("vae", spec.dtype)]
         count, batch = tokens(spec), 1 if spec.architecture == "wan" else 2
         # Latents are in float32, whatever the network computes in.
-        residual, latent = count * spec.inner * size, count * _latent_values(spec) * 4
+        residual, latent = count * spec.inner * size, count * latent_values(spec) * 4
         pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
         video = 2 * 3 * 4 * pixels * spec.frames
         return cls(
@@ -103,11 +103,12 @@ class Work:
 def tokens(spec: ModelSpec) -> int:
     """Of one video at the size in `spec`."""
     latent_frames = (spec.frames - 1) // spec.temporal_compression + 1
-    area = (spec.height // spec.size_multiple) * (spec.width // spec.size_multiple)
+    side = spec.token_side or spec.size_multiple
+    area = (spec.height // side) * (spec.width // side)
     return -(-latent_frames // spec.temporal_patch) * area
 
 
-def _latent_values(spec: ModelSpec) -> int:
+def latent_values(spec: ModelSpec) -> int:
     """Of one token: channels times patch."""
     # The VAE of Wan 2.2 5B has 48 channels where the others have 16.
     wan = 192 if spec.size_multiple == 32 else 64

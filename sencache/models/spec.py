@@ -50,8 +50,9 @@ class ModelSpec:
     `shift` is that of the authors' own scripts and is set at loading; None leaves the checkpoint's. `dtype`
     is the precision on a GPU, `dtypes` those of parts that need another one. `parameters` are counts by part,
     `inner` and `feed_forward` the transformer's widths, `vae_values` the VAE's at full size, per pixel and
-    frame, `temporal_compression` frames in a latent frame: what memory is computed from. `call` are further
-    arguments of the pipeline.
+    frame, `temporal_compression` frames in a latent frame: what memory is computed from. What time is
+    computed from on top: `layers`, and `vae_flops` of decoding per pixel and frame. `token_side` are a
+    token's pixels where they are not `size_multiple`. `call` are further arguments of the pipeline.
     """
 
     key: str
@@ -83,7 +84,10 @@ class ModelSpec:
     parameters: Mapping[str, int] = field(default_factory=dict, hash=False)
     inner: int = 0
     feed_forward: int = 0
+    layers: int = 0
+    token_side: int = 0
     vae_values: int = 0
+    vae_flops: int = 0
     temporal_compression: int = 4
     temporal_patch: int = 1
     call: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -141,6 +141,16 @@ class Rule(ABC):
         """
         return None
 
+    def forced(self, schedule: Schedule) -> int:
+        """How many steps of `schedule` are computed whatever is measured. Uses the rule up."""
+        count = 0
+        for step in schedule:
+            reason = self.required(step) if self.reference else "first_step"
+            if reason in FORCED:
+                self._settle(step, Verdict(False, reason))
+                count += 1
+        return count
+
     @abstractmethod
     def judge(self, step: Step, signals: Signals) -> Verdict:
         """The method's own rule, for a step that may be reused."""

@@ -11,9 +11,9 @@ from sencache.models.model import ModelSpec, own_profile
 from sencache.plan import FEWER_STEPS
 from sencache.policies import METHODS, Policy, uses_profile
 from sencache.profile import load_profile
-from sencache.service.opening import BASELINES, caching_lanes, preselected, unserved
+from sencache.service.opening import BASELINES, caching_lanes, idle, unserved
 from sencache.service.palette import lane_label
-from sencache.service.space import offered_models
+from sencache.service.space import first_lanes, offered_models, spared
 
 SUMMARIES = {
     FEWER_STEPS: "no cache: the plain sampler with as many steps as the others evaluate",
@@ -39,8 +39,10 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in (*names, *limits)},
         "profile": spec.profile,
         "presets": sorted(profile.presets, reverse=True) if profile else [],
-        "preselected": preselected(spec),
+        "preselected": first_lanes(spec),
         "unserved": unserved(spec),
+        "idle": idle(spec),
+        "spared": spared(spec),
         "examples": list(spec.calibration_prompts),
     }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sencache.errors import SencacheError
 from sencache.models.model import ModelSpec, own_profile
 from sencache.plan import FEWER_STEPS, REFERENCE, parse_lanes, plan_lane
-from sencache.policies import METHODS
+from sencache.policies import METHODS, Policy
+from sencache.policies.base import Schedule
 from sencache.schema import Request
 from sencache.service.palette import LOOKS
 
@@ -14,6 +17,10 @@ BASELINES = (REFERENCE, FEWER_STEPS)
 VARIANTS = ("sencache:forecast=linear",)
 # Offered, but left for the visitor to choose: it looks at nothing.
 UNCHOSEN = ("fixed",)
+# What a first run keeps before all others, where not every lane fits.
+CORE = ("sencache", "magcache", "control")
+# Counted in even where it is not served yet: its profile may come from the Hub.
+AWAITED = "sencache"
 USUAL_SPEED = "2"
 
 
@@ -25,21 +32,41 @@ def caching_lanes() -> list[str]:
 
 def unserved(spec: ModelSpec) -> list[str]:
     """Those that could not run on the model, as its own profile has no constants for them."""
-    profile, request = own_profile(spec), sample(spec)
-    refused = []
-    for text in caching_lanes():
-        (lane,) = (lane for lane in parse_lanes(text) if lane.method not in BASELINES)
-        try:
-            plan_lane(lane, request, profile)
-        except SencacheError:
-            refused.append(text)
-    return refused
+    return [lane for lane, policy in _policies(spec) if policy is None]
+
+
+def idle(spec: ModelSpec) -> dict[str, int]:
+    """Those that compute more steps of a first run than its budget, whatever they measure: how many."""
+    request = sample(spec)
+    # Where the steps lie decides nothing here, only how many there are.
+    steps = Schedule(tuple(float(request.steps - i) for i in range(request.steps)))
+    forced = {lane: policy.start(steps).forced(steps) for lane, policy in _policies(spec) if policy}
+    return {lane: count for lane, count in forced.items() if count > evaluations(USUAL_SPEED, spec.steps)}
 
 
 def preselected(spec: ModelSpec) -> list[str]:
-    """Those that a first run takes."""
-    left_out = {*UNCHOSEN, *unserved(spec)}
+    """Those that a first run takes where time does not limit it."""
+    left_out = {*UNCHOSEN, *unserved(spec), *idle(spec)}
     return [lane for lane in caching_lanes() if lane not in left_out]
+
+
+def fewest(lanes: Sequence[str]) -> list[str]:
+    """As many of `lanes` as `CORE` has, those in it before the others; in the order shown."""
+    ranked = sorted(lanes, key=lambda lane: CORE.index(lane) if lane in CORE else len(CORE))
+    return [lane for lane in lanes if lane in ranked[: len(CORE)]]
+
+
+def _policies(spec: ModelSpec) -> list[tuple[str, Policy | None]]:
+    """Each lane's policy for a first run, None where the model's own profile has no constants for it."""
+    profile, request = own_profile(spec), sample(spec)
+    found: list[tuple[str, Policy | None]] = []
+    for text in caching_lanes():
+        (lane,) = (lane for lane in parse_lanes(text) if lane.method not in BASELINES)
+        try:
+            found.append((text, plan_lane(lane, request, profile).policy))
+        except SencacheError:
+            found.append((text, None))
+    return found
 
 
 def evaluations(speed: str, steps: int) -> int:

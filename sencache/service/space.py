@@ -1,5 +1,5 @@
-"""What the environment of a Space settles: its model's numbers, how long a run may be, and whether blocks are
-compiled.
+"""What the environment of a Space settles: its devices, its model's numbers, how long a run may be, and
+whether blocks are compiled.
 
 On ZeroGPU all weights placed at import are moved to the GPU for every call, so a Space offers one large
 model, the one that `MODEL_ID` names.
@@ -9,24 +9,50 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
+import torch
+
+from sencache.devices import device_name
 from sencache.errors import SencacheError
 from sencache.models import checkpoint
 from sencache.models.checks import check_request
+from sencache.models.loading import find_device
 from sencache.models.spec import ModelSpec
 from sencache.models.zerogpu import on_zerogpu
-from sencache.service.figures import ZEROGPU_LONGEST, booked, expected, reserved, seconds_of
-from sencache.service.opening import BASELINES, preselected, sample
+from sencache.service.opening import AWAITED, BASELINES, caching_lanes, fewest, preselected, sample
+from sencache.service.seconds import ZEROGPU, costs_of, lanes_of, longest_call
 
 # Of one comparison where nothing else limits it: visitors wait in line for each other.
 LONGEST_SECONDS = 900
-# GPU seconds a day of a visitor who has not signed in.
-ANONYMOUS_SECONDS = 120
-# What a first run is shortened by, in the order in which it hurts least: each for all of those before it.
-STEPS, FRAMES, SIDES = (1.0, 0.8, 0.6, 0.5, 0.4), (1.0, 0.75, 0.5, 0.3), (1.0, 0.75, 0.5)
+# What a first run is shortened to at most, so that it is still worth seeing.
+LEAST_STEPS, LEAST_SECONDS = 30, 2.0
+SIDES, SMALLEST = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), (0.45,)
+
+
+def devices() -> tuple[str, ...]:
+    """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
+    kind, but for ZeroGPU, which lends one; else the CPU.
+    """
+    if named := os.environ.get("SENCACHE_DEVICE"):
+        return tuple(named.split(","))
+    if not torch.cuda.is_available():
+        return ("cpu",)
+    if on_zerogpu():
+        return ("cuda",)
+    every = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return tuple(gpu for gpu in every if device_name(gpu) == device_name(every[0]))
+
+
+def named_device() -> str:
+    """What runs are timed on: the first device's name; ZeroGPU's card cannot be asked before it is lent.
+
+    Raises SencacheError where the device is not there.
+    """
+    return ZEROGPU if on_zerogpu() else device_name(str(find_device(devices()[0])))
 
 
 def ahead_of_time() -> bool:
@@ -47,11 +73,11 @@ def longest_seconds() -> int:
     if given and not re.fullmatch(r"[1-9]\d{0,8}", given):
         raise SencacheError(f"SENCACHE_MAX_SECONDS is {given!r}; write whole seconds, as {LONGEST_SECONDS}")
     most = int(given or LONGEST_SECONDS)
-    return min(most, ZEROGPU_LONGEST) if on_zerogpu() else most
+    return min(most, longest_call()) if on_zerogpu() else most
 
 
 def offered_models() -> dict[str, ModelSpec]:
-    """What the app offers, by key, on ZeroGPU with numbers that a first run can afford.
+    """What the app offers, by key, with numbers that a first run can afford.
 
     Raises SencacheError where the environment asks for what there is not.
     """
@@ -79,32 +105,59 @@ def _sized(spec: ModelSpec) -> ModelSpec:
 
 
 def _affordable(spec: ModelSpec) -> ModelSpec:
-    return first_run(spec) if on_zerogpu() else spec
+    return first_run(spec, named_device(), longest_seconds())
 
 
-def first_run(spec: ModelSpec, quota: int = ANONYMOUS_SECONDS, device: str = "cuda") -> ModelSpec:
-    """`spec` with steps, frames and size, in this order, reduced until a run of the lanes that the page opens
-    with books at most `quota` seconds; with the least of them where none does.
+@lru_cache
+def first_run(spec: ModelSpec, device: str, longest: int) -> ModelSpec:
+    """`spec` with frames, size and steps, in this order, reduced until a run of the lanes that the page opens
+    with takes at most `longest` seconds on the device of this name; with fewer lanes where none does, and
+    then smaller than half. Never below what is worth seeing: the least of that where nothing fits.
     """
-    methods = [lane.split(":")[0] for lane in (*BASELINES, *preselected(spec))]
-    for shorter in _shortened(spec):
-        request = sample(shorter)
-        counts = [expected(method, request) for method in methods]
-        seconds = seconds_of((spec.key, device), request, counts)
-        if seconds <= ZEROGPU_LONGEST and booked(reserved(seconds)) <= quota:
-            return shorter
+    for choose, sides in ((list, SIDES), (fewest, SIDES), (fewest, SMALLEST)):
+        for steps in dict.fromkeys((spec.steps, min(spec.steps, 40), min(spec.steps, LEAST_STEPS))):
+            lanes = choose(priced(replace(spec, steps=steps)))
+            for shorter in _smaller(replace(spec, steps=steps), sides):
+                if first_seconds(shorter, lanes, device) <= longest:
+                    return shorter
     return shorter
 
 
-def _shortened(spec: ModelSpec) -> Iterator[ModelSpec]:
-    for side, frames, steps in product(SIDES, FRAMES, STEPS):
-        yield replace(
-            spec,
-            steps=max(1, round(spec.steps * steps)),
-            frames=1 + spec.temporal_factor * round((spec.frames - 1) * frames / spec.temporal_factor),
-            height=_side(spec, spec.height * side),
-            width=_side(spec, spec.width * side),
-        )
+def priced(spec: ModelSpec) -> list[str]:
+    """The lanes that a first run is sized for."""
+    chosen = preselected(spec)
+    return [lane for lane in caching_lanes() if lane in chosen or lane == AWAITED]
+
+
+def first_seconds(spec: ModelSpec, lanes: Sequence[str], device: str) -> float:
+    """Computed seconds of a first run of `lanes` beside the baselines."""
+    costs, methods = costs_of(spec, device), [lane.split(":")[0] for lane in (*BASELINES, *lanes)]
+    return costs.start + lanes_of(costs, methods, sample(spec))
+
+
+def affordable_lanes(spec: ModelSpec, lanes: Sequence[str], device: str, longest: int) -> Sequence[str]:
+    """All of `lanes`, of which a first run is to take some; the fewest where `longest` does not suffice."""
+    return lanes if first_seconds(spec, priced(spec), device) <= longest else fewest(lanes)
+
+
+def first_lanes(spec: ModelSpec) -> list[str]:
+    """The caching lanes that the page opens with."""
+    return list(affordable_lanes(spec, preselected(spec), named_device(), longest_seconds()))
+
+
+def spared(spec: ModelSpec) -> list[str]:
+    """Those that could run and were left out for the time they take."""
+    taken = first_lanes(spec)
+    return [lane for lane in preselected(spec) if lane not in taken]
+
+
+def _smaller(spec: ModelSpec, sides: Sequence[float]) -> Iterator[ModelSpec]:
+    """Fewer and fewer frames, down to about two seconds, for each of the sizes in turn."""
+    factor = spec.temporal_factor
+    least = min(spec.frames, 1 + factor * round(LEAST_SECONDS * spec.fps / factor))
+    for side, frames in product((1.0,) if spec.fixed_size else sides, range(spec.frames, least - 1, -factor)):
+        height, width = _side(spec, spec.height * side), _side(spec, spec.width * side)
+        yield replace(spec, frames=frames, height=height, width=width)
 
 
 def _side(spec: ModelSpec, pixels: float) -> int:

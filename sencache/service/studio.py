@@ -9,17 +9,15 @@ from __future__ import annotations
 import spaces  # isort: skip
 
 import logging
-import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sencache import comparison
 from sencache.devices import device_name
@@ -33,8 +31,14 @@ from sencache.service.bridge import Thread, in_thread
 from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
 from sencache.service.failures import explain
 from sencache.service.opening import sample
-from sencache.service.pace import Estimate, Paces
-from sencache.service.space import ahead_of_time, longest_seconds, offered_model
+from sencache.service.pace import Estimate, Pace
+from sencache.service.space import (
+    ahead_of_time,
+    devices,
+    longest_seconds,
+    named_device,
+    offered_model,
+)
 
 Event = dict[str, Any]
 
@@ -44,20 +48,6 @@ AOT_SECONDS = 1500
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
-
-
-def devices() -> tuple[str, ...]:
-    """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
-    kind, but for ZeroGPU, which lends one; else the CPU.
-    """
-    if named := os.environ.get("SENCACHE_DEVICE"):
-        return tuple(named.split(","))
-    if not torch.cuda.is_available():
-        return ("cpu",)
-    if on_zerogpu():
-        return ("cuda",)
-    every = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return tuple(gpu for gpu in every if device_name(gpu) == device_name(every[0]))
 
 
 def models(key: str) -> tuple[Model, ...]:
@@ -112,7 +102,7 @@ def _events(asked: Understood, folder: Path) -> Iterator[Event]:
     for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile, copies):
         match event:
             case comparison.Started(lanes=lanes):
-                yield {"kind": "started", "lanes": list(lanes)}
+                yield {"kind": "started", "lanes": list(lanes), "device": device_name(str(loaded.device))}
             case comparison.LaneStarted(lane=lane, method=method, config=config, steps=steps):
                 yield {"kind": "lane", "lane": lane, "method": method, "config": config, "steps": steps}
             case comparison.StepDone(lane=lane, record=record):
@@ -134,7 +124,7 @@ class Studio:
     """Runs comparisons for everyone who asks, one at a time on one device, and knows how long they take."""
 
     def __init__(self) -> None:
-        self._paces = Paces()
+        self._pace = Pace()
         self._longest = longest_seconds()
         self._device = threading.Lock()
 
@@ -151,7 +141,7 @@ class Studio:
 
     def estimate(self, ask: Ask) -> Estimate:
         """How long `ask` is going to take; raises SencacheError where it could not run, or not in time."""
-        estimate = self._paces.estimate(understand(ask), torch.device(devices()[0]).type)
+        estimate = self._pace.estimate(understand(ask), named_device())
         if estimate.seconds > self._longest:
             limit = f"{self._longest} s of " + ("one call" if on_zerogpu() else "SENCACHE_MAX_SECONDS")
             raise SencacheError(
@@ -171,12 +161,20 @@ class Studio:
         """
         asked, estimate = understand(ask), self.estimate(ask)
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
-        job = {"ask": ask.model_dump(mode="json"), "folder": str(folder), "reserved": estimate.reserved}
+        job = {
+            "ask": ask.model_dump(mode="json"),
+            "folder": str(folder),
+            "reserved": estimate.reserved,
+            "costs": asdict(estimate.costs),
+        }
+        listener = self._pace.listen(asked, named_device())
         try:
             for event in in_thread(lambda thread: self._take_turns(thread, job), BEAT_SECONDS):
                 if event is None:
                     yield {"kind": "wait"}
-                elif event["kind"] == "error":
+                    continue
+                listener.hear(event)
+                if event["kind"] == "error":
                     raise SencacheError(event["message"])
                 elif event["kind"] == "saved":
                     yield self._done(asked, ask, folder, event["seconds"])
@@ -201,7 +199,6 @@ class Studio:
 
     def _done(self, asked: Understood, ask: Ask, folder: Path, seconds: float) -> Event:
         report = load_report(folder / REPORT_NAME)
-        self._paces.learn(report, seconds)
         if ask.profile_json is not None:
             (folder / PROFILE_NAME).write_text(ask.profile_json, encoding="utf-8")
         pack(report, folder, folder)

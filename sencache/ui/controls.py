@@ -122,20 +122,26 @@ def _methods(offer: dict[str, Any], model: dict[str, Any]) -> gr.CheckboxGroup:
         [(f"{method['label']}\n{method['summary']}", method["lane"]) for method in caching],
         value=model["preselected"],
         label="Methods, beside the full run and fewer steps",
-        info=_unserved(model),
+        info=_left_out(model),
         elem_id="methods",
     )
 
 
-def _unserved(model: dict[str, Any]) -> str | None:
-    """Why some methods are not chosen for the visitor; None where all of them can run."""
-    if not model["unserved"]:
-        return None
-    names = "; ".join(map(lane_label, model["unserved"]))
-    return (
-        f"Unavailable on {model['key']}: {names}. Each needs a calibrated profile: "
-        f"python -m sencache calibrate --model {model['key']}"
-    )
+def _left_out(model: dict[str, Any]) -> str | None:
+    """Why some methods are not chosen for the visitor; None where all of them are."""
+    said, steps = [], model["steps"]
+    if model["unserved"]:
+        names = "; ".join(map(lane_label, model["unserved"]))
+        calibrate = f"python -m sencache calibrate --model {model['key']}"
+        said.append(f"Unavailable on {model['key']}: {names}. Each needs a calibrated profile: {calibrate}")
+    for lane, forced in model["idle"].items():
+        budget = f"the budget of {evaluations(USUAL_SPEED, steps)}"
+        computes = f"computes {forced} of {steps} steps in any case, more than {budget}"
+        said.append(f"Not chosen: {lane_label(lane)}, which {computes}.")
+    if model["spared"]:
+        names = "; ".join(map(lane_label, model["spared"]))
+        said.append(f"Not chosen, so that a first run is not too long: {names}.")
+    return " ".join(said) or None
 
 
 def _more(offer: dict[str, Any], model: dict[str, Any]) -> dict[str, Component]:

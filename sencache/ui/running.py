@@ -49,7 +49,7 @@ class Runner:
             estimate, hint = self.studio.estimate(ask), understand(ask).hint
         except SencacheError as error:
             return said(str(error), bad=True)
-        basis = "as the last run on this machine" if estimate.measured else "first run, a rough figure"
+        basis = "by steps timed on this machine" if estimate.measured else "computed, a rough figure"
         booked = f", {estimate.booked} s of your GPU quota" if on_zerogpu() else ""
         return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {hint or ''}".rstrip())
 

@@ -24,12 +24,9 @@ from sencache.models.model import load
 from sencache.policies import make_policy
 from sencache.profile import load_profile
 from sencache.report import load_report
-from sencache.schema import Request
 from sencache.service import studio as service
 from sencache.service.ask import Ask, make_ask, understand
-from sencache.service.figures import seconds_of
 from sencache.service.offer import describe
-from sencache.service.pace import Paces
 from sencache.service.studio import Studio
 from sencache.verify import verify
 
@@ -323,29 +320,23 @@ def test_more_work_is_estimated_to_take_longer(change: dict[str, Any]) -> None:
     assert studio.estimate(ask(**change)).seconds > studio.estimate(ask()).seconds > 0
 
 
-def test_measuring_on_a_cpu_is_part_of_the_estimate() -> None:
-    """0.455 s of one core for each frame of 480x832."""
-    request = Request(prompt="x", steps=1, height=480, width=832, frames=81, guidance_scale=1)
-    apart = [seconds_of(("unlisted", device), request, [(1.0, 0.0)]) for device in ("cpu", "cuda")]
-    assert apart[0] - apart[1] == pytest.approx(81 * 0.455, rel=0.02)
-
-
 def test_the_estimate_learns_from_a_run(studio: Studio, finished: object) -> None:
     assert not Studio().estimate(ask()).measured
     assert studio.estimate(ask()).measured
 
 
-def test_the_estimate_of_what_was_just_run_is_what_it_took(
-    finished: tuple[list[dict[str, Any]], Path],
-) -> None:
-    report, paces = load_report(finished[1] / "report.json"), Paces()
-    paces.learn(report, 30.0)
-    assert paces.estimate(understand(ask()), report.model.device).seconds == pytest.approx(30, rel=0.1)
+def test_the_estimate_learns_from_a_run_that_is_cut_off() -> None:
+    studio = Studio()
+    run = studio.run(ask())
+    steps = (event for event in run if event["kind"] == "step" and event["record"]["step"] == 1)
+    next(steps)
+    run.close()
+    assert studio.estimate(ask()).measured
 
 
 def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> None:
     estimate = Studio().estimate(ask())
-    assert estimate.seconds < estimate.reserved <= 120
+    assert 1.3 * estimate.seconds + 4 <= estimate.reserved <= 80
     assert estimate.reserved * 1.5 <= estimate.booked < estimate.reserved * 1.5 + 1
 
 
@@ -361,7 +352,7 @@ def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.Monke
         methods=[f"fixed:interval={n}" for n in range(1, 15)],
     )
     seconds = Studio().estimate(long).seconds
-    assert 120 < seconds < 900 and Studio().estimate(long).reserved == 120
+    assert 120 < seconds < 900
     with pytest.raises(
         SencacheError, match=r"about \d{4,} s, more than the 900 s of SENCACHE_MAX_SECONDS; choose"
     ):
@@ -372,9 +363,9 @@ def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.Monke
     monkeypatch.setenv("SENCACHE_MAX_SECONDS", "1000000")
     assert Studio().estimate(longest).seconds > 900
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    with pytest.raises(SencacheError, match="more than the 120 s of one call; choose fewer"):
+    with pytest.raises(SencacheError, match="more than the 58 s of one call; choose fewer"):
         Studio().estimate(long)
-    assert Studio().estimate(ask()).reserved < 120
+    assert Studio().estimate(ask()).reserved <= 80
 
 
 @pytest.mark.parametrize("wrong", ["0", "-5", "1e3", "ten"])

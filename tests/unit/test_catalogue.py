@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import sencache
-from sencache.models import families
+from sencache.models import families, flops
 from sencache.models.catalogue import MODELS
+from sencache.models.layout import read_config
 from sencache.models.listing import describe_model, memory_table
+from sencache.models.spec import ModelSpec
 
 ROOT = Path(sencache.__file__).parent.parent
 GUIDE = ROOT / "docs" / "real-models.md"
@@ -123,6 +129,91 @@ def test_widths_are_those_of_the_real_transformers(key: str) -> None:
     config: Any = build(*CONFIGURATIONS[name]).config
     assert spec.inner == config.num_attention_heads * config.attention_head_dim
     assert spec.feed_forward == getattr(config, "ffn_dim", 4 * spec.inner)
+    assert spec.layers == config.num_layers
+
+
+def counted(call: Callable[[], Any]) -> int:
+    """FLOPs of all operations that `call` makes; on the meta device nothing is computed."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def bundled_part(spec: ModelSpec, part: str) -> torch.nn.Module:
+    config = read_config(Path(spec.source) / part / "config.json")
+    return build(config["_class_name"], {k: v for k, v in config.items() if not k.startswith("_")})
+
+
+def one_step(spec: ModelSpec, transformer: Any) -> Callable[[], Any]:
+    """The call, or on Wan one of the two, that a guided step makes, with the published shapes of latents."""
+    config, text = transformer.config, spec.max_sequence_length
+    latent_frames = (spec.frames - 1) // spec.temporal_compression + 1
+    batch = 1 if spec.architecture == "wan" else 2
+    with torch.device("meta"):
+        common = {"timestep": torch.empty(batch, dtype=torch.long)}
+        if spec.architecture == "ltx":
+            cell = 16 if spec.bundled else 32
+            grid = {"num_frames": latent_frames, "height": spec.height // cell, "width": spec.width // cell}
+            latent = torch.empty(batch, math.prod(grid.values()), config.in_channels)
+            prompt = torch.empty(batch, text, config.caption_channels)
+            common |= {"encoder_attention_mask": torch.empty(batch, text), **grid}
+        elif spec.architecture == "cogvideox":
+            folded = config.patch_size_t or 1
+            latent_frames = -(-latent_frames // folded) * folded
+            sides = spec.height // 8, spec.width // 8
+            latent = torch.empty(batch, latent_frames, config.in_channels, *sides)
+            prompt = torch.empty(batch, text, config.text_embed_dim)
+            count = latent_frames // folded * sides[0] * sides[1] // 4
+            rotary = torch.empty(count, config.attention_head_dim)
+            common["image_rotary_emb"] = (rotary, rotary) if config.use_rotary_positional_embeddings else None
+        else:
+            cell = 16 if config.in_channels == 48 else 8
+            sides = spec.height // cell, spec.width // cell
+            latent = torch.empty(batch, config.in_channels, latent_frames, *sides)
+            prompt = torch.empty(batch, text, config.text_dim)
+            if config.image_dim:
+                common["encoder_hidden_states_image"] = torch.empty(batch, 257, config.image_dim)
+    return lambda: transformer(hidden_states=latent, encoder_hidden_states=prompt, **common)
+
+
+TRANSFORMERS = ("wan-1.3b", "wan-14b-i2v-480p", "wan2.2-ti2v-5b", "cogvideox-2b", "cogvideox-5b")
+TRANSFORMERS += ("cogvideox1.5-5b", "ltx", "tiny-wan", "tiny-cogvideox", "tiny-ltx")
+
+
+@pytest.mark.parametrize("key", TRANSFORMERS)
+def test_flops_of_a_step_are_those_of_the_real_transformer(key: str) -> None:
+    """Within one in a hundred, at the model's own size."""
+    spec = MODELS[key]
+    if spec.bundled:
+        transformer = bundled_part(spec, "transformer")
+    else:
+        names = (n for n in CONFIGURATIONS if getattr(families, n) == spec.parameters["transformer"])
+        transformer = build(*CONFIGURATIONS[next(names)])
+    calls = 2 if spec.architecture == "wan" else 1
+    assert flops.guided_step(spec) == pytest.approx(calls * counted(one_step(spec, transformer)), rel=0.01)
+    unguided = replace(spec, guidance_scale=1.0)
+    assert flops.guided_step(unguided) == flops.evaluation(spec) == flops.guided_step(spec) / 2
+
+
+VAES = {"wan-1.3b": "WAN_VAE", "wan2.2-ti2v-5b": "WAN22_VAE", "cogvideox-5b": "COGVIDEOX_VAE"}
+VAES |= {"ltx": "LTX_VAE", "ltx-0.9.1": "LTX091_VAE"}
+
+
+@pytest.mark.parametrize("key", [*VAES, *(key for key, spec in MODELS.items() if spec.bundled)])
+def test_flops_of_decoding_are_those_of_the_real_vae(key: str) -> None:
+    """Within one in a hundred at the model's own size; Wan's works on a few frames at a time, so of its video
+    33 will do.
+    """
+    spec = MODELS[key]
+    spec = replace(spec, frames=min(spec.frames, 33)) if key in ("wan-1.3b", "wan2.2-ti2v-5b") else spec
+    vae: Any = build(*CONFIGURATIONS[VAES[key]]) if key in VAES else bundled_part(spec, "vae")
+    channels = getattr(vae.config, "z_dim", None) or vae.config.latent_channels
+    cell = {"tiny-ltx": 16, "wan2.2-ti2v-5b": 16, "ltx": 32, "ltx-0.9.1": 32}.get(key, 8)
+    frames = (spec.frames - 1) // spec.temporal_compression + 1
+    with torch.device("meta"):
+        latent = torch.empty(1, channels, frames, spec.height // cell, spec.width // cell)
+        aware = (torch.empty(1),) if spec.call else ()
+    assert flops.decoding(spec) == pytest.approx(counted(lambda: vae.decode(latent, *aware)), rel=0.01)
 
 
 def test_the_guides_table_is_that_of_the_list() -> None:

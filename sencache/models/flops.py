@@ -1,0 +1,51 @@
+"""Floating-point operations of a model's parts, two for each multiply-add. Pure arithmetic; no framework.
+
+Counted are the products of matrices and of attention. What is left out (norms, rotary and time embeddings,
+an image's own tokens) is less than one in a hundred: a test counts the real classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sencache.models.placement import latent_values, tokens
+from sencache.models.spec import ModelSpec
+from sencache.schema import Request
+
+
+def at_size(spec: ModelSpec, request: Request) -> ModelSpec:
+    """`spec` with the numbers of `request`: everything here is for the size and guidance in the entry."""
+    names = ("height", "width", "frames", "steps", "guidance_scale")
+    return replace(spec, **{name: getattr(request, name) for name in names})
+
+
+def evaluation(spec: ModelSpec) -> int:
+    """Of the transformer's work on one video under one prompt."""
+    video, text, width = tokens(spec), spec.max_sequence_length, spec.inner
+    joint = spec.architecture == "cogvideox"
+    count = video + text if joint else video
+    block = count * width * (4 * width + 2 * spec.feed_forward) + 2 * count**2 * width
+    if not joint:
+        block += 2 * (video + text) * width**2 + 2 * video * text * width
+    ends = 2 * video * width * latent_values(spec)
+    return 2 * (spec.layers * block + ends)
+
+
+def branches(spec: ModelSpec) -> int:
+    """Evaluations in one step: two under guidance, which Wan makes one by one and others at once."""
+    return 2 if spec.guidance_scale > 1 else 1
+
+
+def guided_step(spec: ModelSpec) -> int:
+    """Of one computed step."""
+    return branches(spec) * evaluation(spec)
+
+
+def decoding(spec: ModelSpec) -> int:
+    """Of the VAE's work on one whole video."""
+    return spec.vae_flops * spec.height * spec.width * spec.frames
+
+
+def encoding(spec: ModelSpec) -> int:
+    """Of the text encoder's work on the prompts, roughly: every parameter once a token."""
+    return 2 * branches(spec) * spec.max_sequence_length * spec.parameters.get("text_encoder", 0)
