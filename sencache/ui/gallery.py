@@ -46,13 +46,18 @@ def told(entry: Entry, offered: Sequence[str]) -> str:
     here = model.key in offered
     if here and entry.source is None:
         return EXAMPLE
-    said = f"A finished comparison, recorded on {model.device} with {model.key}"
-    said += f" ({entry.source})." if entry.source else "."
+    said = [f"A finished comparison with {model.key}, recorded on {model.device}{_origin(entry)}."]
     if not here:
-        said += f" This Space runs {_listed(offered)}: the prompt was taken over, sizes and methods were not."
+        said.append(
+            f"This Space runs {_listed(offered)}: the prompt was taken over, sizes and methods were not."
+        )
     if info and info.transcoded:
-        said += f" Videos: {info.videos}; the numbers are of the frames before that."
-    return said
+        said.append(f"Its videos were encoded again ({info.videos}); all numbers are of the original frames.")
+    return " ".join(said)
+
+
+def _origin(entry: Entry) -> str:
+    return f", from {entry.source}" if entry.source else ""
 
 
 def _listed(names: Sequence[str]) -> str:
