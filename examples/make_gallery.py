@@ -1,20 +1,21 @@
 """Make everything in examples/gallery anew: `python -m examples.make_gallery`.
 
-Each entry is what `python -m sencache compare` writes, with a thumbnail; the first also gets the recorded
-run that the page "How it works" replays. Takes about a minute on two CPU cores.
+Each entry is what `python -m sencache compare` writes, as a card; the first also gets the recorded run that
+the page "How it works" replays. Takes about a minute on two CPU cores.
 """
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
 
 from sencache.engine.attach import attach
+from sencache.files import whole_folder
+from sencache.gallery.making import make_card, read_finished
 from sencache.library import bundled_profile
 from sencache.models.model import load
 from sencache.policies import Full
@@ -22,9 +23,8 @@ from sencache.profile import load_profile
 from sencache.recording import Recorder, Recording
 from sencache.report import Report, load_report
 from sencache.schema import Request
-from sencache.ui.gallery import GALLERY, THUMBNAIL
+from sencache.ui.gallery import GALLERY
 from sencache.ui.replay import REPLAY, Replay
-from sencache.video import read_mp4
 
 ROOT = Path(__file__).parents[1]
 # Model, prompt and budget; the first entry is the one that "How it works" replays.
@@ -38,22 +38,14 @@ ENTRIES = {
 
 def main() -> None:
     """Every entry, then the recording."""
-    shutil.rmtree(GALLERY, ignore_errors=True)
     for name, (model, prompt, budget) in ENTRIES.items():
-        asked = ["--model", model, "--prompt", prompt, *budget.split(), "--out", str(GALLERY / name)]
-        subprocess.run([sys.executable, "-m", "sencache", "compare", *asked], check=True, cwd=ROOT)
-        thumbnail(GALLERY / name)
+        with TemporaryDirectory() as compared, whole_folder(GALLERY / name, replace=True) as folder:
+            asked = ["--model", model, "--prompt", prompt, *budget.split(), "--out", compared]
+            subprocess.run([sys.executable, "-m", "sencache", "compare", *asked], check=True, cwd=ROOT)
+            make_card(read_finished(Path(compared)), folder, name)
     first = GALLERY / next(iter(ENTRIES))
     text = replay(load_report(first / "report.json")).model_dump_json(by_alias=True)
     (first / REPLAY).write_text(text + "\n", encoding="utf-8")
-
-
-def thumbnail(folder: Path) -> None:
-    """The full run's middle frame, 64 pixels wide."""
-    frames = read_mp4(folder / "none.mp4")
-    image = Image.fromarray(frames[len(frames) // 2])
-    small = image.resize((64, round(64 * image.height / image.width)), Image.Resampling.BOX)
-    small.save(folder / THUMBNAIL, optimize=True)
 
 
 def replay(report: Report) -> Replay:

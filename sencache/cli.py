@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from sencache import options
+from sencache.cli_gallery import gallery_app
 from sencache.cli_profiles import profiles_app
 from sencache.console import print_json, print_lines
 from sencache.errors import SencacheError
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(profiles_app, name="profiles")
+app.add_typer(gallery_app, name="gallery")
 
 DEFAULT_METHODS = (
     "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"

@@ -52,6 +52,36 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
 
 
+@contextmanager
+def whole_folder(folder: str | os.PathLike[str], replace: bool = False) -> Iterator[Path]:
+    """A hidden folder beside `folder`, which it becomes when the block ends; it vanishes when it raises.
+
+    Raises SencacheError where the disk refuses and, before the block runs, where there is something already,
+    unless `replace`. What is replaced stays until all of its successor is there.
+    """
+    folder = Path(folder)
+    with _folder(folder.parent, folder):
+        if folder.exists() and not replace:
+            raise SencacheError(f"{folder} exists; give another name, or --replace")
+        with _refusing(folder):
+            stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+        try:
+            with _refusing(folder):
+                yield stage
+                _take_place(stage, folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _take_place(stage: Path, folder: Path) -> None:
+    stage.chmod(0o755)
+    old = stage.with_name(f"{stage.name}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(stage, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _move_all(stage: Path, folder: Path) -> None:
     moves = [(path, folder / path.name) for path in sorted(stage.iterdir())]
     for _, target in moves:

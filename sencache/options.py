@@ -126,3 +126,34 @@ NpzLatent = Annotated[
         help="Channels, frames, height, width of its latent, as 16x21x60x104; CogVideoX: frames first.",
     ),
 ]
+
+ReportFolder = Annotated[Path, Argument(help="A finished comparison: report.json and one video per lane.")]
+GalleryTarget = Annotated[
+    str,
+    Option(
+        "--to",
+        help="Where the card goes. A folder that exists, or one written with a separator as ./NAME, is a "
+        "folder; owner/name is a dataset of yours on the Hub, made if it is missing. Where both could be "
+        "meant it is the folder: write hf://datasets/owner/name for the dataset.",
+    ),
+]
+GalleryPlace = Annotated[
+    str, Argument(help="A folder of cards, or a dataset at one commit, as owner/name@COMMIT.")
+]
+CardName = Annotated[
+    str | None,
+    Option("--name", help="Its folder there; the model, the prompt's first words and a digest if not given."),
+]
+CardHeight = Annotated[
+    int | None,
+    Option("--height", help="Most pixels in height; if not given, the long side has at most 480 pixels."),
+]
+CardProfiles = Annotated[
+    list[Path] | None,
+    Option(
+        "--profile",
+        help="A profile that a lane used, unless it is bundled or lies beside the report as profile*.json; "
+        "may be repeated.",
+    ),
+]
+ReplaceCard = Annotated[bool, Option("--replace", help="Take the place of a card of that name.")]

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -119,6 +120,17 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
     for name, profile in profiles.items():
         kind, digest, steps = profile.provenance.kind, profile.sha256[:12], str(profile.schedule.steps)
         table.add_row(name, profile.model.id, steps, ", ".join(profile.serves), kind, digest)
+    return table
+
+
+def cards_table(cards: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per card of a gallery, as `gallery list --json` gives it; what is too long is folded."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, width in {"card": 12, "model": 8, "device": 4, "videos": 16, "prompt": 16}.items():
+        table.add_column(heading, overflow="fold", min_width=width)
+    for card in cards:
+        videos = f"{len(card['lanes'])} of {card['videos'] or 'a size not stated'}"
+        table.add_row(card["name"], card["model"], card["device"], videos, escape(card["prompt"]))
     return table
 
 

@@ -28,10 +28,10 @@ _WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
 
 # The conversion and the tags must name the same matrix, or players show other colours than were written.
 # The transfer is tagged as what the frames are, sRGB: tagged bt709, Apple's players would brighten them.
+COLOUR_TAGS = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1:range=limited"
 _TO_YUV = (
     "scale=out_color_matrix=bt709:out_range=limited:flags=area+accurate_rnd+full_chroma_inp,"
-    "format=yuv420p,"
-    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1:range=limited"
+    f"format=yuv420p,{COLOUR_TAGS}"
 )
 
 # ffmpeg's quick default conversion is a level or two too dark; nearest chroma keeps enlarged pixels flat.
@@ -210,10 +210,10 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     return pixels[:, header.end() :].reshape(-1, height, width, 3)
 
 
-def run_ffmpeg(arguments: list[str], stdin: bytes = b"") -> bytes:
+def run_ffmpeg(arguments: list[str], stdin: bytes = b"", timeout: float = _TIMEOUT_SECONDS) -> bytes:
     """What ffmpeg writes to its standard output; raises OSError or subprocess.SubprocessError."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=_TIMEOUT_SECONDS, check=True)
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=True)
     return done.stdout
 
 

@@ -63,7 +63,7 @@ def _section(repo: str, file: str, profile: Profile) -> str:
     stem = PurePosixPath(file).stem
     parts = (
         f"## {stem}\n\n![What was measured, over the timesteps]({stem}.svg)",
-        _table(("what", "value"), _facts(profile)),
+        table(("what", "value"), _facts(profile)),
         _presets(profile),
         _usage(repo, file, profile),
     )
@@ -130,7 +130,7 @@ def _presets(profile: Profile) -> str:
         for method, settings in methods.items()
     ]
     head = ("preset", "method", "settings", f"evaluations of {profile.schedule.steps}, mean (least to most)")
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _evaluations(profile: Profile, preset: str, method: str) -> str:
@@ -200,7 +200,8 @@ def _calibration_options(profile: Profile, made: Calibration) -> Iterator[str]:
         yield "--method paper --clips CLIPS"
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """As Markdown; a cell is one line without markup, as its text comes from others."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(_plain(cell) for cell in line)} |" for line in lines)
 

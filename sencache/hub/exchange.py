@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sencache import profile
 from sencache.errors import SencacheError
 from sencache.hub import archive, card, npz
-from sencache.hub.download import Asked, Hub, check_repo, explained, fetch, keep, kept
+from sencache.hub.commit import README, open_head, with_token
+from sencache.hub.download import Asked, Hub, check_repo, fetch, keep, kept
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
 from sencache.profile import Profile, parse_profile
 from sencache.reading import read_limited
@@ -40,7 +41,6 @@ LISTED: Mapping[str, Listed] = {
 MAX_PROFILES = 100
 _LIMITS = {".json": profile.MAX_BYTES, ".npz": archive.MAX_BYTES}
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
-_CARD = "README.md"
 
 
 def pull_profile(
@@ -135,28 +135,13 @@ def push_profile(
     `plot` draws a profile as SVG text. `hub.token` is used, or the one of the machine's login. Raises
     SencacheError, and leaves the repository as it was, for whatever goes wrong.
     """
-    import huggingface_hub
-
     check_repo(repo)
     file = _pushable(pushed, name)
-    hub = with_token(hub or Hub())
-    task = f"put {file} onto {repo}"
-    api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
-    with explained(task, hub):
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        info = api.dataset_info(repo, timeout=hub.timeout)
-        parent, present = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
-    _check_card(repo, parent, present, hub)
-    listed = {**dict(_profiles(repo, parent, present - {file}, hub)), file: pushed}
-    texts = {file: pushed.to_json(), f"{name}.svg": plot(pushed), _CARD: card.dataset_card(repo, listed)}
-    with explained(task, hub):
-        commit = api.create_commit(
-            repo,
-            [huggingface_hub.CommitOperationAdd(path, text.encode()) for path, text in texts.items()],
-            commit_message=f"Profile {name}, sha256 {pushed.sha256[:12]}",
-            repo_type="dataset",
-            parent_commit=parent,
-        )
+    head = open_head(repo, f"put {file} onto {repo}", card.MARK, private, with_token(hub or Hub()))
+    listed = {**dict(_profiles(repo, head.commit, set(head.files) - {file}, head.hub)), file: pushed}
+    texts = {file: pushed.to_json(), f"{name}.svg": plot(pushed), README: card.dataset_card(repo, listed)}
+    contents = {path: text.encode() for path, text in texts.items()}
+    commit = head.add(contents, f"Profile {name}, sha256 {pushed.sha256[:12]}")
     return Pushed(repo, file, commit.oid, str(commit.commit_url), pushed.sha256)
 
 
@@ -173,16 +158,6 @@ def _pushable(pushed: Profile, name: str) -> str:
     return file
 
 
-def with_token(hub: Hub) -> Hub:
-    """`hub` with the token of the machine's login, unless it has one; raises SencacheError without any."""
-    import huggingface_hub
-
-    token = hub.token or huggingface_hub.get_token()
-    if not token:
-        raise SencacheError("this needs your own Hub token; run `hf auth login` or set HF_TOKEN")
-    return replace(hub, token=token)
-
-
 def _profiles(repo: str, revision: str, present: set[str], hub: Hub) -> Iterator[tuple[str, Profile]]:
     """The profiles that the repository already holds; other files of the same kind are passed over."""
     files = sorted(path for path in present if path.endswith(".json") and _FILE.fullmatch(path))
@@ -195,11 +170,3 @@ def _profiles(repo: str, revision: str, present: set[str], hub: Hub) -> Iterator
             yield file, parse_profile(content, str(asked))
         except SencacheError:
             continue
-
-
-def _check_card(repo: str, revision: str, present: set[str], hub: Hub) -> None:
-    if _CARD in present and card.MARK.encode() not in fetch(Asked(repo, _CARD, revision), hub, 1_000_000):
-        raise SencacheError(
-            f"{repo} has a {_CARD} that was not written by this program and would be lost; "
-            "choose another repository or delete it there"
-        )

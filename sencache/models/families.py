@@ -172,6 +172,7 @@ TIMESTEP_AWARE = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
 LTX_13B_MODEL: Any = partial(
     LTX_MODEL,
     pipeline="LTXConditionPipeline",
+    layers=48,
     parameters=t5_parts(LTX_13B, LTX097_VAE),
     inner=4096,
     feed_forward=16384,

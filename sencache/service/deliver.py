@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sencache.errors import SencacheError
+from sencache.gallery.card import find_profile
 from sencache.policies import METHODS, uses_profile
 from sencache.profile import Profile
 from sencache.report import Lane, Report
-from sencache.verify import bundled_by_hash
 
 REPORT_NAME, CSV_NAME, ZIP_NAME, PROFILE_NAME = "report.json", "traces.csv", "comparison.zip", "profile.json"
 
@@ -51,11 +51,11 @@ def pack(report: Report, source: Path, target: Path) -> None:
             packed.write(path, path.name)
 
 
-def profile_of(report: Report) -> Profile | None:
-    """The bundled profile that a lane of `report` used, if there is one."""
+def profile_of(report: Report, own: Sequence[Profile] = ()) -> Profile | None:
+    """The profile that a lane of `report` used, of `own` or bundled, if there is one."""
     used = next((lane.profile for lane in report.lanes if lane.profile is not None), None)
     try:
-        return bundled_by_hash(used) if used else None
+        return find_profile(own)(used) if used else None
     except SencacheError:
         return None
 

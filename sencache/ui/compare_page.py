@@ -10,16 +10,17 @@ import gradio as gr
 from gradio import update
 
 from sencache.errors import SencacheError
+from sencache.gallery.card import Entry
 from sencache.service.deliver import pack, profile_of, snippets
+from sencache.service.recorded import Recorded
 from sencache.service.studio import Studio
 from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
-from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
+from sencache.ui.gallery import GalleryCards, cards_of, left_out, load_gallery, picked, told
 from sencache.ui.links import query_of_report, read_query, restored
 from sencache.ui.note import note, said
 from sencache.ui.results import Finished, Results, build_results, shown
 from sencache.ui.running import Runner
 
-EXAMPLE = "A finished comparison, to look at. Choose your own settings and press Run."
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 # On a narrow screen the lanes are below the settings.
@@ -42,20 +43,25 @@ INTRO = """
 class ComparePage:
     """The page, built within a `gr.Blocks`; `wire` and `load` make it act."""
 
-    def __init__(self, studio: Studio, offer: dict[str, Any]) -> None:
+    def __init__(self, studio: Studio, offer: dict[str, Any], recorded: Recorded) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
-        self.entries = load_gallery()
+        self._recorded = recorded
+        self._offered = [model["key"] for model in offer["models"]]
+        bundled = load_gallery()
+        self.entries = [*bundled, *recorded.entries]
         self.finished = [self._finished(entry) for entry in self.entries]
-        # The page's main knob is a budget: open a comparison that has one.
-        budgets = (n for n, entry in enumerate(self.entries) if entry.report.request.nfe)
+        # The page's main knob is a budget: open a comparison that has one, and that could be run here.
+        budgets = (n for n, entry in enumerate(bundled) if entry.report.request.nfe)
         self.first = next(budgets, 0)
         gr.HTML(INTRO, padding=False)
         self.cards = GalleryCards(cards_of(self.entries, self.entries[self.first].name), elem_id="gallery")
+        if recorded.problems:
+            note("left-out", left_out([problem.what for problem in recorded.problems]))
         with gr.Row(elem_id="workbench"):
             with gr.Column(scale=0, min_width=340, elem_id="controls"):
                 self.controls: Controls = build_controls(offer)
             with gr.Column(scale=1, min_width=320, elem_id="results"):
-                self.status = note("status", EXAMPLE)
+                self.status = note("status", self.finished[self.first].told)
                 self.results: Results = build_results()
         self.runner = Runner(studio, self.controls, len(self.results.outputs))
 
@@ -64,9 +70,9 @@ class ComparePage:
         folder = Path(self._scratch.name) / entry.name
         folder.mkdir()
         pack(entry.report, entry.folder, folder)
-        profile, query = profile_of(entry.report), query_of_report(entry.report)
-        code = snippets(entry.report, profile)
-        return Finished(entry.report, entry.folder, folder, profile, code, query, EXAMPLE)
+        profile, query = profile_of(entry.report, entry.profiles), query_of_report(entry.report)
+        code, said_of_it = snippets(entry.report, profile), told(entry, self._offered)
+        return Finished(entry.report, entry.folder, folder, profile, code, query, said_of_it)
 
     def wire(self) -> None:
         """All listeners of the page."""

@@ -1,8 +1,8 @@
-"""Finished comparisons that come with the app, as `python -m examples.make_gallery` made them."""
+"""Finished comparisons: those that come with the app, and those that were recorded elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +11,63 @@ from gradio.data_classes import FileData, GradioModel
 from pydantic import Field
 
 from sencache.errors import SencacheError
-from sencache.report import Lane, Report, load_report
+from sencache.gallery.card import THUMBNAIL, Entry, card_folders, read_card
+from sencache.report import Lane, Report
+from sencache.schema import Request
 from sencache.service.palette import lane_label
 from sencache.ui.theme import script
 
 GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
-THUMBNAIL = "thumbnail.png"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One finished comparison: `folder` holds the report, a video per lane and a thumbnail."""
-
-    name: str
-    folder: Path
-    report: Report
-
-    @property
-    def setting(self) -> str:
-        """The model, and what the methods were held to, in a few words."""
-        return f"{self.report.model.key} · {self._budget}"
-
-    @property
-    def _budget(self) -> str:
-        request = self.report.request
-        if request.nfe is not None:
-            return f"every method at about {request.nfe} of {request.steps} evaluations"
-        return f"preset {request.preset}" if request.preset else "the methods' own defaults"
+EXAMPLE = "A finished comparison, to look at. Choose your own settings and press Run."
 
 
 def load_gallery(folder: Path = GALLERY) -> list[Entry]:
-    """All entries by name; raises SencacheError when there is none, or one that is not complete."""
-    reports = sorted(folder.glob("*/report.json"))
-    if not reports:
+    """All bundled entries by name; raises SencacheError when there is none, or one that is not complete."""
+    folders = card_folders(folder)
+    if not folders:
         raise SencacheError(f"{folder} holds no comparison; make them with python -m examples.make_gallery")
-    return [_entry(path) for path in reports]
+    return [read_card(path) for path in folders]
 
 
-def _entry(path: Path) -> Entry:
-    entry = Entry(path.parent.name, path.parent, load_report(path))
-    for name in (THUMBNAIL, *(lane.video for lane in entry.report.lanes)):
-        if name is None or not (entry.folder / name).is_file():
-            raise SencacheError(
-                f"{entry.folder} lacks {name or 'a video'}; make it anew with python -m examples.make_gallery"
-            )
-    return entry
+def setting(report: Report) -> str:
+    """The model, and what the methods were held to, in a few words."""
+    return f"{report.model.key} · {_budget(report.request)}"
+
+
+def _budget(request: Request) -> str:
+    if request.nfe is not None:
+        return f"every method at about {request.nfe} of {request.steps} evaluations"
+    return f"preset {request.preset}" if request.preset else "the methods' own defaults"
+
+
+def told(entry: Entry, offered: Sequence[str]) -> str:
+    """What is to be known of an entry that is open, where the models `offered` are those that run here."""
+    model, info = entry.report.model, entry.info
+    here = model.key in offered
+    if here and entry.source is None:
+        return EXAMPLE
+    said = [f"A finished comparison with {model.key}, recorded on {model.device}{_origin(entry)}."]
+    if not here:
+        said.append(
+            f"This Space runs {_listed(offered)}: the prompt was taken over, sizes and methods were not."
+        )
+    if info and info.transcoded:
+        said.append(f"Its videos were encoded again ({info.videos}); all numbers are of the original frames.")
+    return " ".join(said)
+
+
+def _origin(entry: Entry) -> str:
+    return f", from {entry.source}" if entry.source else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def left_out(whats: Sequence[str]) -> str:
+    """In a line, what of the recorded comparisons is not shown."""
+    more = f" and {len(whats) - 1} more" if len(whats) > 1 else ""
+    return f"Left out of the recorded comparisons: {whats[0][:160]}{more}; the log says why."
 
 
 class Number(GradioModel):
@@ -67,11 +79,12 @@ class Number(GradioModel):
 
 
 class Card(GradioModel):
-    """What is shown of an entry before it is opened."""
+    """What is shown of an entry before it is opened; `source` is empty for one that comes with the app."""
 
     name: str
     title: str
     setting: str
+    source: str
     thumbnail: FileData
     numbers: list[Number]
 
@@ -83,7 +96,7 @@ class Cards(GradioModel):
     open: str | None = None
 
 
-def cards_of(entries: list[Entry], opened: str | None = None) -> Cards:
+def cards_of(entries: Sequence[Entry], opened: str | None = None) -> Cards:
     """The cards of `entries`, the one named `opened` marked."""
     return Cards(cards=[_card(entry) for entry in entries], open=opened)
 
@@ -92,7 +105,8 @@ def _card(entry: Entry) -> Card:
     return Card(
         name=entry.name,
         title=entry.report.request.prompt,
-        setting=entry.setting,
+        setting=setting(entry.report),
+        source=f"recorded on {entry.report.model.device} · {entry.source}" if entry.source else "",
         thumbnail=FileData(path=str(entry.folder / THUMBNAIL)),
         numbers=[_number(lane) for lane in key_lanes(entry.report)],
     )
@@ -134,7 +148,7 @@ class GalleryCards(gr.HTML):
         return Cards.model_json_schema()
 
 
-def picked(entries: list[Entry], event: gr.EventData) -> Entry:
+def picked(entries: Sequence[Entry], event: gr.EventData) -> Entry:
     """The entry whose card was pressed; raises SencacheError for a name that is none of theirs."""
     name = getattr(event, "_data", None) or {}
     for entry in entries:

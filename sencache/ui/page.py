@@ -12,6 +12,7 @@ import gradio as gr
 from sencache.errors import SencacheError
 from sencache.service.offer import describe
 from sencache.service.palette import colour_variables
+from sencache.service.recorded import gallery_places, recorded
 from sencache.service.studio import Studio
 from sencache.ui.api import build_api
 from sencache.ui.compare_page import ComparePage
@@ -47,8 +48,9 @@ def start() -> gr.Blocks:
 
 def build_app() -> gr.Blocks:
     """The whole app with the first model loaded and its queue set, not yet launched."""
-    studio, offer = Studio(), describe()
+    places, studio, offer = gallery_places(), Studio(), describe()
     studio.warm(offer["models"][0]["key"])
+    cards = recorded(places)
     app: gr.Blocks
     with gr.Blocks(
         title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
@@ -56,7 +58,7 @@ def build_app() -> gr.Blocks:
         gr.HTML(HEADER, padding=False)
         with gr.Tabs(elem_id="pages"):
             with gr.Tab("Compare", id="compare"):
-                compare = ComparePage(studio, offer)
+                compare = ComparePage(studio, offer, cards)
             with gr.Tab("Profiles", id="profiles"):
                 build_profiles_page()
             with gr.Tab("How it works", id="how"):

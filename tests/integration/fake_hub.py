@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,8 +38,9 @@ class Repo:
     def head(self) -> str:
         return list(self.commits)[-1]
 
-    def commit(self, files: Files) -> str:
+    def commit(self, files: Files, deleted: Collection[str] = ()) -> str:
         merged = {**(self.commits[self.head] if self.commits else {}), **files}
+        merged = {path: content for path, content in merged.items() if path not in deleted}
         listing = json.dumps(
             [len(self.commits), *((path, git_hash(merged[path])) for path in sorted(merged))]
         )
@@ -112,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self.json({"errors": [], "warnings": []})
         elif found := API.fullmatch(self.path):
-            self.dataset(found[1], found[2], body)
+            self.dataset(found[1], found[2], body, found[3])
         else:
             self.refuse(404)
 
@@ -154,13 +155,12 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
             self.json({"url": f"{self.hub.endpoint}/datasets/{name}"})
 
-    def dataset(self, name: str, action: str | None, body: bytes) -> None:
+    def dataset(self, name: str, action: str | None, body: bytes, revision: str | None = None) -> None:
         repo = self.hub.repos.get(name)
         if repo is None:
             self.refuse(404, "RepoNotFound")
         elif action is None or action == "revision":
-            files = [{"rfilename": path} for path in repo.commits[repo.head]]
-            self.json({"id": name, "sha": repo.head, "siblings": files, "tags": [], "downloads": 0})
+            self.listing(name, repo, revision or repo.head)
         elif not self.owner:
             self.refuse(403)
         elif action == "preupload":
@@ -172,6 +172,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.take(name, repo, [json.loads(line) for line in body.splitlines()])
 
+    def listing(self, name: str, repo: Repo, revision: str) -> None:
+        if revision not in repo.commits:
+            self.refuse(404, "RevisionNotFound")
+            return
+        files = [{"rfilename": path} for path in repo.commits[revision]]
+        self.json({"id": name, "sha": revision, "siblings": files, "tags": [], "downloads": 0})
+
     def take(self, name: str, repo: Repo, lines: list[dict[str, Any]]) -> None:
         header = next(line["value"] for line in lines if line["key"] == "header")
         files = {
@@ -182,8 +189,9 @@ class Handler(BaseHTTPRequestHandler):
         if header.get("parentCommit") not in (None, repo.head):
             self.refuse(412)
             return
+        deleted = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
         self.hub.commits.append({**header, "files": files})
-        oid = repo.commit(files)
+        oid = repo.commit(files, deleted)
         self.json({"commitUrl": f"{self.hub.endpoint}/datasets/{name}/commit/{oid}", "commitOid": oid})
 
 

@@ -12,6 +12,7 @@ import pytest
 from gradio.data_classes import FileData
 from stage import served, visited
 
+from sencache.gallery.films import shrink
 from sencache.ui.player import Clip, Clips, SyncPlayer
 from sencache.video import write_mp4
 
@@ -45,6 +46,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     folder = tmp_path_factory.mktemp("clips")
     full = clip(folder, "full", 0, reference=True)
     same = clip(folder, "same", 0, lpips=LPIPS, psnr=PSNR)
+    # As a card of the gallery holds it: smaller, and with few key frames.
+    shrink([Path(same.video.path)], shrunk := tmp_path_factory.mktemp("card"), 128, lambda choice, done: None)
+    same = same.model_copy(update={"video": FileData(path=str(shrunk / "same.mp4"))})
     brighter = clip(folder, "brighter", OFFSETS["brighter"], lpips=LPIPS, psnr=PSNR, focus=True)
     hostile = same.model_copy(update={"name": HOSTILE})
     return Clips(frames=FRAMES, width=64, height=64, clips=[full, same, brighter, hostile])

@@ -1,5 +1,6 @@
 // The gallery's cards. `props.value` is `Cards` of gallery.py; every text goes through textContent.
 const root = element.querySelector(".gallery-cards");
+const FEW = 4, SMALL = 64;
 const make = (tag, parent, className = "", text = "") => {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -9,13 +10,15 @@ const make = (tag, parent, className = "", text = "") => {
 };
 let pressed = null;
 
-function card(data) {
-  const button = make("button", root, "card"), image = make("img", button), body = make("span", button, "body");
+function card(data, row) {
+  const button = make("button", row, "card"), image = make("img", button), body = make("span", button, "body");
   button.type = "button";
   button.dataset.name = data.name;
-  Object.assign(image, { src: data.thumbnail.url, alt: "", width: 64, height: 64 });
-  make("b", body, "", data.title);
+  image.onload = () => image.classList.toggle("pixels", image.naturalWidth <= SMALL);
+  Object.assign(image, { src: data.thumbnail.url, alt: "", width: SMALL, height: SMALL });
+  make("b", body, "", data.title).title = data.title;
   make("small", body, "", data.setting);
+  if (data.source) make("small", body, "source", data.source);
   for (const number of data.numbers) {
     const line = make("small", body, "number"), dot = make("i", line);
     dot.style.setProperty("--lane", `var(--method-${number.method.replace(/[^a-z-]/g, "")})`);
@@ -30,12 +33,26 @@ function card(data) {
 }
 
 function mark() {
-  for (const button of root.children) button.setAttribute("aria-pressed", String(button.dataset.name === pressed));
+  for (const button of root.querySelectorAll(".card")) button.setAttribute("aria-pressed", String(button.dataset.name === pressed));
+}
+
+// A row that holds more cards than a screen is wide scrolls.
+function row(cards, title) {
+  if (!cards.length) return;
+  const section = make("section", root);
+  if (title) make("p", section, "title", title);
+  const line = make("div", section, "row");
+  line.classList.toggle("many", cards.length > FEW);
+  for (const data of cards) card(data, line);
 }
 
 function build() {
+  const cards = props.value?.cards ?? [], elsewhere = cards.filter((data) => data.source);
+  const scrolled = [...root.querySelectorAll(".row")].map((line) => line.scrollLeft);
   root.replaceChildren();
-  for (const data of props.value?.cards ?? []) card(data);
+  row(elsewhere, `Recorded elsewhere (${elsewhere.length})`);
+  row(cards.filter((data) => !data.source), elsewhere.length ? "Come with this software" : "");
+  root.querySelectorAll(".row").forEach((line, n) => { line.scrollLeft = scrolled[n] ?? 0; });
   pressed = props.value?.open ?? pressed;
   mark();
 }

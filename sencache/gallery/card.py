@@ -1,0 +1,263 @@
+"""A card: a folder with one finished comparison, and the proof that it is what it says.
+
+It holds the report as it was written, one video per lane, a thumbnail, card.json with what was done to the
+videos, and those profiles of the run that do not come with the software. No other file of a folder is read,
+fetched or shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+from PIL import Image
+from pydantic import Field, ValidationError
+
+from sencache import profile as profiles
+from sencache.errors import SencacheError
+from sencache.gallery.films import Film, probe
+from sencache.profile import Profile, parse_profile
+from sencache.reading import check_json, read_limited
+from sencache.report import ProfileRef, Report, load_report
+from sencache.schema import MAX_PROMPT, Strict, first_problem
+from sencache.soundness import check_presets
+from sencache.verify import FindProfile, bundled_by_hash, verify
+
+REPORT, INFO, THUMBNAIL = "report.json", "card.json", "thumbnail.png"
+MAX_VIDEO, MAX_CARD, MAX_CARDS = 2_000_000, 40_000_000, 24
+# No more lanes and profiles than fit into one look.
+MAX_VIDEOS, MAX_PROFILES = 32, 8
+MAX_THUMBNAIL_SIDE = 512
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_VIDEO = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}\.mp4")
+_PROFILE = re.compile(r"profile[A-Za-z0-9_-]{0,60}\.json")
+_LIMITS = (
+    (re.compile(re.escape(REPORT)), 8_000_000),
+    (re.compile(re.escape(INFO)), 64_000),
+    (re.compile(re.escape(THUMBNAIL)), 500_000),
+    (_PROFILE, profiles.MAX_BYTES),
+    (_VIDEO, MAX_VIDEO),
+)
+
+
+class CardInfo(Strict):
+    """card.json: what a card is called and what its videos are; the JSON contract `sencache.card/1`.
+
+    `crf` is the quality at which all videos were encoded again, None where they are as the comparison wrote
+    them. The report's metrics are always those of the original frames.
+    """
+
+    schema_: Literal["sencache.card/1"] = Field(default="sencache.card/1", alias="schema")
+    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
+    title: Annotated[str, Field(max_length=MAX_PROMPT)]
+    source: Annotated[str, Field(max_length=1000)]
+    width: Annotated[int, Field(ge=2, le=4096)]
+    height: Annotated[int, Field(ge=2, le=4096)]
+    frames: Annotated[int, Field(ge=1)]
+    fps: Annotated[float, Field(gt=0)]
+    codec: Literal["h264"] = "h264"
+    crf: Annotated[int, Field(ge=0, le=51)] | None
+    transcoded: bool
+
+    @property
+    def videos(self) -> str:
+        """What the videos are, in a few words."""
+        size = f"{self.width}×{self.height}, {self.frames} frames"
+        return f"{size}, H.264 crf {self.crf}" if self.transcoded else f"{size}, as compared"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished comparison: `folder` holds the report, a video per lane and a thumbnail.
+
+    `profiles` are those in the folder. `source` says from where the card came, None for one that comes with
+    the software.
+    """
+
+    name: str
+    folder: Path
+    report: Report
+    info: CardInfo | None = None
+    profiles: tuple[Profile, ...] = ()
+    source: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that belongs to the card."""
+        own = [REPORT, THUMBNAIL, *videos_of(self.report), *([INFO] if self.info else [])]
+        return [*(self.folder / name for name in own), *_profile_files(self.folder)]
+
+
+def check_name(name: str) -> str:
+    """`name` as it is; raises SencacheError for one that no card may have."""
+    if not _NAME.fullmatch(name):
+        raise SencacheError(
+            f"{name[:100]!r} is no name for a card; use at most 64 letters, digits, '_' and '-'"
+        )
+    return name
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder may be called so."""
+    return bool(_NAME.fullmatch(name))
+
+
+def limit_of(file: str) -> int | None:
+    """How many bytes the file of a card may have; None for a name that no card holds."""
+    return next((limit for pattern, limit in _LIMITS if pattern.fullmatch(file)), None)
+
+
+def is_profile(file: str) -> bool:
+    """Whether a profile may be called so in a card."""
+    return bool(_PROFILE.fullmatch(file))
+
+
+def videos_of(report: Report) -> list[str]:
+    """The files of the lanes' videos; raises SencacheError for a lane without one, or with another path."""
+    for lane in report.lanes:
+        if not _VIDEO.fullmatch(lane.video or ""):
+            raise SencacheError(
+                f"the report's lane {lane.name[:60]} names the video {str(lane.video)[:100]!r}, which is "
+                "no file of a comparison; give a folder as compare writes it"
+            )
+    if len(report.lanes) > MAX_VIDEOS:
+        raise SencacheError(f"the report has {len(report.lanes)} lanes, a card at most {MAX_VIDEOS}")
+    return [str(lane.video) for lane in report.lanes]
+
+
+def card_folders(folder: Path) -> list[Path]:
+    """The folders in `folder` that hold a report; raises SencacheError where there is no such folder."""
+    if not folder.is_dir():
+        raise SencacheError(f"there is no folder {folder}; give one that holds cards")
+    return sorted(path.parent for path in folder.glob(f"*/{REPORT}") if is_name(path.parent.name))
+
+
+def read_card(folder: Path, source: str | None = None) -> Entry:
+    """What is in `folder`, each file known and of a bounded size; nothing is proved yet.
+
+    Raises SencacheError, naming the file, for what is missing, too large or not of its schema.
+    """
+    _check_size(folder / REPORT)
+    report = load_report(folder / REPORT)
+    info = _read_info(folder / INFO) if (folder / INFO).exists() else None
+    entry = Entry(folder.name, folder, report, info, read_profiles(_profile_files(folder)), source)
+    for path in entry.files:
+        _check_size(path)
+    total = sum(path.stat().st_size for path in entry.files)
+    if total > MAX_CARD:
+        raise SencacheError(
+            f"{folder} has {total:,} bytes, more than the {MAX_CARD:,} of a card; add it anew"
+        )
+    return entry
+
+
+def _profile_files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.glob("profile*.json") if is_profile(path.name))
+    if len(found) > MAX_PROFILES:
+        raise SencacheError(
+            f"{folder} holds {len(found)} profiles, a card at most {MAX_PROFILES}; remove some"
+        )
+    return found
+
+
+def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
+    """Profiles from elsewhere, checked as such."""
+    read = tuple(
+        parse_profile(read_limited(path, "profile", profiles.MAX_BYTES), str(path)) for path in paths
+    )
+    for profile in read:
+        check_presets(profile)
+    return read
+
+
+def _check_size(path: Path) -> None:
+    """Raise SencacheError unless `path` is a plain file within the limit of its name."""
+    limit = limit_of(path.name)
+    assert limit is not None
+    if path.is_symlink() or not path.is_file():
+        raise SencacheError(f"{path.parent} lacks the file {path.name}; make the card anew with gallery add")
+    if path.stat().st_size > limit:
+        raise SencacheError(
+            f"{path} has {path.stat().st_size:,} bytes, more than the {limit:,} it may have; "
+            "make the card anew with gallery add"
+        )
+
+
+def _read_info(path: Path) -> CardInfo:
+    _check_size(path)
+    return parse_info(path.read_bytes(), str(path))
+
+
+def parse_info(text: bytes, source: str) -> CardInfo:
+    """The card.json in `text`; raises SencacheError naming `source` and the field."""
+    try:
+        return CardInfo.model_validate_json(check_json(text, source))
+    except ValidationError as error:
+        where, value, problem = first_problem(error)
+        raise SencacheError(
+            f"{source} is not a sencache.card/1: {where} is {value!r} ({problem}); add the card anew"
+        ) from None
+
+
+def check_card(entry: Entry) -> Entry:
+    """`entry` as it is, once all of it is proved.
+
+    Every decision is recomputed from the records and the profiles; every video is decoded, and must have the
+    frames that the report tells of and the size that the card does. Raises SencacheError for the first thing
+    that does not hold.
+    """
+    problem = next(iter(verify(entry.report, find_profile(entry.profiles))), None)
+    if problem:
+        raise SencacheError(f"the report does not hold: {problem}; make the comparison anew")
+    _check_thumbnail(entry.folder / THUMBNAIL)
+    for problem in _film_problems(entry):
+        raise SencacheError(f"{problem}; make the card anew with gallery add")
+    return entry
+
+
+def find_profile(own: Sequence[Profile]) -> FindProfile:
+    """Look up `own` profiles first, then the bundled ones."""
+    known = {profile.sha256: profile for profile in own}
+
+    def find(reference: ProfileRef) -> Profile:
+        return known.get(reference.sha256) or bundled_by_hash(reference)
+
+    return find
+
+
+def _check_thumbnail(path: Path) -> None:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            fits = max(image.size) <= MAX_THUMBNAIL_SIDE
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SencacheError(f"{path.name} is not a PNG image ({error}); add the card anew") from None
+    if not fits:
+        raise SencacheError(f"{path.name} is larger than {MAX_THUMBNAIL_SIDE} pixels; add the card anew")
+
+
+def _film_problems(entry: Entry) -> Iterator[str]:
+    names = videos_of(entry.report)
+    with ThreadPoolExecutor(4) as pool:
+        films = dict(zip(names, pool.map(probe, (entry.folder / name for name in names)), strict=True))
+    first = next(iter(films.values()))
+    expected = _stated(entry.info) if entry.info else first
+    for name, film in films.items():
+        if film.frames != entry.report.request.frames:
+            yield f"{name} has {film.frames} frames, the report tells of {entry.report.request.frames}"
+        if film != expected:
+            yield f"{name} is {_said(film)}, not {_said(expected)}"
+
+
+def _stated(info: CardInfo) -> Film:
+    return Film(info.width, info.height, info.frames, Fraction(info.fps).limit_denominator(1001))
+
+
+def _said(film: Film) -> str:
+    return f"{film.size} with {film.frames} frames at {float(film.fps):g} a second"
