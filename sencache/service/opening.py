@@ -1,13 +1,14 @@
-"""What the page opens with: the lanes that a model's own profile serves, and the budget they are held to."""
+"""What the page opens with: the lanes that a model's profiles serve, and the budget they are held to."""
 
 from __future__ import annotations
 
 from sencache.errors import SencacheError
-from sencache.models.model import ModelSpec, own_profile
+from sencache.models.model import ModelSpec
 from sencache.plan import FEWER_STEPS, REFERENCE, parse_lanes, plan_lane
 from sencache.policies import METHODS
 from sencache.schema import Request
 from sencache.service.palette import LOOKS
+from sencache.service.shelf import shelf
 
 BASELINES = (REFERENCE, FEWER_STEPS)
 # Lanes offered beside the plain methods: the same rule with another way of reusing.
@@ -24,13 +25,13 @@ def caching_lanes() -> list[str]:
 
 
 def unserved(spec: ModelSpec) -> list[str]:
-    """Those that could not run on the model, as its own profile has no constants for them."""
-    profile, request = own_profile(spec), sample(spec)
+    """Those that could not run on the model, as no profile that the app has for it has constants for them."""
+    profiles, request = shelf(spec).profiles, sample(spec)
     refused = []
     for text in caching_lanes():
         (lane,) = (lane for lane in parse_lanes(text) if lane.method not in BASELINES)
         try:
-            plan_lane(lane, request, profile)
+            plan_lane(lane, request, profiles)
         except SencacheError:
             refused.append(text)
     return refused

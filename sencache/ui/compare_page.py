@@ -10,7 +10,7 @@ import gradio as gr
 from gradio import update
 
 from sencache.errors import SencacheError
-from sencache.service.deliver import pack, profile_of, snippets
+from sencache.service.deliver import pack, profile_files, profiles_of, snippets, walked
 from sencache.service.studio import Studio
 from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
 from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
@@ -64,8 +64,9 @@ class ComparePage:
         folder = Path(self._scratch.name) / entry.name
         folder.mkdir()
         pack(entry.report, entry.folder, folder)
-        profile, query = profile_of(entry.report), query_of_report(entry.report)
-        code = snippets(entry.report, profile)
+        profiles, query = profiles_of(entry.report, entry.folder), query_of_report(entry.report)
+        code = snippets(entry.report, profile_files(entry.report, profiles))
+        profile = walked(entry.report, profiles)
         return Finished(entry.report, entry.folder, folder, profile, code, query, EXAMPLE)
 
     def wire(self) -> None:

@@ -199,7 +199,7 @@ def test_any_text_is_parsed_or_refused(typed: str, overrides: list[str]) -> None
 def test_any_lane_is_planned_or_refused(typed: str) -> None:
     for lane in parsed(typed, []):
         with contextlib.suppress(SencacheError):
-            plan = plan_lane(lane, REQUEST, PROFILE)
+            plan = plan_lane(lane, REQUEST, [PROFILE])
             assert plan.spec is lane and plan.steps == REQUEST.steps
             assert plan.policy.config().keys() >= lane.given.keys()
 
@@ -218,7 +218,7 @@ POLICIES = {
 
 def planned(typed: str, profile: Profile | None = PROFILE, **changes: Any) -> Planned:
     lane = next(lane for lane in parse_lanes(typed) if lane.method == typed.split(":")[0])
-    return plan_lane(lane, REQUEST.model_copy(update=changes), profile)
+    return plan_lane(lane, REQUEST.model_copy(update=changes), [profile] if profile else [])
 
 
 @pytest.mark.parametrize("method", POLICIES)
