@@ -225,7 +225,7 @@ def _reason(error: Exception, hub: Hub) -> str:
     reasons: Iterable[tuple[type[Exception], str]] = (
         (
             errors.OfflineModeIsEnabled,
-            "it is not kept here and the Hub is switched off; unset HF_HUB_OFFLINE",
+            "the Hub is switched off; unset HF_HUB_OFFLINE",
         ),
         (
             errors.GatedRepoError,

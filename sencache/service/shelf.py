@@ -62,7 +62,7 @@ def _gathered(sources: tuple[Source, ...]) -> tuple[Gathered, ...]:
 def _told(one: Gathered, spec: ModelSpec, profiles: Sequence[Profile]) -> Iterator[str]:
     fitting = [profile for profile in one.profiles if profile in profiles]
     for profile in fitting:
-        copy = f"; this is the copy kept here, as {one.trouble}" if one.trouble else ""
+        copy = f"; the copy kept here is used: {one.trouble}" if one.trouble else ""
         yield f"{'; '.join([_served(profile, profiles), *profile.elsewhere(spec.id)])}{copy}"
     if not fitting:
         served = any(profile.sensitivity for profile in profiles)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from gradio import update
 from sencache.errors import SencacheError
 from sencache.service.deliver import pack, profile_files, profiles_of, snippets, walked
 from sencache.service.studio import Studio
-from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
+from sencache.ui.controls import MATCHED, Controls, build_controls, profile_choices, speed_label
 from sencache.ui.gallery import Entry, GalleryCards, cards_of, load_gallery, picked
 from sencache.ui.links import query_of_report, read_query, restored
 from sencache.ui.note import note, said
+from sencache.ui.own_profiles import Own, pulled
 from sencache.ui.results import Finished, Results, build_results, shown
 from sencache.ui.running import Runner
 
@@ -42,7 +44,7 @@ INTRO = """
 class ComparePage:
     """The page, built within a `gr.Blocks`; `wire` and `load` make it act."""
 
-    def __init__(self, studio: Studio, offer: dict[str, Any]) -> None:
+    def __init__(self, studio: Studio, offer: dict[str, Any], own: gr.State | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
         self.entries = load_gallery()
         self.finished = [self._finished(entry) for entry in self.entries]
@@ -53,7 +55,7 @@ class ComparePage:
         self.cards = GalleryCards(cards_of(self.entries, self.entries[self.first].name), elem_id="gallery")
         with gr.Row(elem_id="workbench"):
             with gr.Column(scale=0, min_width=340, elem_id="controls"):
-                self.controls: Controls = build_controls(offer)
+                self.controls: Controls = build_controls(offer, own)
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 self.status = note("status", EXAMPLE)
                 self.results: Results = build_results()
@@ -75,10 +77,10 @@ class ComparePage:
         state = [self.status, controls.run, controls.cancel]
         # Listeners of one button run one after another: these two answer at once, the third one queues.
         controls.run.click(None, None, None, js=SHOW_RESULTS)
-        controls.run.click(self.runner.announced, controls.inputs, self.status, **QUIET)
+        controls.run.click(self.runner.announced, controls.asked, self.status, **QUIET)
         running = controls.run.click(
             self.runner.run,
-            controls.inputs,
+            controls.asked,
             [*state, *results.outputs],
             validator=self.runner.validate,
             concurrency_id="gpu",
@@ -98,11 +100,36 @@ class ComparePage:
         gr.on(
             [component.change for component in changing],
             self.relabel,
-            controls.inputs,
+            controls.asked,
             labels,
             trigger_mode="always_last",
             **QUIET,
         )
+        self._wire_profiles()
+
+    def _wire_profiles(self) -> None:
+        """What a visitor pulls here or checks on another page can be chosen here."""
+        controls, profile = self.controls, self.controls.fields["profile"]
+        controls.pull.button.click(
+            self.pulled,
+            [controls.pull.source, controls.fields["model"], controls.own],
+            [controls.own, profile, controls.pull.told],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        controls.own.change(self.listed, controls.own, profile, **QUIET)
+
+    def listed(self, own: Own) -> Any:
+        """The list of profiles with the visitor's own."""
+        return update(choices=profile_choices(self.controls.offer, own))
+
+    def pulled(self, text: str, model: str, own: Own) -> Iterator[tuple[Any, Any, Any]]:
+        """Pull what the visitor named; it is the chosen profile then."""
+        offered = self.controls.offer
+        architecture = next(m["architecture"] for m in offered["models"] if m["key"] == model)
+        for held, name, told in pulled(text, architecture, own):
+            listed = update(choices=profile_choices(offered, held), value=name) if name else gr.skip()
+            yield held, listed, told
 
     def loaded(self, request: gr.Request) -> list[Any]:
         """First paint: the first finished comparison, and its settings or those of the link."""

@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self.json({"errors": [], "warnings": []})
         elif found := API.fullmatch(self.path):
-            self.dataset(found[1], found[2], body)
+            self.dataset(found[1], found[2], found[3], body)
         else:
             self.refuse(404)
 
@@ -154,13 +154,14 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
             self.json({"url": f"{self.hub.endpoint}/datasets/{name}"})
 
-    def dataset(self, name: str, action: str | None, body: bytes) -> None:
+    def dataset(self, name: str, action: str | None, revision: str | None, body: bytes) -> None:
         repo = self.hub.repos.get(name)
-        if repo is None:
-            self.refuse(404, "RepoNotFound")
+        if repo is None or (repo.private and not self.owner):
+            self.refuse(401, "RepoNotFound")
         elif action is None or action == "revision":
-            files = [{"rfilename": path} for path in repo.commits[repo.head]]
-            self.json({"id": name, "sha": repo.head, "siblings": files, "tags": [], "downloads": 0})
+            at = repo.head if revision in (None, "main") else str(revision)
+            files = [{"rfilename": path} for path in repo.commits[at]]
+            self.json({"id": name, "sha": at, "siblings": files, "tags": [], "downloads": 0})
         elif not self.owner:
             self.refuse(403)
         elif action == "preupload":
