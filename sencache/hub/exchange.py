@@ -133,7 +133,8 @@ def _read(asked: Asked, content: bytes, stated: Stated | None, remedy: str) -> P
             read = parse_profile(content, str(asked))
         check_presets(read)
     except SencacheError as error:
-        raise SencacheError(f"{error}{remedy}") from None
+        named = str(error) if asked.file in str(error) else f"{asked}: {error}"
+        raise SencacheError(f"{named}{remedy}") from None
     return read.located(asked.file, asked.repo, asked.revision)
 
 

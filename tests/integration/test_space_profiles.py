@@ -5,25 +5,25 @@ from __future__ import annotations
 import errno
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import huggingface_hub.constants
 import pytest
 from fake_hub import FakeHub, Handler
-from hub_profiles import CONTENT, FILE, OWN, REPO, files, npz, on
+from hub_profiles import CONTENT, FILE, OWN, REPO, npz
 
 from sencache.hub.download import Hub
 from sencache.hub.official import OFFICIAL
-from sencache.policies import uses_profile
 from sencache.profile import Profile
 from sencache.report import load_report
 from sencache.service import shelf
 from sencache.service.ask import make_ask, understand
 from sencache.service.offer import describe
 from sencache.service.studio import Studio
-from sencache.ui import page
+from sencache.ui import own_profiles, page
+from sencache.ui.controls import build_controls
 from sencache.verify import profiles_at_hand, verify
 
 pytestmark = pytest.mark.usefixtures("no_telemetry", "space")
@@ -98,43 +98,42 @@ def test_a_file_of_another_checkpoint_says_so(server: FakeHub, monkeypatch: pyte
     assert model["unserved"] == [] and "measured on another checkpoint, Wan-AI/Wan2.1-T2V-1.3B" in str(model)
 
 
+def cut(handler: Handler) -> bool:
+    if handler.command == "GET" and "/resolve/" in handler.path:
+        handler.answer(200, npz()[:-9], Content_Length=str(len(npz())))
+        handler.close_connection = True
+    return handler.close_connection
+
+
 def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def cut(handler: Handler) -> None:
-    handler.answer(200, npz()[:-9], Content_Length=str(len(npz())))
-    handler.close_connection = True
-
-
-WRONG: dict[str, tuple[dict[str, bytes], Callable[..., Any] | None, str]] = {
-    "no such file": ({"README.md": b"hello"}, None, "there is no such file"),
-    "no archive": ({WAN: b"PK\x03\x04 no archive"}, None, WAN),
-    "another schedule": ({WAN: npz(5)}, None, "has 50 timesteps from 999 to 92"),
-    "cut off": ({WAN: npz()}, on("GET", lambda h: bool(cut(h)) if "/resolve/" in h.path else False), "x"),
-    "a full disk": ({WAN: npz()}, None, "No space left on device"),
-}
-
-
-@pytest.mark.parametrize(("content", "fault", "said"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(
+    ("content", "fault", "write", "said"),
+    [
+        ({"README.md": b"hello"}, None, Path.write_bytes, "there is no such file"),
+        ({WAN: b"PK\x03\x04 no archive"}, None, Path.write_bytes, f"{WAN} is no"),
+        ({WAN: npz(5)}, None, Path.write_bytes, "has 50 timesteps from 999 to 92"),
+        ({WAN: npz()}, cut, Path.write_bytes, "the Hub cannot be reached"),
+        ({WAN: npz()}, None, full, "(No space left on device); make room"),
+    ],
+)
 def test_what_goes_wrong_is_one_sentence_and_the_rest_runs(
     server: FakeHub,
     monkeypatch: pytest.MonkeyPatch,
     content: dict[str, bytes],
     fault: Any,
+    write: Any,
     said: str,
 ) -> None:
     server.add(OFFICIAL, content)
-    if said == "No space left on device":
-        monkeypatch.setattr(Path, "write_bytes", full)
-    if fault:
-        server.fault = lambda h: h.command == "GET" and "/resolve/" in h.path and (cut(h), True)[1]
-        said = "the Hub cannot be reached"
+    server.fault = fault
+    monkeypatch.setattr(Path, "write_bytes", write)
     model = started()
     (told,) = model["pulled"]
     assert told.startswith("SenCache has no profile: ") and said in told and "\n" not in told
     assert set(model["unserved"]) == LANES and {"magcache", "control"} <= set(model["preselected"])
-    monkeypatch.undo()
 
 
 # ---- what an owner names
@@ -215,7 +214,7 @@ def test_a_run_records_the_commit_and_verifies_from_the_copy_kept(
     # The preset is that of the model's own profile: the pulled one has none.
     lane = next(lane for lane in report.lanes if lane.method == "sencache")
     assert lane.config["tolerance"] == OWN.presets["slow"]["sencache"]["tolerance"]
-    assert uses_profile("magcache") and verify(report, profiles_at_hand()) == []
+    assert verify(report, profiles_at_hand()) == []
     with zipfile.ZipFile(tmp_path / "run" / "comparison.zip") as archive:
         assert archive.read("profile.json") == pulled.to_json().encode()
     monkeypatch.chdir(tmp_path / "run")
@@ -224,10 +223,38 @@ def test_a_run_records_the_commit_and_verifies_from_the_copy_kept(
     assert [r.score for r in space["trace"]] == [r.score for r in lane.trace]
     shutil.rmtree(tmp_path / "assets")
     assert verify(report, profiles_at_hand(folder=tmp_path / "run")) == []
-    assert files(tmp_path / "assets") == []
 
 
 def _copied(event: dict[str, Any], folder: Path) -> bool:
     if event["kind"] == "done":
         shutil.copytree(event["folder"], folder)
     return True
+
+
+# ---- what a visitor pulls
+
+
+def test_a_visitor_pulls_for_this_visit_alone(
+    server: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The newest commit is shown, and what is asked for with it says where the profile came from."""
+    monkeypatch.setattr(own_profiles, "VISITORS", Hub(server.endpoint, keeps=False))
+    monkeypatch.setenv("SENCACHE_PROFILES", "")
+    commit = server.add(OFFICIAL, {WAN: npz()})
+    with gr.Blocks(analytics_enabled=False):
+        controls = build_controls(describe())
+    asking, (own, name, told) = own_profiles.pulled(f" {OFFICIAL} ", "wan", {})
+    assert asking[1] is None and commit in told["text"] and not told["bad"]
+    values = {**{field: component.value for field, component in controls.fields.items()}, "profile": name}
+    ask = controls.ask(*values.values(), *(knob.field.value for knob in controls.knobs), own)
+    chosen = understand(ask.model_copy(update={"methods": ("sencache",)})).profiles[0]
+    assert (chosen.origin, chosen.repo, chosen.revision) == (WAN, OFFICIAL, commit)
+    assert not (tmp_path / "assets").exists()
+    for text, said in (
+        (f"{OFFICIAL}:{WAN}@main", "is not a source of profiles"),
+        (f"{OFFICIAL}@main", "'main' is not a full commit hash"),
+        ("someone/else", "there is no such repository"),
+        (f"{OFFICIAL}:sensitivity_ltx.npz", "there is no such file"),
+    ):
+        *_, (held, none, wrong) = own_profiles.pulled(text, "wan", own)
+        assert held == own and none is None and wrong["bad"] and said in str(wrong["text"])
