@@ -84,7 +84,7 @@ def compare(
     height: options.Pixels = None,
     width: options.Pixels = None,
     frames: options.Frames = None,
-    profile: options.ProfileFile = None,
+    profile: options.ProfileFiles = None,
     scheduler: options.Scheduler = None,
     shift: options.Shift = None,
     device: options.Device = "cpu",
@@ -104,7 +104,8 @@ def compare(
     from sencache.soundness import load_sound_profile
 
     spec = find_spec(model, from_image=image is not None)
-    chosen = load_sound_profile(profile) if profile else catalogue.own_profile(spec)
+    own = catalogue.own_profile(spec)
+    profiles = [*map(load_sound_profile, profile or ()), *([own] if own else [])]
     request = _request(
         spec,
         prompt=prompt,
@@ -118,14 +119,14 @@ def compare(
         guidance_scale_2=guidance_2,
         image=image,
         nfe=nfe,
-        preset=preset or ("slow" if nfe is None and chosen and "slow" in chosen.presets else None),
+        preset=preset or ("slow" if nfe is None and any("slow" in p.presets for p in profiles) else None),
     )
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
         devices = device.split(",")
         loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in devices]
-        report = _compare_into(folder, loaded, request, lanes, chosen)
+        report = _compare_into(folder, loaded, request, lanes, profiles)
     _show(report, out, as_json)
 
 
@@ -165,13 +166,13 @@ def _request(spec: Any, **asked: Any) -> Any:
         raise SencacheError(f"{option} is {value}: {problem.lower()}; correct --{option}") from None
 
 
-def _compare_into(folder: Path, loaded: Any, request: Any, lanes: Any, profile: Any) -> Any:
+def _compare_into(folder: Path, loaded: Any, request: Any, lanes: Any, profiles: Any) -> Any:
     from sencache import comparison
     from sencache.tables import LaneProgress
 
     frames, (model, *copies) = {}, loaded
     with LaneProgress(Console(stderr=True)) as progress:
-        for event in comparison.compare(model, request, lanes, profile, copies):
+        for event in comparison.compare(model, request, lanes, profiles, copies):
             match event:
                 case comparison.LaneStarted(lane=lane, steps=steps):
                     progress.begin(lane, steps)
@@ -256,18 +257,20 @@ def _target(name: str) -> Any:
 
 @app.command()
 def verify(
-    report: options.ReportFile, profile: options.UsedProfile = None, as_json: options.Json = False
+    report: options.ReportFile, profile: options.UsedProfiles = None, as_json: options.Json = False
 ) -> None:
-    """Recompute every decision of a report from its records and the profile; exit code 1 when something does
+    """Recompute every decision of a report from its records and the profiles; exit code 1 when something does
     not hold.
+
+    A profile is found by its hash: bundled, kept from the Hub, `profile*.json` beside the report, or given.
     """
     from sencache.profile import load_profile
     from sencache.report import load_report
-    from sencache.verify import profile_file, verify
+    from sencache.verify import check_given, profiles_at_hand, verify
 
-    content = load_report(report)
-    find = profile_file(load_profile(profile)) if profile else None
-    problems = verify(content, find)
+    content, given = load_report(report), [load_profile(path) for path in profile or ()]
+    check_given(content, given)
+    problems = verify(content, profiles_at_hand(given, report.parent))
     records = sum(len(lane.trace) for lane in content.lanes)
     if as_json:
         print_json(

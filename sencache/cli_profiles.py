@@ -74,8 +74,10 @@ def profiles_import_npz(
     The official files need no options: what they were measured on is known.
     """
     from sencache.hub.npz import import_npz
+    from sencache.soundness import check_presets
 
     profile = import_npz(file, model=model, shift=shift, latent=_sizes(latent))
+    check_presets(profile)
     _write(profile, out or Path(f"{file.stem}.json"), as_json)
 
 
@@ -93,7 +95,8 @@ def profiles_pull(
 ) -> None:
     """Get one profile from the Hub, check it, and write it.
 
-    It is taken from one commit, never from a branch; a copy is kept and used without network next time.
+    It is taken from one commit, the newest unless one is given, which is printed; a copy is kept, and used
+    without network for a commit that is given.
     """
     from sencache.hub.exchange import OFFICIAL, Hub, pull_profile, with_token
     from sencache.hub.official import Stated
@@ -145,15 +148,15 @@ def _find_profile(name: str) -> Any:
 
 def _write(profile: Any, out: Path, as_json: bool) -> None:
     from sencache.profile import write_profile
-    from sencache.soundness import check_presets
 
-    check_presets(profile)
     write_profile(profile, out)
     if as_json:
         origin = {"origin": profile.origin, "repo": profile.repo, "revision": profile.revision}
         print_json({"file": str(out), "model": profile.model.id, "sha256": profile.sha256, **origin})
     else:
+        at = f" of {profile.repo} at commit {profile.revision}" if profile.repo else ""
         typer.echo(f"wrote {out}, a profile of {profile.model.id}, sha256 {profile.sha256}")
+        typer.echo(f"taken from {profile.origin}{at}")
 
 
 def _sizes(latent: str | None) -> tuple[int, ...] | None:

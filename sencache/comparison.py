@@ -23,7 +23,7 @@ from sencache.interleave import Group, Stepwise, round_robin, side_by_side
 from sencache.lanes import Finished, Frames, Stepped, lane
 from sencache.metrics import compare_frames
 from sencache.models.model import Model, check_request
-from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lane, with_baselines, with_budget
+from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, plan_lanes, with_baselines, with_budget
 from sencache.profile import Profile
 from sencache.recording import Recorder, Recording
 from sencache.report import Lane, ProfileRef, Report, write_report
@@ -80,10 +80,11 @@ def compare(
     model: Model,
     request: Request,
     lanes: Sequence[LaneSpec],
-    profile: Profile | None = None,
+    profile: Profile | Sequence[Profile] | None = None,
     copies: Sequence[Model] = (),
 ) -> Iterator[Event]:
-    """Run `lanes` interleaved on `model`, with the constants in `profile` for the methods that need one.
+    """Run `lanes` interleaved on `model`, with the constants in `profile` for the methods that need one; of
+    several, in order of preference, each lane uses the first that serves its method.
 
     Without a budget the full run is one of the interleaved lanes and fewer-steps follows with as many steps
     as the SenCache lane computed. With `request.nfe` the full run goes first and is recorded: every other
@@ -97,8 +98,8 @@ def compare(
     lanes = with_baselines(lanes)
     check_request(model.spec, request)
     check_alike([model.info(), *(other.info() for other in copies)])
-    comparison = _Comparison((model, *copies), request, profile)
-    planned = [plan_lane(spec, request, comparison.profile) for spec in lanes]
+    planned = plan_lanes(lanes, request, profile, model.spec.architecture)
+    comparison = _Comparison((model, *copies), request)
     yield Started(tuple(spec.name for spec in lanes))
     if request.nfe is None:
         first = [p for p in planned if p.spec.method != FEWER_STEPS]
@@ -123,7 +124,6 @@ class _Comparison:
 
     models: tuple[Model, ...]
     request: Request
-    profile: Profile | None
     done: dict[str, Lane] = field(default_factory=dict)
     reference_frames: Frames | None = None
     reference_latents: list[torch.Tensor] = field(default_factory=list)
@@ -131,8 +131,6 @@ class _Comparison:
 
     def __post_init__(self) -> None:
         request = self.request
-        if self.profile is not None:
-            self.profile.require(self.models[0].spec.architecture)
         prompt = self.models[0].encode(request.prompt, request.negative_prompt, request.guidance_scale)
         # One for each device, shared by its lanes, which keep what they make of a still in it.
         moved = [{name: value.to(m.device) for name, value in prompt.items()} for m in self.models[1:]]
@@ -235,6 +233,8 @@ class _Comparison:
         denoise = sum(record.seconds or 0.0 for record in trace)
         full = denoise if is_reference else self.done[REFERENCE].denoise_seconds
         policy, caches = planned.policy, planned.policy.caches
+        used: Profile | None = getattr(policy, "profile", None)
+        elsewhere = used.elsewhere(self.models[0].spec.id) if used else []
         # Side by side a device goes on with its lanes, whose steps must not be timed with this beside them.
         at: torch.device | str = "cpu" if len(self.models) > 1 else self.models[0].device
         metrics = None if is_reference else compare_frames(finished.frames, self.reference_frames, device=at)
@@ -244,7 +244,7 @@ class _Comparison:
             config=policy.config() if caches else {},
             target=policy.target if caches else None,
             forecast=policy.forecast if caches else None,
-            profile=self._profile_ref(planned),
+            profile=ProfileRef.of(used) if used else None,
             steps=planned.steps,
             nfe=finished.trace.nfe,
             cache_ratio=finished.trace.cache_ratio,
@@ -255,19 +255,13 @@ class _Comparison:
             speedup=full / denoise,
             cache_bytes=finished.trace.cache_bytes,
             peak_bytes=finished.peak_bytes,
-            notes=(*finished.trace.notes, *shortfalls(policy, finished.trace, self.request.nfe)),
+            notes=(*elsewhere, *finished.trace.notes, *shortfalls(policy, finished.trace, self.request.nfe)),
             trace=tuple(trace),
             metrics=metrics,
             video=None,
         )
         self.done[lane.name] = lane
         return LaneDone(lane, finished.frames)
-
-    def _profile_ref(self, planned: Planned) -> ProfileRef | None:
-        used = getattr(planned.policy, "profile", None)
-        if used is None:
-            return None
-        return ProfileRef(path=used.origin, repo=used.repo, revision=used.revision, sha256=used.sha256)
 
     def as_fewer_steps(self, planned: Planned, run: Sequence[Planned]) -> Planned:
         """With the steps that the first SenCache lane of `run` computed, else a caching one, else half."""

@@ -63,7 +63,14 @@ Scheduler = Annotated[
     Option(help="`unipc` or `euler` (Wan), `ddim` or `dpm` (CogVideoX); the checkpoint's own if not given."),
 ]
 Shift = Annotated[float | None, Option(help="Shift of a flow-matching schedule, as 3 or 5 on Wan.")]
-ProfileFile = Annotated[Path | None, Option(help="A profile file instead of the model's own.")]
+ProfileFiles = Annotated[
+    list[Path] | None,
+    Option(
+        "--profile",
+        help="A profile file, used for the methods that it serves, the model's own for the rest; may be "
+        "repeated, the first that serves a method counts.",
+    ),
+]
 
 OutProfile = Annotated[Path, Option(help="The profile file to write.")]
 Samples = Annotated[int, Option(min=1, max=4096, help="Videos to measure; 8 sufficed on tiny-wan.")]
@@ -87,8 +94,9 @@ Prompts = Annotated[Path | None, Option(help="A file with one prompt a line; the
 FirstSeed = Annotated[int, Option(help="Seed of the first sample; the next ones count up.")]
 
 ReportFile = Annotated[Path, Argument(help="A report.json made by compare.")]
-UsedProfile = Annotated[
-    Path | None, Option("--profile", help="The profile it used, unless that is a bundled one.")
+UsedProfiles = Annotated[
+    list[Path] | None,
+    Option("--profile", help="A profile it used that is not at hand; may be repeated."),
 ]
 SchemaName = Annotated[str, Argument(help="`report` or `profile`.")]
 ProfileName = Annotated[str, Argument(help="A bundled profile's name, or a file.")]
@@ -102,7 +110,10 @@ PulledRepo = Annotated[
     str | None,
     Option("--repo", help="A dataset repository of your own choice, owner/name, instead of the listed one."),
 ]
-Revision = Annotated[str | None, Option(help="The commit to take it from: 40 hexadecimal digits.")]
+Revision = Annotated[
+    str | None,
+    Option(help="The commit to take it from, 40 hexadecimal digits; the newest of `main` if not given."),
+]
 OwnToken = Annotated[
     bool, Option("--own-token", help="Send the token of your Hub login, for private and gated repositories.")
 ]

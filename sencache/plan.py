@@ -111,15 +111,33 @@ class Planned:
     steps: int
 
 
-def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Planned:
+def plan_lanes(
+    lanes: Sequence[LaneSpec],
+    request: Request,
+    profiles: Profile | Sequence[Profile] | None,
+    architecture: str,
+) -> list[Planned]:
+    """All lanes, as `plan_lane`; raises SencacheError too for a profile of another architecture."""
+    several = [profiles] if isinstance(profiles, Profile) else profiles or ()
+    for profile in several:
+        profile.require(architecture)
+    return [plan_lane(lane, request, several) for lane in lanes]
+
+
+def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> Planned:
     """The lane's policy: its defaults, then the request's preset, then what the user gave.
+
+    `profiles` are in order of preference: the method's constants are those of the first that has them, the
+    preset is that of the first that has it for the method.
 
     Raises SencacheError for settings out of range, an unknown preset, a method whose profile is missing, or
     settings that rule the budget out.
     """
-    preset = _preset(spec.method, request.preset, profile)
+    preset = _preset(spec.method, request.preset, profiles)
     if spec.method in (REFERENCE, FEWER_STEPS):
         return Planned(spec, Full(), request.steps)
+    serving = (profile for profile in profiles if spec.method in profile.serves)
+    profile = next(serving, next(iter(profiles), None))
     if profile is not None:
         check_offer(profile, spec.method, preset)
     config = {**preset, **spec.given}
@@ -130,13 +148,16 @@ def plan_lane(spec: LaneSpec, request: Request, profile: Profile | None) -> Plan
     return Planned(spec, policy, request.steps)
 
 
-def _preset(method: str, preset: str | None, profile: Profile | None) -> dict[str, Any]:
+def _preset(method: str, preset: str | None, profiles: Sequence[Profile]) -> dict[str, Any]:
     if preset is None:
         return {}
-    if profile is None or preset not in profile.presets:
-        known = ", ".join(profile.presets) if profile else "none, it has no profile"
-        raise SencacheError(f"unknown preset {preset!r}; this model has: {known}")
-    return dict(profile.presets[preset].get(method, {}))
+    found = [profile.presets[preset] for profile in profiles if preset in profile.presets]
+    if not found:
+        known = ", ".join(dict.fromkeys(name for profile in profiles for name in profile.presets))
+        raise SencacheError(
+            f"unknown preset {preset!r}; this model has: {known or 'none, it has no profile'}"
+        )
+    return dict(next((settings[method] for settings in found if method in settings), {}))
 
 
 def with_budget(planned: Planned, nfe: int, recording: Recording) -> Planned:

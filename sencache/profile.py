@@ -166,6 +166,14 @@ class Profile(Strict):
                 "profile.wrong-architecture",
             )
 
+    def elsewhere(self, model: str) -> list[str]:
+        """That the profile was measured on another checkpoint than `model`, where it was: it may serve that
+        too, but nobody has measured how well.
+        """
+        if model == self.model.id:
+            return []
+        return [f"the profile was measured on another checkpoint, {self.model.id}"]
+
     def differences(self, timesteps: tuple[float, ...], elements: int) -> list[str]:
         """What sets a run apart from the calibrated one, in sentences; such a run works, on
         resampled tables.

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from sencache.engine.trace import Record
 from sencache.errors import SencacheError
 from sencache.files import atomic
+from sencache.profile import Profile
 from sencache.reading import read_limited
 from sencache.schema import Metrics, ModelInfo, Request, Strict, first_problem
 
@@ -25,6 +26,11 @@ class ProfileRef(Strict):
     repo: str | None = None
     revision: str | None = None
     sha256: str
+
+    @classmethod
+    def of(cls, profile: Profile) -> ProfileRef:
+        """That of `profile`, which knows where it was read from."""
+        return cls(path=profile.origin, repo=profile.repo, revision=profile.revision, sha256=profile.sha256)
 
 
 class Lane(Strict):

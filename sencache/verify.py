@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from statistics import fmean
 
 from sencache.engine.trace import Record
 from sencache.errors import SencacheError
+from sencache.hub.exchange import kept_profile
 from sencache.library import bundled_profiles
 from sencache.plan import FEWER_STEPS, REFERENCE
 from sencache.policies import METHODS, Full, Policy, Schedule, make_policy, uses_profile
@@ -27,37 +31,56 @@ def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]
     which also covers the measured numbers that nothing can recompute (drift, seconds, metrics). Raises
     SencacheError only as `find_profile` does, where the profile of the run is not at hand.
     """
-    find = find_profile or bundled_by_hash
+    find = find_profile or profiles_at_hand()
     problems = [problem for lane in report.lanes for problem in _lane_problems(lane, report, find)]
     if report.digest != report.content_digest():
         problems.append("the digest is not that of the content: something was changed after the run")
     return problems
 
 
-def profile_file(profile: Profile) -> FindProfile:
-    """Look up nothing but `profile`; raises SencacheError for a lane that used another."""
+def check_given(report: Report, given: Sequence[Profile]) -> None:
+    """Raise SencacheError for a profile that no lane of `report` used."""
+    used = {lane.profile.sha256 for lane in report.lanes if lane.profile is not None}
+    hashes = ", ".join(f"{one[:12]}…" for one in sorted(used)) or "none"
+    for profile in given:
+        if profile.sha256 not in used:
+            raise SencacheError(
+                f"the report used profiles with sha256 {hashes}, the one given has {profile.sha256[:12]}…; "
+                "give the profile of the run"
+            )
+
+
+def profiles_at_hand(given: Sequence[Profile] = (), folder: Path | None = None) -> FindProfile:
+    """Look up a lane's profile by its hash: among `given`, those that come with this software, the copies of
+    what was pulled from the Hub, and the files `profile*.json` in `folder`, where a report is.
+    """
 
     def find(reference: ProfileRef) -> Profile:
-        if profile.sha256 != reference.sha256:
-            raise SencacheError(
-                f"the report used a profile with sha256 {reference.sha256[:12]}…, the one given has "
-                f"{profile.sha256[:12]}…; give the profile of the run"
-            )
-        return profile
+        for profile in chain(given, _bundled(), _kept(reference), _beside(folder)):
+            if profile.sha256 == reference.sha256:
+                return profile
+        raise SencacheError(
+            f"no bundled profile has sha256 {reference.sha256[:12]}… "
+            f"({reference.path or reference.repo}); give the file with --profile"
+        )
 
     return find
 
 
-def bundled_by_hash(reference: ProfileRef) -> Profile:
-    """The bundled profile with the hash of `reference`; raises SencacheError when there is none."""
-    for path in bundled_profiles().values():
-        profile = load_profile(path)
-        if profile.sha256 == reference.sha256:
-            return profile
-    raise SencacheError(
-        f"no bundled profile has sha256 {reference.sha256[:12]}… ({reference.path or reference.repo}); "
-        "give the file with --profile"
-    )
+def _bundled() -> Iterator[Profile]:
+    return map(load_profile, bundled_profiles().values())
+
+
+def _kept(reference: ProfileRef) -> Iterator[Profile]:
+    if reference.path and reference.repo and reference.revision:
+        copy = kept_profile(reference.path, reference.repo, reference.revision)
+        yield from [copy] if copy else []
+
+
+def _beside(folder: Path | None) -> Iterator[Profile]:
+    for path in sorted(folder.glob("profile*.json")) if folder else ():
+        with suppress(SencacheError):
+            yield load_profile(path)
 
 
 def _lane_problems(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:

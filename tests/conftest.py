@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read when the Hub's client is first imported, which talks to a server on this machine here.
 os.environ.pop("HF_HUB_OFFLINE", None)
+# An app that starts pulls no profile, unless a test says which.
+os.environ["SENCACHE_PROFILES"] = ""
 
 # Helpers that assert show what they compared, as tests do.
 pytest.register_assert_rewrite("command_line", "hub_profiles", "lifecycle", "measuring")

@@ -23,10 +23,10 @@ from sencache.errors import SencacheError
 from sencache.gallery.films import Film, probe
 from sencache.profile import Profile, parse_profile
 from sencache.reading import check_json, read_limited
-from sencache.report import ProfileRef, Report, load_report
+from sencache.report import Report, load_report
 from sencache.schema import MAX_PROMPT, Strict, first_problem
 from sencache.soundness import check_presets
-from sencache.verify import FindProfile, bundled_by_hash, verify
+from sencache.verify import profiles_at_hand, verify
 
 REPORT, INFO, THUMBNAIL = "report.json", "card.json", "thumbnail.png"
 MAX_VIDEO, MAX_CARD, MAX_CARDS = 2_000_000, 40_000_000, 24
@@ -212,23 +212,13 @@ def check_card(entry: Entry) -> Entry:
     frames that the report tells of and the size that the card does. Raises SencacheError for the first thing
     that does not hold.
     """
-    problem = next(iter(verify(entry.report, find_profile(entry.profiles))), None)
+    problem = next(iter(verify(entry.report, profiles_at_hand(entry.profiles))), None)
     if problem:
         raise SencacheError(f"the report does not hold: {problem}; make the comparison anew")
     _check_thumbnail(entry.folder / THUMBNAIL)
     for problem in _film_problems(entry):
         raise SencacheError(f"{problem}; make the card anew with gallery add")
     return entry
-
-
-def find_profile(own: Sequence[Profile]) -> FindProfile:
-    """Look up `own` profiles first, then the bundled ones."""
-    known = {profile.sha256: profile for profile in own}
-
-    def find(reference: ProfileRef) -> Profile:
-        return known.get(reference.sha256) or bundled_by_hash(reference)
-
-    return find
 
 
 def _check_thumbnail(path: Path) -> None:

@@ -18,16 +18,16 @@ from sencache.gallery.card import (
     CardInfo,
     Entry,
     check_card,
-    find_profile,
     read_card,
     read_profiles,
     videos_of,
 )
 from sencache.gallery.films import HEIGHTS, Shrunk, shrink
+from sencache.library import bundled_profiles
 from sencache.policies import METHODS, uses_profile
-from sencache.profile import Profile, write_profile
+from sencache.profile import Profile, load_profile, write_profile
 from sencache.report import Report, load_report
-from sencache.verify import REFERENCE, bundled_by_hash, verify
+from sencache.verify import REFERENCE, FindProfile, profiles_at_hand, verify
 from sencache.video import read_mp4
 
 # As the page shows it, on a screen with three pixels for one.
@@ -57,25 +57,23 @@ def read_finished(folder: Path, given: Sequence[Path] = ()) -> Finished:
                 f"{folder} lacks {name}, which its report names; give the folder as compare wrote it"
             )
     known = read_profiles([*given, *sorted(folder.glob("profile*.json"))])
-    used = tuple(_used(report, {profile.sha256: profile for profile in known}))
-    problem = next(iter(verify(report, find_profile(used))), None)
+    find = profiles_at_hand(known)
+    used = tuple(_used(report, find))
+    problem = next(iter(verify(report, find)), None)
     if problem:
         raise SencacheError(f"{folder / REPORT} does not hold: {problem}; make the comparison anew")
     return Finished(folder, report, used)
 
 
-def _used(report: Report, known: dict[str, Profile]) -> Iterator[Profile]:
+def _used(report: Report, find: FindProfile) -> Iterator[Profile]:
     """Each profile that `verify` will ask for and that does not come with the software, once."""
-    wanted = [
-        lane.profile
+    bundled = {load_profile(path).sha256 for path in bundled_profiles().values()}
+    wanted = {
+        lane.profile.sha256: lane.profile
         for lane in report.lanes
         if lane.profile and lane.method in METHODS and uses_profile(lane.method)
-    ]
-    for sha256, reference in {reference.sha256: reference for reference in wanted}.items():
-        if sha256 in known:
-            yield known[sha256]
-        else:
-            bundled_by_hash(reference)
+    }
+    yield from (find(reference) for sha256, reference in wanted.items() if sha256 not in bundled)
 
 
 def card_name(report: Report) -> str:

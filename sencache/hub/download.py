@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from sencache.errors import SencacheError
-from sencache.files import atomic
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_REDIRECTS = 5
@@ -36,7 +35,8 @@ class Hub:
     Files are kept in `cache`, a folder within the client's own (HF_HOME) unless given.
 
     Without a `token` none is sent, not even that of the machine's own login. `timeout` is that of one
-    answer, `deadline` that of one file, both in seconds.
+    answer, `deadline` that of one file, both in seconds. With `keeps` off nothing new is stored: what
+    strangers ask for must not fill the disk.
     """
 
     endpoint: str | None = None
@@ -44,6 +44,7 @@ class Hub:
     token: str | None = None
     timeout: float = 10.0
     deadline: float = 60.0
+    keeps: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Asked:
         if not COMMIT.fullmatch(self.revision):
             raise SencacheError(
                 f"revision {self.revision[:60]!r} of {self.repo} is not a full commit hash; "
-                "give its 40 hexadecimal digits, so that the file cannot change"
+                "give its 40 hexadecimal digits, or leave it away to take the newest"
             )
 
     def __str__(self) -> str:
@@ -72,18 +73,22 @@ def check_repo(repo: str) -> None:
         raise SencacheError(f"{repo[:60]!r} is not a repository; give it as owner/name")
 
 
-def kept(asked: Asked, hub: Hub) -> Path:
-    """Where a copy of the file is kept, whether it is there or not."""
-    from huggingface_hub import constants
+def newest(repo: str, hub: Hub, revision: str = "main") -> tuple[str, tuple[str, ...]]:
+    """The commit that `revision` of a dataset stands for, and the paths of its files.
 
-    folder = hub.cache or Path(constants.HF_ASSETS_CACHE, "sencache")
-    return folder / asked.repo.replace("/", "--") / asked.revision / asked.file
+    Raises SencacheError, in one sentence that names repository and remedy, for whatever goes wrong.
+    """
+    import huggingface_hub
 
-
-def keep(asked: Asked, content: bytes, hub: Hub) -> None:
-    """Store a copy for next time."""
-    with atomic(kept(asked, hub)) as temporary:
-        temporary.write_bytes(content)
+    check_repo(repo)
+    api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token or False)
+    with explained(f"find the newest commit of {repo}", hub):
+        info = api.dataset_info(repo, revision=revision, timeout=hub.timeout, expand=["sha", "siblings"])
+    if not COMMIT.fullmatch(str(info.sha)):
+        raise SencacheError(
+            f"the answer for {repo} is not that of a Hub (no commit); check HF_ENDPOINT, proxy and firewall"
+        )
+    return str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ())
 
 
 def fetch(
@@ -220,7 +225,7 @@ def _reason(error: Exception, hub: Hub) -> str:
     reasons: Iterable[tuple[type[Exception], str]] = (
         (
             errors.OfflineModeIsEnabled,
-            "it is not kept here and the Hub is switched off; unset HF_HUB_OFFLINE",
+            "the Hub is switched off; unset HF_HUB_OFFLINE",
         ),
         (
             errors.GatedRepoError,

@@ -1,13 +1,15 @@
 """Profiles from the Hub, and onto it.
 
-Whatever is pulled comes from one commit, given by its full hash, of a repository on the list below or of one
-that the user names; it is checked like any other file before it is used or kept.
+Whatever is pulled comes from one commit of a repository on the list below or of one that the user names: that
+given by its full hash, else the newest, which the profile then names. It is checked like any other file, also
+for what it would make of a run, before it is used or kept.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +17,18 @@ from sencache import profile
 from sencache.errors import SencacheError
 from sencache.hub import archive, card, npz
 from sencache.hub.commit import README, open_head, with_token
-from sencache.hub.download import Asked, Hub, check_repo, fetch, keep, kept
+from sencache.hub.download import Asked, Hub, check_repo, fetch, newest
+from sencache.hub.kept import keep, kept, remember
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
 from sencache.profile import Profile, parse_profile
 from sencache.reading import read_limited
+from sencache.soundness import check_presets
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A dataset repository that is trusted, its files, and the commit to take them from.
-
-    Without `revision` the caller must give one, as nothing is ever taken from a moving branch.
+    """A dataset repository that is trusted, its files, and the commit to take them from: the newest where
+    `revision` is None.
     """
 
     repo: str
@@ -55,31 +58,50 @@ def pull_profile(
 ) -> Profile:
     """The profile in `file` (.json, or .npz by the SenCache authors) of a Hub dataset at one commit.
 
-    A copy from an earlier call is used first, without any network. Repositories that are not on the list need
-    `unlisted`, the user's own decision. `stated` is for npz files that are none of the known ones.
-    `on_bytes(done, total)` is called as the file arrives. Raises SencacheError for whatever goes wrong.
+    Without `revision` that is the newest commit of `main`; the profile says which one it was. A copy from an
+    earlier call is used first, without any network for a commit that is given. Repositories that are not on
+    the list need `unlisted`, the user's own decision. `stated` is for npz files that are none of the known
+    ones. `on_bytes(done, total)` is called as the file arrives. Raises SencacheError for whatever goes wrong.
     """
     hub = hub or Hub()
-    asked = _asked(file, repo, revision, unlisted)
+    given = _revision(file, repo, revision, unlisted)
+    asked = Asked(repo, file, given or newest(repo, hub)[0])
+    pulled = _pulled(asked, stated, hub, on_bytes)
+    if given is None:
+        remember(repo, asked.revision, hub)
+    return pulled
+
+
+def kept_profile(file: str, repo: str, revision: str, hub: Hub | None = None) -> Profile | None:
+    """What an earlier pull kept of a file at a commit; None without such a copy. Uses no network."""
+    with suppress(SencacheError):
+        check_file(file)
+        asked = Asked(repo, file, revision)
+        if kept(asked, hub or Hub()).is_file():
+            return _pulled(asked, None, hub or Hub(), lambda done, total: None)
+    return None
+
+
+def _pulled(asked: Asked, stated: Stated | None, hub: Hub, on_bytes: Callable[[int, int], object]) -> Profile:
     place = kept(asked, hub)
     if place.is_file():
         content = read_limited(place, "profile", _LIMITS[place.suffix])
         return _read(asked, content, stated, f"; if the kept copy is damaged, delete {place}")
-    content = fetch(asked, hub, _LIMITS[Path(file).suffix], on_bytes)
+    content = fetch(asked, hub, _LIMITS[place.suffix], on_bytes)
     pulled = _read(asked, content, stated, "")
     keep(asked, content, hub)
     return pulled
 
 
-def _asked(file: str, repo: str, revision: str | None, unlisted: bool) -> Asked:
+def _revision(file: str, repo: str, revision: str | None, unlisted: bool) -> str | None:
+    """The commit that is given or listed; raises SencacheError for what is not asked for properly."""
+    check_repo(repo)
     entry = LISTED.get(repo)
     if entry is None and not unlisted:
         raise SencacheError(
-            f"{repo[:100]!r} is not a listed repository ({', '.join(LISTED)}); "
-            "name it yourself with --repo and --revision"
+            f"{repo[:100]!r} is not a listed repository ({', '.join(LISTED)}); name it yourself with --repo"
         )
-    if not _FILE.fullmatch(file) or Path(file).suffix not in _LIMITS:
-        raise SencacheError(f"{file[:100]!r} is not a profile's file; give the name of a .json or .npz file")
+    check_file(file)
     if entry and file not in entry.files:
         raise SencacheError(f"{repo} has no {file}; choose from {', '.join(entry.files)}")
     pinned = entry.revision if entry else None
@@ -87,13 +109,18 @@ def _asked(file: str, repo: str, revision: str | None, unlisted: bool) -> Asked:
         raise SencacheError(
             f"{repo} is taken at commit {pinned}, not {revision[:60]!r}; name both with --repo and --revision"
         )
-    revision = revision or pinned
-    if revision is None:
-        raise SencacheError(
-            f"no commit of {repo} is given; state its full hash of 40 digits with --revision, "
-            f"as shown under https://huggingface.co/datasets/{repo}/commits/main"
-        )
-    return Asked(repo, file, revision)
+    return revision or pinned
+
+
+def is_profile(path: str) -> bool:
+    """Whether a profile may be called so: a .json or .npz file that is in no folder."""
+    return bool(_FILE.fullmatch(path)) and Path(path).suffix in _LIMITS
+
+
+def check_file(file: str) -> None:
+    """Raise SencacheError for what no profile's file may be called."""
+    if not is_profile(file):
+        raise SencacheError(f"{file[:100]!r} is not a profile's file; give the name of a .json or .npz file")
 
 
 def _read(asked: Asked, content: bytes, stated: Stated | None, remedy: str) -> Profile:
@@ -104,8 +131,10 @@ def _read(asked: Asked, content: bytes, stated: Stated | None, remedy: str) -> P
             read = npz.parse_npz(content, asked.file, stated, source)
         else:
             read = parse_profile(content, str(asked))
+        check_presets(read)
     except SencacheError as error:
-        raise SencacheError(f"{error}{remedy}") from None
+        named = str(error) if asked.file in str(error) else f"{asked}: {error}"
+        raise SencacheError(f"{named}{remedy}") from None
     return read.located(asked.file, asked.repo, asked.revision)
 
 

@@ -21,8 +21,9 @@ from sencache.files import whole_folder
 from sencache.gallery import card
 from sencache.gallery.card import CardInfo, Entry
 from sencache.hub.commit import README, open_head, with_token
-from sencache.hub.download import Asked, Hub, check_repo, explained, fetch, keep, kept
+from sencache.hub.download import Asked, Hub, check_repo, explained, fetch
 from sencache.hub.gallery_page import MARK, gallery_page
+from sencache.hub.kept import keep, kept
 from sencache.report import Report, load_report
 
 DATASET = "hf://datasets/"

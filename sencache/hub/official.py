@@ -114,6 +114,13 @@ KNOWN = (
     ),
 )
 
+
+def official_file(architecture: str) -> str | None:
+    """The official file that was measured on a model of `architecture`."""
+    files = (known.file for known in KNOWN if known.facts.architecture == architecture)
+    return next(files, None)
+
+
 # Which entry of a scheduler's configuration is its shift, and how pixels relate to latents: axes of frames,
 # height and width in [C, F, H, W] or [F, C, H, W], pixels per latent pixel, frames per latent frame.
 SHIFT_KEYS = {"wan": "flow_shift", "ltx": "mu"}

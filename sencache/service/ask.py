@@ -9,10 +9,11 @@ from pydantic import Field, ValidationError
 
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
-from sencache.models.model import ModelSpec, check_request, own_profile
-from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lane
+from sencache.models.model import ModelSpec, check_request
+from sencache.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lanes
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
+from sencache.service.shelf import shelf
 from sencache.service.space import offered_model, offered_models
 from sencache.tiny import grammar
 
@@ -22,13 +23,22 @@ Name = Annotated[str, Field(max_length=200)]
 Value = bool | int | float | Annotated[str, Field(max_length=2000)]
 
 
+class ProfileOrigin(Strict):
+    """Where a profile was read from: a file, of a Hub repository at a commit if it was pulled."""
+
+    file: Name
+    repo: Name | None = None
+    revision: Name | None = None
+
+
 class Ask(Strict):
     """One comparison as asked for, of the first model offered unless one is named; every number that is None
     is the model's own.
 
     `methods` are lanes as on the command line (`method[:key=value…]`), `settings` the knobs of a method in
     all its lanes. `nfe` is the budget that sets all knobs, `preset` one of the profile's; with neither the
-    methods' own defaults hold. `profile` names a bundled profile, `profile_json` is the content of one.
+    methods' own defaults hold. `profile` names a bundled profile, `profile_json` is the content of one that
+    was read from `profile_origin`; those of the model serve the methods that it does not.
     """
 
     model: Name = Field(default_factory=lambda: next(iter(offered_models())))
@@ -46,6 +56,7 @@ class Ask(Strict):
     frames: int | None = None
     profile: Name | None = None
     profile_json: str | None = None
+    profile_origin: ProfileOrigin | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Understood:
     spec: ModelSpec
     request: Request
     lanes: tuple[LaneSpec, ...]
-    profile: Profile | None
+    profiles: tuple[Profile, ...]
 
     @property
     def hint(self) -> str | None:
@@ -84,12 +95,9 @@ def understand(ask: Ask) -> Understood:
     lanes = parse_lanes(",".join(methods), _overrides(ask.settings))
     if len(lanes) > MAX_LANES:
         raise SencacheError(f"{len(lanes)} lanes are too many for one comparison; choose up to {MAX_LANES}")
-    profile = _profile(spec, ask)
-    if profile is not None:
-        profile.require(spec.architecture)
-    for lane in lanes:
-        plan_lane(lane, request, profile)
-    return Understood(spec, request, tuple(lanes), profile)
+    profiles = (*_chosen(ask), *shelf(spec).profiles)
+    plan_lanes(lanes, request, profiles, spec.architecture)
+    return Understood(spec, request, tuple(lanes), profiles)
 
 
 def _request(spec: ModelSpec, ask: Ask) -> Request:
@@ -120,7 +128,9 @@ def _overrides(settings: dict[str, dict[str, Value]]) -> list[str]:
     return [f"{method}.{key}={value}" for method, given in settings.items() for key, value in given.items()]
 
 
-def _profile(spec: ModelSpec, ask: Ask) -> Profile | None:
+def _chosen(ask: Ask) -> tuple[Profile, ...]:
     if ask.profile_json is not None:
-        return parse_profile(ask.profile_json, "the uploaded profile")
-    return load_profile(bundled_profile(ask.profile)) if ask.profile else own_profile(spec)
+        given = parse_profile(ask.profile_json, "the uploaded profile")
+        at = ask.profile_origin
+        return (given.located(at.file, at.repo, at.revision) if at else given,)
+    return (load_profile(bundled_profile(ask.profile)),) if ask.profile else ()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sencache.errors import SencacheError
-from sencache.gallery.card import find_profile
+from sencache.library import bundled_profiles
 from sencache.policies import METHODS, uses_profile
-from sencache.profile import Profile
+from sencache.profile import Profile, load_profile
 from sencache.report import Lane, Report
+from sencache.verify import profiles_at_hand
 
-REPORT_NAME, CSV_NAME, ZIP_NAME, PROFILE_NAME = "report.json", "traces.csv", "comparison.zip", "profile.json"
+REPORT_NAME, CSV_NAME, ZIP_NAME = "report.json", "traces.csv", "comparison.zip"
 
 # What a pipeline is called with is the model's own business: it differs by family and by checkpoint.
 ENCODED = "encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)\n"
@@ -51,20 +53,41 @@ def pack(report: Report, source: Path, target: Path) -> None:
             packed.write(path, path.name)
 
 
-def profile_of(report: Report, own: Sequence[Profile] = ()) -> Profile | None:
-    """The profile that a lane of `report` used, of `own` or bundled, if there is one."""
-    used = next((lane.profile for lane in report.lanes if lane.profile is not None), None)
-    try:
-        return find_profile(own)(used) if used else None
-    except SencacheError:
-        return None
+def profiles_of(report: Report, folder: Path) -> tuple[Profile, ...]:
+    """The profiles that the lanes of `report`, a file of `folder`, used, as far as they are at hand."""
+    find, found = profiles_at_hand(folder=folder), list[Profile]()
+    for reference in {lane.profile.sha256: lane.profile for lane in report.lanes if lane.profile}.values():
+        with suppress(SencacheError):
+            found.append(find(reference))
+    return tuple(found)
 
 
-def snippets(report: Report, profile: Profile | None) -> dict[str, str]:
-    """Code that repeats each lane, by the lane's name; `profile` is the one that was used."""
-    origin = profile.origin if profile else None
-    path = f"bundled_profile({Path(origin).stem!r})" if origin else repr(PROFILE_NAME)
-    return {lane.name: snippet(report, lane, path) for lane in report.lanes}
+def walked(report: Report, profiles: Sequence[Profile]) -> Profile | None:
+    """That of `profiles` which a SenCache lane of `report` walked along, else the first."""
+    used = {lane.profile.sha256 for lane in report.lanes if lane.profile and lane.method == "sencache"}
+    return next((p for p in profiles if p.sha256 in used), next(iter(profiles), None))
+
+
+def profile_files(report: Report, profiles: Sequence[Profile]) -> dict[str, Profile]:
+    """Those of `profiles` that a lane of `report` used and that do not come with this software, by the names
+    of the files in which they are handed over.
+    """
+    used = {lane.profile.sha256 for lane in report.lanes if lane.profile}
+    bundled = {load_profile(path).sha256 for path in bundled_profiles().values()}
+    own = {p.sha256: p for p in profiles if p.sha256 in used - bundled}
+    return {f"profile-{n}.json" if n > 1 else "profile.json": p for n, p in enumerate(own.values(), 1)}
+
+
+def snippets(report: Report, files: Mapping[str, Profile]) -> dict[str, str]:
+    """Code that repeats each lane, by the lane's name; `files` are the profiles that are handed over."""
+    paths = {profile.sha256: repr(name) for name, profile in files.items()}
+    return {lane.name: snippet(report, lane, _path(lane, paths)) for lane in report.lanes}
+
+
+def _path(lane: Lane, paths: Mapping[str, str]) -> str:
+    if lane.profile is None:
+        return ""
+    return paths.get(lane.profile.sha256) or f"bundled_profile({Path(lane.profile.path or '').stem!r})"
 
 
 def snippet(report: Report, lane: Lane, profile: str) -> str:

@@ -7,12 +7,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sencache.library import bundled_profiles
-from sencache.models.model import ModelSpec, own_profile
+from sencache.models.model import ModelSpec
 from sencache.plan import FEWER_STEPS
 from sencache.policies import METHODS, Policy, uses_profile
 from sencache.profile import load_profile
 from sencache.service.opening import BASELINES, caching_lanes, idle, unserved
 from sencache.service.palette import lane_label
+from sencache.service.shelf import shelf
 from sencache.service.space import first_lanes, offered_models, spared
 
 SUMMARIES = {
@@ -32,13 +33,14 @@ def describe() -> dict[str, Any]:
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
-    profile = own_profile(spec)
+    held = shelf(spec)
     names = ("key", "summary", "licence", "architecture", "height", "width", "frames", "fps", "steps")
     limits = ("size_multiple", "temporal_factor", "min_side", "max_side", "max_frames", "guidance_scale")
     return {
         **{name: getattr(spec, name) for name in (*names, *limits)},
         "profile": spec.profile,
-        "presets": sorted(profile.presets, reverse=True) if profile else [],
+        "presets": sorted({name for profile in held.profiles for name in profile.presets}, reverse=True),
+        "pulled": list(held.told),
         "preselected": first_lanes(spec),
         "unserved": unserved(spec),
         "idle": idle(spec),

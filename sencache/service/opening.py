@@ -1,16 +1,17 @@
-"""What the page opens with: the lanes that a model's own profile serves, and the budget they are held to."""
+"""What the page opens with: the lanes that a model's profiles serve, and the budget they are held to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sencache.errors import SencacheError
-from sencache.models.model import ModelSpec, own_profile
+from sencache.models.model import ModelSpec
 from sencache.plan import FEWER_STEPS, REFERENCE, parse_lanes, plan_lane
 from sencache.policies import METHODS, Policy
 from sencache.policies.base import Schedule
 from sencache.schema import Request
 from sencache.service.palette import LOOKS
+from sencache.service.shelf import shelf
 
 BASELINES = (REFERENCE, FEWER_STEPS)
 # Lanes offered beside the plain methods: the same rule with another way of reusing.
@@ -31,7 +32,7 @@ def caching_lanes() -> list[str]:
 
 
 def unserved(spec: ModelSpec) -> list[str]:
-    """Those that could not run on the model, as its own profile has no constants for them."""
+    """Those that could not run on the model, as no profile that the app has for it has constants for them."""
     return [lane for lane, policy in _policies(spec) if policy is None]
 
 
@@ -57,13 +58,13 @@ def fewest(lanes: Sequence[str]) -> list[str]:
 
 
 def _policies(spec: ModelSpec) -> list[tuple[str, Policy | None]]:
-    """Each lane's policy for a first run, None where the model's own profile has no constants for it."""
-    profile, request = own_profile(spec), sample(spec)
+    """Each lane with its policy for a first run, None where no profile of the app serves it."""
+    profiles, request = shelf(spec).profiles, sample(spec)
     found: list[tuple[str, Policy | None]] = []
     for text in caching_lanes():
         (lane,) = (lane for lane in parse_lanes(text) if lane.method not in BASELINES)
         try:
-            found.append((text, plan_lane(lane, request, profile).policy))
+            found.append((text, plan_lane(lane, request, profiles).policy))
         except SencacheError:
             found.append((text, None))
     return found

@@ -24,11 +24,12 @@ from sencache.devices import device_name
 from sencache.errors import SencacheError
 from sencache.models.model import Model, load
 from sencache.models.zerogpu import on_zerogpu
+from sencache.profile import write_profile
 from sencache.report import Lane, load_report
 from sencache.service.aot import compile_blocks, load_blocks
 from sencache.service.ask import Ask, Understood, understand
 from sencache.service.bridge import Thread, in_thread
-from sencache.service.deliver import PROFILE_NAME, REPORT_NAME, pack, snippets
+from sencache.service.deliver import REPORT_NAME, pack, profile_files, snippets, walked
 from sencache.service.failures import explain
 from sencache.service.opening import sample
 from sencache.service.pace import Estimate, Pace
@@ -99,7 +100,7 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
 
 def _events(asked: Understood, folder: Path) -> Iterator[Event]:
     (loaded, *copies), frames = models(asked.spec.key), {}
-    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profile, copies):
+    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profiles, copies):
         match event:
             case comparison.Started(lanes=lanes):
                 yield {"kind": "started", "lanes": list(lanes), "device": device_name(str(loaded.device))}
@@ -155,9 +156,9 @@ class Studio:
         nothing came for a tenth of a second.
 
         Every event is a dict of plain values. `done` holds `folder` with report.json, one mp4 per lane,
-        traces.csv and comparison.zip, `profile` as JSON text, and `snippets` of code by lane; the folder is
-        gone when the iterator ends. Closing stops the run after the step it is in. Raises SencacheError with
-        one sentence.
+        traces.csv and comparison.zip, as JSON text the `profile` that SenCache used, and `snippets` of code
+        by lane; the folder is gone when the iterator ends. Closing stops the run after the step it is in.
+        Raises SencacheError with one sentence.
         """
         asked, estimate = understand(ask), self.estimate(ask)
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
@@ -177,7 +178,7 @@ class Studio:
                 if event["kind"] == "error":
                     raise SencacheError(event["message"])
                 elif event["kind"] == "saved":
-                    yield self._done(asked, ask, folder, event["seconds"])
+                    yield self._done(asked, folder, event["seconds"])
                 else:
                     yield event
         finally:
@@ -197,17 +198,16 @@ class Studio:
             if thread.stop.is_set():
                 shutil.rmtree(job["folder"], ignore_errors=True)
 
-    def _done(self, asked: Understood, ask: Ask, folder: Path, seconds: float) -> Event:
+    def _done(self, asked: Understood, folder: Path, seconds: float) -> Event:
         report = load_report(folder / REPORT_NAME)
-        if ask.profile_json is not None:
-            (folder / PROFILE_NAME).write_text(ask.profile_json, encoding="utf-8")
+        files, profile = profile_files(report, asked.profiles), walked(report, asked.profiles)
+        for name, used in files.items():
+            write_profile(used, folder / name)
         pack(report, folder, folder)
-        code = snippets(report, asked.profile)
-        profile = asked.profile.to_json() if asked.profile else None
         return {
             "kind": "done",
             "folder": str(folder),
-            "snippets": code,
-            "profile": profile,
+            "snippets": snippets(report, files),
+            "profile": profile.to_json() if profile else None,
             "seconds": seconds,
         }

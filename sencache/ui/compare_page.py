@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from gradio import update
 
 from sencache.errors import SencacheError
 from sencache.gallery.card import Entry
-from sencache.service.deliver import pack, profile_of, snippets
+from sencache.service.deliver import pack, profile_files, profiles_of, snippets, walked
 from sencache.service.recorded import Recorded
 from sencache.service.studio import Studio
-from sencache.ui.controls import MATCHED, Controls, build_controls, speed_label
+from sencache.ui.controls import MATCHED, Controls, build_controls, profile_choices, speed_label
 from sencache.ui.gallery import GalleryCards, cards_of, left_out, load_gallery, picked, told
 from sencache.ui.links import query_of_report, read_query, restored
 from sencache.ui.note import note, said
+from sencache.ui.own_profiles import Own, pulled
 from sencache.ui.results import Finished, Results, build_results, shown
 from sencache.ui.running import Runner
 
@@ -43,7 +45,9 @@ INTRO = """
 class ComparePage:
     """The page, built within a `gr.Blocks`; `wire` and `load` make it act."""
 
-    def __init__(self, studio: Studio, offer: dict[str, Any], recorded: Recorded) -> None:
+    def __init__(
+        self, studio: Studio, offer: dict[str, Any], recorded: Recorded, own: gr.State | None = None
+    ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
         self._recorded = recorded
         self._offered = [model["key"] for model in offer["models"]]
@@ -59,7 +63,7 @@ class ComparePage:
             note("left-out", left_out([problem.what for problem in recorded.problems]))
         with gr.Row(elem_id="workbench"):
             with gr.Column(scale=0, min_width=340, elem_id="controls"):
-                self.controls: Controls = build_controls(offer)
+                self.controls: Controls = build_controls(offer, own)
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 self.status = note("status", self.finished[self.first].told)
                 self.results: Results = build_results()
@@ -70,9 +74,10 @@ class ComparePage:
         folder = Path(self._scratch.name) / entry.name
         folder.mkdir()
         pack(entry.report, entry.folder, folder)
-        profile, query = profile_of(entry.report, entry.profiles), query_of_report(entry.report)
-        code, said_of_it = snippets(entry.report, profile), told(entry, self._offered)
-        return Finished(entry.report, entry.folder, folder, profile, code, query, said_of_it)
+        profiles, query = profiles_of(entry.report, entry.folder), query_of_report(entry.report)
+        code = snippets(entry.report, profile_files(entry.report, profiles))
+        profile, about = walked(entry.report, profiles), told(entry, self._offered)
+        return Finished(entry.report, entry.folder, folder, profile, code, query, about)
 
     def wire(self) -> None:
         """All listeners of the page."""
@@ -80,10 +85,10 @@ class ComparePage:
         state = [self.status, controls.run, controls.cancel]
         # Listeners of one button run one after another: these two answer at once, the third one queues.
         controls.run.click(None, None, None, js=SHOW_RESULTS)
-        controls.run.click(self.runner.announced, controls.inputs, self.status, **QUIET)
+        controls.run.click(self.runner.announced, controls.asked, self.status, **QUIET)
         running = controls.run.click(
             self.runner.run,
-            controls.inputs,
+            controls.asked,
             [*state, *results.outputs],
             validator=self.runner.validate,
             concurrency_id="gpu",
@@ -103,11 +108,36 @@ class ComparePage:
         gr.on(
             [component.change for component in changing],
             self.relabel,
-            controls.inputs,
+            controls.asked,
             labels,
             trigger_mode="always_last",
             **QUIET,
         )
+        self._wire_profiles()
+
+    def _wire_profiles(self) -> None:
+        """What a visitor pulls here or checks on another page can be chosen here."""
+        controls, profile = self.controls, self.controls.fields["profile"]
+        controls.pull.button.click(
+            self.pulled,
+            [controls.pull.source, controls.fields["model"], controls.own],
+            [controls.own, profile, controls.pull.told],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        controls.own.change(self.listed, controls.own, profile, **QUIET)
+
+    def listed(self, own: Own) -> Any:
+        """The list of profiles with the visitor's own."""
+        return update(choices=profile_choices(self.controls.offer, own))
+
+    def pulled(self, text: str, model: str, own: Own) -> Iterator[tuple[Any, Any, Any]]:
+        """Pull what the visitor named; it is the chosen profile then."""
+        offered = self.controls.offer
+        architecture = next(m["architecture"] for m in offered["models"] if m["key"] == model)
+        for held, name, news in pulled(text, architecture, own):
+            listed = update(choices=profile_choices(offered, held), value=name) if name else gr.skip()
+            yield held, listed, news
 
     def loaded(self, request: gr.Request) -> list[Any]:
         """First paint: the first finished comparison, and its settings or those of the link."""

@@ -14,6 +14,7 @@ from sencache.service.opening import USUAL_SPEED, evaluations
 from sencache.service.palette import lane_label
 from sencache.ui.knobs import Knob, build_knobs, given
 from sencache.ui.note import note
+from sencache.ui.own_profiles import Own, PullBox, own_profiles, pull_box
 
 SPEEDS = ("1.5", "2", "2.5", "3", "4")
 MATCHED, OWN = "matched", "own"
@@ -29,13 +30,15 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Controls:
-    """All fields, by the names that links and `ask` use; knobs apart."""
+    """All fields, by the names that links and `ask` use; knobs and the visitor's own profiles apart."""
 
     fields: dict[str, Component]
     knobs: list[Knob]
     run: gr.Button
     cancel: gr.Button
     estimate: gr.HTML
+    own: gr.State
+    pull: PullBox
     offer: dict[str, Any]
 
     @property
@@ -45,11 +48,20 @@ class Controls:
 
     @property
     def inputs(self) -> list[Component]:
-        """Everything that `ask` takes, in its order."""
+        """Everything that a link restores, in the order of `names`."""
         return [*self.fields.values(), *(knob.field for knob in self.knobs)]
 
+    @property
+    def asked(self) -> list[Component]:
+        """Everything that `ask` takes, in its order."""
+        return [*self.inputs, self.own]
+
     def ask(self, *values: Any) -> Ask:
-        """The `Ask` that these values of `inputs` make; raises SencacheError where one cannot be used."""
+        """The `Ask` that these values of `asked` make, of `inputs` where no profile is the visitor's own.
+
+        Raises SencacheError where one cannot be used.
+        """
+        own: Own = values[-1] if len(values) > len(self.names) else {}
         named = dict(zip(self.fields, values, strict=False))
         budget = named["budget"]
         return make_ask(
@@ -57,10 +69,10 @@ class Controls:
             prompt=named["prompt"] or "",
             negative_prompt=named["negative"] or "",
             methods=tuple(named["methods"] or ()),
-            settings=given(self.knobs, list(values[len(self.fields) :])),
+            settings=given(self.knobs, list(values[len(self.fields) : len(self.names)])),
             nfe=evaluations(named["speed"], self.steps(*values)) if budget == MATCHED else None,
             preset=budget if budget not in (MATCHED, OWN) else None,
-            profile=named["profile"] or None,
+            **_profile(named["profile"], own),
             seed=named["seed"] or 0,
             steps=named["steps"],
             guidance_scale=named["guidance"],
@@ -76,6 +88,15 @@ class Controls:
         return int(named["steps"] or own)
 
 
+def _profile(name: str | None, own: Own) -> dict[str, Any]:
+    """How an `Ask` names the profile that is listed as `name`."""
+    if name not in own:
+        return {"profile": name or None}
+    profile, _ = own[name]
+    origin = {"file": profile.origin, "repo": profile.repo, "revision": profile.revision}
+    return {"profile_json": profile.to_json(), "profile_origin": origin}
+
+
 def speed_label(speed: str, steps: int, budget: str) -> str:
     """What the main knob says of itself."""
     if budget != MATCHED:
@@ -83,8 +104,10 @@ def speed_label(speed: str, steps: int, budget: str) -> str:
     return f"Speed-up: {speed}× — {evaluations(speed, steps)} of {steps} evaluations"
 
 
-def build_controls(offer: dict[str, Any]) -> Controls:
-    """The fields in the order in which they are read; `offer` as the service describes it."""
+def build_controls(offer: dict[str, Any], own: gr.State | None = None) -> Controls:
+    """The fields in the order in which they are read; `offer` as the service describes it, `own` the
+    visitor's profiles.
+    """
     model = offer["models"][0]
     fields: dict[str, Component] = {}
     fields["prompt"] = gr.Textbox(
@@ -109,10 +132,11 @@ def build_controls(offer: dict[str, Any]) -> Controls:
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
     estimate = note("estimate")
     fields["methods"] = _methods(offer, model)
-    fields |= _more(offer, model)
+    more, pull = _more(offer, model)
+    fields |= more
     with gr.Accordion("Every method’s own settings", open=False, elem_id="knobs"):
         knobs = build_knobs(offer["methods"])
-    return Controls(fields, knobs, run, cancel, estimate, offer)
+    return Controls(fields, knobs, run, cancel, estimate, own or own_profiles(), pull, offer)
 
 
 def _methods(offer: dict[str, Any], model: dict[str, Any]) -> gr.CheckboxGroup:
@@ -128,8 +152,10 @@ def _methods(offer: dict[str, Any], model: dict[str, Any]) -> gr.CheckboxGroup:
 
 
 def _left_out(model: dict[str, Any]) -> str | None:
-    """Why some methods are not chosen for the visitor; None where all of them are."""
-    said, steps = [], model["steps"]
+    """Whose constants were pulled, and why some methods are not chosen for the visitor; None where there is
+    nothing to say.
+    """
+    said, steps = [f"{text}." for text in model["pulled"]], model["steps"]
     if model["unserved"]:
         names = "; ".join(map(lane_label, model["unserved"]))
         calibrate = f"python -m sencache calibrate --model {model['key']}"
@@ -144,7 +170,7 @@ def _left_out(model: dict[str, Any]) -> str | None:
     return " ".join(said) or None
 
 
-def _more(offer: dict[str, Any], model: dict[str, Any]) -> dict[str, Component]:
+def _more(offer: dict[str, Any], model: dict[str, Any]) -> tuple[dict[str, Component], PullBox]:
     fields: dict[str, Component] = {}
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         models = [(m["key"], m["key"]) for m in offer["models"]]
@@ -158,9 +184,18 @@ def _more(offer: dict[str, Any], model: dict[str, Any]) -> dict[str, Component]:
             for name in ("guidance", "width", "height", "frames"):
                 value = model["guidance_scale" if name == "guidance" else name]
                 fields[name] = gr.Number(value, label=name.capitalize(), min_width=110, elem_id=name)
-        own = ("the model’s own", "")
-        fields["profile"] = gr.Dropdown([own, *fitting(offer)], value="", label="Profile", elem_id="profile")
-    return fields
+        fields["profile"] = gr.Dropdown(
+            profile_choices(offer, {}), value="", label="Profile", elem_id="profile"
+        )
+        pull = pull_box()
+    return fields, pull
+
+
+def profile_choices(offer: dict[str, Any], own: Own) -> list[str | tuple[str, str]]:
+    """What the list of profiles offers: the model's own, those that come with the app, the visitor's."""
+    architectures = {model["architecture"] for model in offer["models"]}
+    mine = [name for name, (profile, _) in own.items() if profile.model.architecture in architectures]
+    return [("the model’s own", ""), *fitting(offer), *mine]
 
 
 def fitting(offer: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from sencache.service.studio import Studio
 from sencache.ui.api import build_api
 from sencache.ui.compare_page import ComparePage
 from sencache.ui.how import build_how_page
+from sencache.ui.own_profiles import own_profiles
 from sencache.ui.profiles_page import build_profiles_page
 from sencache.ui.theme import stylesheets, theme
 
@@ -49,18 +50,22 @@ def start() -> gr.Blocks:
 def build_app() -> gr.Blocks:
     """The whole app with the first model loaded and its queue set, not yet launched."""
     places, studio, offer = gallery_places(), Studio(), describe()
+    for model in offer["models"]:
+        for text in model["pulled"]:
+            log.info("%s: %s", model["key"], text)
     studio.warm(offer["models"][0]["key"])
     cards = recorded(places)
     app: gr.Blocks
     with gr.Blocks(
         title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
     ) as app:
+        own = own_profiles()
         gr.HTML(HEADER, padding=False)
         with gr.Tabs(elem_id="pages"):
             with gr.Tab("Compare", id="compare"):
-                compare = ComparePage(studio, offer, cards)
+                compare = ComparePage(studio, offer, cards, own)
             with gr.Tab("Profiles", id="profiles"):
-                build_profiles_page()
+                build_profiles_page(own)
             with gr.Tab("How it works", id="how"):
                 build_how_page()
         compare.wire()

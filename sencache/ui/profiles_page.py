@@ -19,14 +19,11 @@ from sencache.plots import overlay_figure
 from sencache.profile import Profile, load_profile, parse_profile
 from sencache.soundness import check_presets
 from sencache.ui.note import note, said
+from sencache.ui.own_profiles import Fetched, Own, added, own_profiles
 from sencache.ui.profile_facts import ProfileFacts, facts_of
 
-# A visitor's own profiles by name, each with where it came from; kept nowhere else.
-Own = dict[str, tuple[Profile, str]]
 NO_OVERLAY = "no other"
-MOST_OWN = 12
 LOOK_EVERY = 0.2
-ONE_HOUR = 3600
 INTRO = """
 <h1>Profiles</h1>
 <p>What SenCache, MagCache and TeaCache know of a model before a run begins: constants measured once, for one
@@ -35,10 +32,9 @@ checkpoint and one schedule. EasyCache, Control and fixed intervals need none.</
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def build_profiles_page() -> None:
-    """Put the page into the block that is open."""
-    names = _bundled()
-    own = gr.State({}, time_to_live=ONE_HOUR)
+def build_profiles_page(own: gr.State | None = None) -> None:
+    """Put the page into the block that is open; `own` are the visitor's profiles, shared with other pages."""
+    names, own = _bundled(), own or own_profiles()
     gr.HTML(INTRO, padding=False, elem_classes="intro")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=280):
@@ -56,6 +52,7 @@ def build_profiles_page() -> None:
             plot = gr.Plot(_plot(names[0], NO_OVERLAY, {}), show_label=False, elem_id="browsed-plot")
     gr.on([chosen.change, overlay.change], _shown, [chosen, overlay, own], [facts, plot], **PRIVATE)
     upload.upload(_uploaded, [upload, own], [own, chosen, overlay, checked], **PRIVATE)
+    own.change(_listed, own, [chosen, overlay], **PRIVATE)
     repo, file, revision, button, status = pull
     repo.change(_files_of, repo, file, **PRIVATE)
     button.click(_pulled, [repo, file, revision, own], [own, chosen, overlay, status], **PRIVATE)
@@ -69,7 +66,7 @@ def _pull_box() -> tuple[Any, ...]:
         file = gr.Dropdown(files, value=files[0], label="File", elem_id="pull-file")
         revision = gr.Textbox(
             label="Commit",
-            info="Full hash, 40 digits: a file is never taken from a branch that may move.",
+            info="Full hash, 40 digits; left empty, the newest commit is taken and shown.",
             max_length=64,
             elem_id="pull-revision",
         )
@@ -128,14 +125,16 @@ def _uploaded(path: str, own: Own) -> tuple[Any, ...]:
         content = file.read_bytes()
     finally:
         file.unlink(missing_ok=True)
-    return _added(lambda: (_parsed(content, file.name), file.name, "checked here"), own)
+    return _added(lambda: (_checked(content, file.name), file.name, "checked here"), own)
 
 
-def _parsed(content: bytes, name: str) -> Profile:
+def _checked(content: bytes, name: str) -> Profile:
     suffix = Path(name).suffix.lower()
     if suffix not in (".json", ".npz"):
         raise SencacheError(f"{name} is neither .json nor .npz; choose a profile file")
-    return parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
+    profile = parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
+    check_presets(profile)
+    return profile
 
 
 def _pulled(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any, ...]]:
@@ -152,39 +151,27 @@ def _pulled(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any
     yield _added(future.result, own)
 
 
-def _fetched(
-    repo: str, file: str, revision: str, on_bytes: Callable[[int, int], object]
-) -> tuple[Profile, str, str]:
-    if not revision and repo in LISTED and LISTED[repo].revision is None:
-        raise SencacheError(
-            "no commit is given; paste the full hash of 40 digits from "
-            f"https://huggingface.co/datasets/{repo}/commits/main"
-        )
+def _fetched(repo: str, file: str, revision: str, on_bytes: Callable[[int, int], object]) -> Fetched:
     pulled = pull_profile(file, repo, revision or None, on_bytes=on_bytes)
     return pulled, f"{file} of {repo}", "pulled from the Hub"
 
 
-def _added(fetch: Callable[[], tuple[Profile, str, str]], own: Own) -> tuple[Any, ...]:
-    """The visitor's list with one more profile, which becomes the chosen one; or what is wrong with it."""
-    try:
-        if len(own) >= MOST_OWN:
-            raise SencacheError(f"{MOST_OWN} profiles are in your list already; reload the page to empty it")
-        profile, label, origin = fetch()
-        check_presets(profile)
-    except SencacheError as error:
-        return gr.skip(), gr.skip(), gr.skip(), said(str(error), bad=True)
-    name = _free(label, own)
-    own = {**own, name: (profile, origin)}
-    names = [*_bundled(), *own]
-    return (
-        own,
-        gr.Dropdown(names, value=name),
-        gr.Dropdown([NO_OVERLAY, *names]),
-        said(f"{label}: a valid profile of {profile.model.id}."),
-    )
+def _added(fetch: Callable[[], Fetched], own: Own) -> tuple[Any, ...]:
+    """The visitor's list, its newest profile chosen; or what is wrong with that."""
+    held, name, told = added(fetch, own)
+    if name is None:
+        return gr.skip(), gr.skip(), gr.skip(), told
+    return held, gr.Dropdown(_names(held), value=name), _overlays(held), told
 
 
-def _free(label: str, own: Own) -> str:
-    taken = {*bundled_profiles(), *own, NO_OVERLAY}
-    counted = (label if count == 1 else f"{label} ({count})" for count in range(1, MOST_OWN + 3))
-    return next(name for name in counted if name not in taken)
+def _names(own: Own) -> list[str]:
+    return [*_bundled(), *own]
+
+
+def _overlays(own: Own) -> Any:
+    return gr.Dropdown([NO_OVERLAY, *_names(own)])
+
+
+def _listed(own: Own) -> tuple[Any, Any]:
+    """Both lists with the visitor's own, wherever they were added."""
+    return gr.Dropdown(_names(own)), _overlays(own)

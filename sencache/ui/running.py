@@ -88,7 +88,7 @@ class Runner:
         try:
             yield [*self._state("Starting…", running=True), *rest]
             ask = self.controls.ask(*values)
-            for news in self._updates(ask, query_of(self.controls, *values)):
+            for news in self._updates(ask, query_of(self.controls, *values[: len(self.controls.names)])):
                 if isinstance(news, Finished):
                     yield [*self._state(news.told, running=False), *shown(news)]
                 else:

@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self.json({"errors": [], "warnings": []})
         elif found := API.fullmatch(self.path):
-            self.dataset(found[1], found[2], body, found[3])
+            self.dataset(found[1], found[2], found[3], body)
         else:
             self.refuse(404)
 
@@ -155,12 +155,12 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
             self.json({"url": f"{self.hub.endpoint}/datasets/{name}"})
 
-    def dataset(self, name: str, action: str | None, body: bytes, revision: str | None = None) -> None:
+    def dataset(self, name: str, action: str | None, revision: str | None, body: bytes) -> None:
         repo = self.hub.repos.get(name)
-        if repo is None:
-            self.refuse(404, "RepoNotFound")
+        if repo is None or (repo.private and not self.owner):
+            self.refuse(401, "RepoNotFound")
         elif action is None or action == "revision":
-            self.listing(name, repo, revision or repo.head)
+            self.listing(name, repo, repo.head if revision in (None, "main") else str(revision))
         elif not self.owner:
             self.refuse(403)
         elif action == "preupload":

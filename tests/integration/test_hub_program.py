@@ -44,10 +44,13 @@ def program(folder: Path, server: FakeHub, *words: str, **settings: str) -> subp
 def test_the_program_pulls_once_and_then_works_offline(
     server: FakeHub, revision: str, tmp_path: Path
 ) -> None:
-    words = ("pull", FILE, "--repo", REPO, "--revision", revision)
+    """The newest commit is taken where none is given, and printed, so that it can be given."""
+    words = ("pull", FILE, "--repo", REPO)
     done = program(tmp_path, server, *words)
     assert done.returncode == 0 and OWN.sha256 in done.stdout, done.stderr
+    assert f"taken from {FILE} of {REPO} at commit {revision}" in done.stdout
     assert parse_profile((tmp_path / FILE).read_bytes()) == OWN
+    words = (*words, "--revision", revision)
     offline = program(tmp_path, server, *words, "--out", "again.json", "--json", HF_HUB_OFFLINE="1")
     said = json.loads(offline.stdout)
     assert (said["repo"], said["revision"], said["sha256"]) == (REPO, revision, OWN.sha256)

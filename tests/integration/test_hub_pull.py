@@ -77,9 +77,7 @@ def test_the_list_names_only_pinned_commits_or_none() -> None:
     ("file", "repo", "revision", "unlisted", "said"),
     [
         (FILE, REPO, NOWHERE, False, "not a listed repository"),
-        ("sensitivity_wan21.npz", OFFICIAL, None, False, "--revision"),
         ("other.npz", OFFICIAL, NOWHERE, False, "choose from sensitivity_wan21.npz"),
-        (FILE, REPO, None, True, "--revision"),
         (FILE, REPO, "main", True, "'main'"),
         (FILE, REPO, "0" * 39, True, "40 hexadecimal"),
         (FILE, "no-owner", NOWHERE, True, "'no-owner'"),

@@ -136,6 +136,9 @@ def test_a_bad_answer_is_refused_and_not_kept(
     assert not (hub.cache or Path()).exists()
 
 
+GREEDY = OWN.model_copy(update={"presets": {"slow": {"magcache": {"threshold": 1e9, "max_reuses": 1000}}}})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -143,6 +146,7 @@ def test_a_bad_answer_is_refused_and_not_kept(
         (b"[]", "the file is '[]'"),
         (CONTENT.replace(b'"wan"', b'"unet"'), "model.architecture is 'unet'"),
         (b"", "Invalid JSON"),
+        (GREEDY.to_json().encode(), "magcache would reuse every step"),
     ],
 )
 def test_content_that_is_no_profile_is_refused(server: FakeHub, hub: Hub, content: bytes, said: str) -> None:

@@ -31,7 +31,7 @@ from sencache.policies import Fixed
 from sencache.profile import Profile
 from sencache.report import Report, load_report
 from sencache.schema import Request, Still
-from sencache.verify import profile_file, verify
+from sencache.verify import profiles_at_hand, verify
 
 STEPS = 6
 
@@ -136,7 +136,7 @@ def test_a_profile_is_measured_on_it(model: Model, profile: Profile) -> None:
 
 
 def test_all_methods_run_on_it_and_every_decision_holds(report: Report, profile: Profile) -> None:
-    assert verify(report, profile_file(profile)) == []
+    assert verify(report, profiles_at_hand([profile])) == []
     assert {entry.method for entry in report.lanes} >= {"none", "sencache", "magcache", "control"}
     reusing = [entry for entry in report.lanes if entry.target and entry.nfe < entry.steps]
     assert reusing, "no method reused a single step"

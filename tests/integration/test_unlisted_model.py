@@ -70,6 +70,6 @@ def test_the_code_makes_the_lanes_video_again(run: Run, name: str) -> None:
 def test_the_code_names_the_first_device_and_both_guidance_scales(run: Run) -> None:
     request = run.report.request.model_copy(update={"guidance_scale_2": 2.5})
     model = run.report.model.model_copy(update={"device": "cuda:0,cuda:1"})
-    for code in snippets(run.report.model_copy(update={"request": request, "model": model}), None).values():
+    for code in snippets(run.report.model_copy(update={"request": request, "model": model}), {}).values():
         assert f"sencache.load({model.key!r}, 'cuda:0')" in code
         assert "guidance_scale_2=2.5," in code

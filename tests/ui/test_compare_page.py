@@ -6,6 +6,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from compare_visits import (
     settled,
 )
 
+from sencache.profile import Profile
 from sencache.report import Report
 from sencache.ui.gallery import load_gallery
 from sencache.verify import verify
@@ -184,6 +186,32 @@ def test_the_link_restores_the_settings(browser: Any, after_a_run: Any, app_url:
 
 def test_the_code_is_that_of_the_chosen_lane(after_a_run: Any) -> None:
     assert "sencache.SenCache(" in after_a_run.inner_text("#code")
+
+
+def test_a_profile_checked_on_one_page_serves_a_run_on_the_other(
+    browser: Any, app_url: str, tmp_path: Path, bundled_profile: Profile
+) -> None:
+    """And what cannot be pulled is said beside the field in which it was named."""
+    path = tmp_path / "mine.json"
+    alone = {"magcache": None, "teacache": None, "presets": {}, "preset_nfe": {}}
+    path.write_text(bundled_profile.model_copy(update=alone).to_json(), encoding="utf-8")
+    with opened(browser, link(app_url, methods="sencache,magcache")) as page:
+        settled(page)
+        page.get_by_role("tab", name="Profiles").click()
+        with page.expect_file_chooser() as chooser:
+            page.locator("#profile-upload").click()
+        chooser.value.set_files(path)
+        page.locator("#profile-facts h3", has_text="mine.json").wait_for()
+        page.get_by_role("tab", name="Compare").click()
+        page.click("#advanced > button")
+        page.click("#pull-source-button")
+        page.locator("#pull-source-note .bad", has_text="the Hub is switched off").wait_for()
+        page.click("#profile input")
+        page.get_by_role("option", name="mine.json").click()
+        run_to_the_end(page)
+        report = Report.model_validate_json(downloaded(page, "Report, JSON"))
+        used = {lane.name: lane.profile.path for lane in report.lanes if lane.profile}
+        assert used == {"sencache": "mine.json", "magcache": "tiny-wan.unipc-50.json"}
 
 
 # ---- runs that end otherwise

@@ -14,7 +14,8 @@ from stage import served, visited
 from sencache.hub.exchange import LISTED
 from sencache.library import bundled_profiles
 from sencache.profile import Profile, load_profile
-from sencache.ui.profiles_page import MOST_OWN, build_profiles_page
+from sencache.ui.own_profiles import MOST_OWN, added
+from sencache.ui.profiles_page import build_profiles_page
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><a href="https://example.org">${window.pwned=2}{{7*7}}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -216,20 +217,16 @@ def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
 def test_pulling_without_network_says_so(page: Any) -> None:
     page.get_by_role("button", name="Pull from the Hub").click()
     page.get_by_role("button", name="Pull", exact=True).click()
-    note = page.locator("#pull-note .bad")
-    note.filter(has_text="hash of 40 digits").wait_for()
+    note, (repo, entry) = page.locator("#pull-note .bad"), next(iter(LISTED.items()))
+    note.filter(has_text=f"cannot find the newest commit of {repo}: the Hub cannot be reached").wait_for()
     page.get_by_label("Commit").fill(COMMIT)
     page.get_by_role("button", name="Pull", exact=True).click()
-    note.filter(has_text="cannot be reached").wait_for()
-    repo, entry = next(iter(LISTED.items()))
-    assert repo in note.inner_text() and entry.files[0] in note.inner_text()
+    note.filter(has_text=f"cannot get {entry.files[0]} of {repo}").wait_for()
 
 
 def test_the_list_has_an_end(bundled_profile: Profile) -> None:
-    from sencache.ui.profiles_page import _added
-
     own = {str(k): (bundled_profile, "") for k in range(MOST_OWN)}
-    *_, said = _added(lambda: (bundled_profile, "more", ""), own)
+    *_, said = added(lambda: (bundled_profile, "more", ""), own)
     assert said["bad"] and str(MOST_OWN) in said["text"]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile as bundled_file
-from sencache.plan import LaneSpec, Planned, method_names, parse_lanes, plan_lane, with_budget
+from sencache.plan import LaneSpec, Planned, method_names, parse_lanes, plan_lane, plan_lanes, with_budget
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
 from sencache.profile import Profile, load_profile
 from sencache.recording import Recording
@@ -199,7 +199,7 @@ def test_any_text_is_parsed_or_refused(typed: str, overrides: list[str]) -> None
 def test_any_lane_is_planned_or_refused(typed: str) -> None:
     for lane in parsed(typed, []):
         with contextlib.suppress(SencacheError):
-            plan = plan_lane(lane, REQUEST, PROFILE)
+            plan = plan_lane(lane, REQUEST, [PROFILE])
             assert plan.spec is lane and plan.steps == REQUEST.steps
             assert plan.policy.config().keys() >= lane.given.keys()
 
@@ -218,7 +218,7 @@ POLICIES = {
 
 def planned(typed: str, profile: Profile | None = PROFILE, **changes: Any) -> Planned:
     lane = next(lane for lane in parse_lanes(typed) if lane.method == typed.split(":")[0])
-    return plan_lane(lane, REQUEST.model_copy(update=changes), profile)
+    return plan_lane(lane, REQUEST.model_copy(update=changes), [profile] if profile else [])
 
 
 @pytest.mark.parametrize("method", POLICIES)
@@ -226,6 +226,20 @@ def test_a_lane_gets_its_own_policy(method: str) -> None:
     policy = planned(method).policy
     assert type(policy) is POLICIES[method] and policy.name == method
     assert getattr(policy, "profile", PROFILE) is PROFILE
+
+
+def test_of_several_profiles_the_first_that_serves_is_used() -> None:
+    """A preset's settings come from the first profile that has them for the method, whoever serves it."""
+    sensitive = PROFILE.model_copy(update={"magcache": None, "teacache": None, "presets": {}})
+    ratios = PROFILE.model_copy(update={"sensitivity": None})
+    request = REQUEST.model_copy(update={"preset": "slow"})
+    plans = plan_lanes(parse_lanes("sencache,magcache,control"), request, [sensitive, ratios], "wan")
+    policies = {plan.spec.method: plan.policy for plan in plans}
+    assert policies["sencache"].profile is sensitive and policies["magcache"].profile is ratios
+    for method in ("sencache", "magcache", "control"):
+        assert PROFILE.presets["slow"][method].items() <= policies[method].config().items()
+    with pytest.raises(SencacheError, match="cannot serve a ltx model"):
+        plan_lanes([], request, [sensitive], "ltx")
 
 
 @pytest.mark.parametrize("method", ["none", "fewer-steps"])

@@ -126,14 +126,14 @@ def test_a_lane_is_not_planned_on_a_hostile_preset() -> None:
     for typed in ("magcache", "magcache:forecast=linear"):
         lane = next(lane for lane in parse_lanes(typed) if lane.method == "magcache")
         with pytest.raises(SencacheError, match="would reuse every step") as caught:
-            plan_lane(lane, asked, profile)
+            plan_lane(lane, asked, [profile])
         assert caught.value.code == "profile.reuses-everything"
     other = next(lane for lane in parse_lanes("sencache") if lane.method == "sencache")
-    assert plan_lane(other, asked, profile).policy.name == "sencache"
+    assert plan_lane(other, asked, [profile]).policy.name == "sencache"
 
 
 def test_users_may_set_what_they_like() -> None:
     profile = everything(even(50))
     asked = Request(prompt="x", steps=50, height=32, width=32, frames=5, guidance_scale=1)
     lane = next(lane for lane in parse_lanes("magcache:threshold=1e9:max_reuses=1000") if lane.given)
-    assert plan_lane(lane, asked, profile).policy.config()["max_reuses"] == 1000
+    assert plan_lane(lane, asked, [profile]).policy.config()["max_reuses"] == 1000

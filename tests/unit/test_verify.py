@@ -20,7 +20,7 @@ from sencache.policies import Reason
 from sencache.profile import Profile, parse_profile
 from sencache.report import Report, load_report, write_report
 from sencache.schema import Request
-from sencache.verify import FindProfile, profile_file, verify
+from sencache.verify import FindProfile, check_given, profiles_at_hand, verify
 
 Path = tuple[str | int, ...]
 
@@ -100,7 +100,7 @@ def one(report: Report) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def find(bundled_profile: Profile) -> FindProfile:
-    return profile_file(bundled_profile)
+    return profiles_at_hand([bundled_profile])
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, float]]:
@@ -282,7 +282,7 @@ def test_another_profile_is_refused_by_its_hash(report: Report, bundled_profile:
         rf"sha256 {bundled_profile.sha256[:12]}…, the one given has {other.sha256[:12]}…; give the profile"
     )
     with pytest.raises(SencacheError, match=expected):
-        verify(report, profile_file(other))
+        check_given(report, [bundled_profile, other])
 
 
 def test_the_wrong_constants_are_noticed(report: Report, bundled_profile: Profile) -> None:
