@@ -34,7 +34,7 @@ RATES = {
     "H100|H800": 155e12,
     # Published: CogVideoX-2b, 50 steps in about 90 s (its README). Its 5B comes to 184e12, and the 175 s of
     # Wan 2.1 1.3B in TeaCache's table to 162e12.
-    "A100|A800": 130e12,
+    r"A100\b|A800\b": 130e12,
     # Published: CogVideoX-5b and 2b on an L40, 6.2 s and 2.1 s a step (xDiT's report: 0.8 s and 0.49 s, at
     # 7.75 and 4.29 times the speed of one card). Assumed: an L40S is no slower.
     "L40": 105e12,

@@ -342,7 +342,7 @@ def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> No
 
 def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """On ZeroGPU what no call could finish, elsewhere what the owner does not lend to one visitor."""
-    long = ask(steps=200, nfe=200, height=256, width=256, frames=81)
+    long = ask(steps=200, nfe=200, height=192, width=192, frames=41)
     longest = ask(
         steps=1000,
         nfe=1000,
@@ -364,7 +364,7 @@ def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.Monke
     assert Studio().estimate(longest).seconds > 900
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     with pytest.raises(SencacheError, match="more than the 58 s of one call; choose fewer"):
-        Studio().estimate(long)
+        Studio().estimate(longest)
     assert Studio().estimate(ask()).reserved <= 80
 
 

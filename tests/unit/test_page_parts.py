@@ -160,6 +160,7 @@ def test_settings_of_a_model_that_is_not_offered_leave_the_pages_own(
 ) -> None:
     """The gallery is of bundled models, on every Space."""
     monkeypatch.setenv("MODEL_ID", "wan-1.3b")
+    monkeypatch.setenv("SENCACHE_MAX_SECONDS", "100000000")
     with gr.Blocks(analytics_enabled=False):
         own = build_controls(describe())
     values = after(own, read_query(query_of_report(report)), {"steps": 9})
