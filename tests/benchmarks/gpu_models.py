@@ -278,7 +278,8 @@ def make_vae(name: str, scale: str, device: torch.device) -> Any:
     dtype = spec.dtypes.get("vae", spec.dtype) if device.type == "cuda" else "float32"
     with device:
         vae = getattr(diffusers, entry.vae)(**(entry.tiny_vae if scale == "tiny" else {}))
-    return vae.eval().requires_grad_(False).to(getattr(torch, dtype))
+    _cast(vae.eval().requires_grad_(False), getattr(torch, dtype))
+    return vae
 
 
 def work_of(subject: Subject, steps: int, lanes: int = 0, frames: int = 0) -> Work:
@@ -302,9 +303,9 @@ def make_transformer(entry: Entry, size: Size, device: torch.device) -> Any:
         return getattr(diffusers, entry.network)(**size.config)
 
 
-def _cast(transformer: Any, dtype: torch.dtype) -> None:
+def _cast(network: Any, dtype: torch.dtype) -> None:
     """To `dtype`, but for what loading a checkpoint leaves in float32 as well."""
-    kept = transformer._keep_in_fp32_modules or []
-    for name, tensor in (*transformer.named_parameters(), *transformer.named_buffers()):
+    kept = network._keep_in_fp32_modules or []
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_floating_point() and not set(kept) & set(name.split(".")):
             tensor.data = tensor.data.to(dtype)

@@ -24,6 +24,7 @@ from sencache.engine.attach import attach
 from sencache.interleave import round_robin
 from sencache.lanes import Finished, Stepped, lane
 from sencache.metrics import compare_frames
+from sencache.models.loading import bring_blocks_one_by_one
 from sencache.plan import parse_lanes
 from sencache.policies import EasyCache, Fixed, Full, Policy, SenCache
 from sencache.profile import Profile
@@ -110,20 +111,31 @@ def test_distances_are_those_of_unrounded_latents(dtype: torch.dtype) -> None:
         assert record.signals["dx_rms"] == pytest.approx(float(apart), rel=1e-3, abs=1e-7)
 
 
-def test_group_offloading_serves_lanes_bit_for_bit(tiny: Tiny) -> None:
-    """Prefetching on a stream of its own: the first forward learns the order, a reuse runs no block."""
-    tiny = on_gpu(tiny)
-    chosen: list[Policy] = [Full(), Fixed(interval=3)]
-    expected = [under(tiny, policy)[0].cpu().numpy() for policy in chosen]
-    tiny.pipe.transformer.to("cpu")
+def offload_all(transformer: Any) -> None:
+    """diffusers learns the order in the first forward."""
     apply_group_offloading(
-        tiny.pipe.transformer,
+        transformer,
         onload_device=GPU,
         offload_device=torch.device("cpu"),
         offload_type="block_level",
         num_blocks_per_group=1,
         use_stream=True,
     )
+
+
+def stream_blocks(transformer: Any) -> None:
+    """As a placement does."""
+    bring_blocks_one_by_one(transformer, GPU, ahead=True)
+
+
+@pytest.mark.parametrize("offload", [offload_all, stream_blocks])
+def test_group_offloading_serves_lanes_bit_for_bit(tiny: Tiny, offload: Callable[[Any], None]) -> None:
+    """Prefetching on a stream of its own; a reuse runs no block."""
+    tiny = on_gpu(tiny)
+    chosen: list[Policy] = [Full(), Fixed(interval=3)]
+    expected = [under(tiny, policy)[0].cpu().numpy() for policy in chosen]
+    tiny.pipe.transformer.to("cpu")
+    offload(tiny.pipe.transformer)
     done = {i: item for i, item in round_robin(lanes_of(tiny, chosen)) if isinstance(item, Finished)}
     for index, latents in enumerate(expected):
         assert np.array_equal(done[index].frames, latents)
