@@ -60,7 +60,7 @@ def test_what_the_page_opens_with_can_run(key: str, monkeypatch: pytest.MonkeyPa
             understand(ask.model_copy(update={"methods": (lane,)}))
     offered = {lane["lane"] for lane in describe()["methods"] if not lane["baseline"]}
     left_out = {*model["unserved"], *model["idle"], *model["spared"], "fixed"}
-        assert {*ask.methods, *left_out} == offered
+    assert {*ask.methods, *left_out} == offered
     with gr.Blocks(analytics_enabled=False):
         told = build_controls(describe()).fields["methods"].info
     assert "SenCache" in told and f"python -m sencache calibrate --model {key}" in told
