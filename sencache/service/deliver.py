@@ -15,7 +15,7 @@ from sencache.profile import Profile
 from sencache.report import Lane, Report
 from sencache.verify import bundled_by_hash
 
-REPORT_NAME, CSV_NAME, ZIP_NAME, PROFILE_NAME = "report.json", "traces.csv", "comparison.zip", "profile.json"
+CSV_NAME, ZIP_NAME, PROFILE_NAME = "traces.csv", "comparison.zip", "profile.json"
 
 # What a pipeline is called with is the model's own business: it differs by family and by checkpoint.
 ENCODED = "encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)\n"
