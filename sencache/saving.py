@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sencache.events import Compared, Event, LaneDone, Ledger, Pixels
+from sencache.events import Compared, Event, LaneDone, LaneStarted, LaneStopped, Ledger, Pixels
 from sencache.report import REPORT_NAME, UNDER_WAY, Lane, Report, load_report, write_report
 from sencache.video import safe_name, write_mp4
 
@@ -36,6 +36,9 @@ class Saving:
                 self._do(lambda: self._add(lane, frames))
             case Compared():
                 self._do(self._write)
+            case LaneStarted() | LaneStopped():
+                self.ledger.take(event)
+                self._do(self._write)
             case _:
                 self.ledger.take(event)
         self._check(wait=isinstance(event, Compared))
@@ -57,7 +60,8 @@ class Saving:
         self._write()
 
     def _write(self) -> None:
-        write_report(self.ledger.report(), self.folder / REPORT_NAME)
+        if self.ledger.done:
+            write_report(self.ledger.report(), self.folder / REPORT_NAME)
 
     def __enter__(self) -> Self:
         return self
