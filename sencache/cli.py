@@ -98,6 +98,7 @@ def compare(
     Writes DIR/report.json (every decision of every step) and DIR/LANE.mp4. A full run and the plain sampler
     with fewer steps are always part of it.
     """
+    from sencache.cli_compare import compare_into, show
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
     from sencache.plan import parse_lanes
@@ -126,8 +127,8 @@ def compare(
     with staged(out) as folder:
         devices = device.split(",")
         loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in devices]
-        report = _compare_into(folder, loaded, request, lanes, profiles)
-    _show(report, out, as_json)
+        report, cut = compare_into(folder, loaded, request, lanes, profiles)
+    show(report, cut, out, as_json)
 
 
 def _said(loaded: Any) -> Any:
@@ -135,17 +136,6 @@ def _said(loaded: Any) -> Any:
     if loaded.placement:
         Console(stderr=True).print(f"{loaded.spec.key}, {loaded.device}: {loaded.placement}")
     return loaded
-
-
-def _show(report: Any, out: Path, as_json: bool) -> None:
-    from sencache.tables import comparison_table, lane_notes
-
-    if as_json:
-        typer.echo(report.to_json(), nl=False)
-    else:
-        Console().print(comparison_table(report))
-        print_lines(lane_notes(report))
-        typer.echo(f"report and videos are in {out}")
 
 
 def _request(spec: Any, **asked: Any) -> Any:
@@ -164,25 +154,6 @@ def _request(spec: Any, **asked: Any) -> Any:
         where, value, problem = first_problem(error)
         option = {"guidance_scale": "guidance", "guidance_scale_2": "guidance-2"}.get(where, where)
         raise SencacheError(f"{option} is {value}: {problem.lower()}; correct --{option}") from None
-
-
-def _compare_into(folder: Path, loaded: Any, request: Any, lanes: Any, profiles: Any) -> Any:
-    from sencache import comparison
-    from sencache.tables import LaneProgress
-
-    frames, (model, *copies) = {}, loaded
-    with LaneProgress(Console(stderr=True)) as progress:
-        for event in comparison.compare(model, request, lanes, profiles, copies):
-            match event:
-                case comparison.LaneStarted(lane=lane, steps=steps):
-                    progress.begin(lane, steps)
-                case comparison.StepDone(lane=lane, record=record):
-                    progress.step(lane, record)
-                case comparison.LaneDone(lane=lane, frames=clip):
-                    frames[lane.name] = clip
-                case comparison.Compared(report=report):
-                    return comparison.save(report, frames, folder, model.spec.fps)
-    raise AssertionError("a comparison ends with its report")
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,18 +25,28 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self._device, self._cuda = device, device.type == "cuda"
         self._start: Any = None
+        self._pauses: list[tuple[Any, Any]] = []
 
     def start(self) -> None:
         """Begin, or begin again."""
-        self._start = self._mark()
+        self._start, self._pauses = self._mark(), []
 
     def stop(self) -> float:
-        """Seconds since `start`; waits for the device."""
+        """Seconds since `start`, without the pauses; waits for the device."""
         end = self._mark()
-        if not self._cuda:
-            return float(end - self._start)
-        end.synchronize()
-        return float(self._start.elapsed_time(end)) / 1000
+        if self._cuda:
+            end.synchronize()
+        return self._between(self._start, end) - sum(self._between(*pause) for pause in self._pauses)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the block does and queues is not counted."""
+        begun = self._mark()
+        yield
+        self._pauses.append((begun, self._mark()))
+
+    def _between(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) / 1000 if self._cuda else float(end - start)
 
     def _mark(self) -> Any:
         if not self._cuda:

@@ -19,6 +19,7 @@ import torch
 from sencache.devices import Clock, Peak
 from sencache.engine.attach import attach
 from sencache.engine.run import Observer
+from sencache.engine.sensors import Scene
 from sencache.engine.trace import Record, Trace
 from sencache.errors import SencacheError
 from sencache.interleave import Stepwise
@@ -30,7 +31,7 @@ Generate = Callable[[Any, Callable[..., dict[str, Any]]], Frames]
 
 @dataclass(frozen=True)
 class Stepped:
-    """One step of a lane: its record with the time it took, and on the host the latent after it."""
+    """One step of a lane: its record with the time it took, and on its device the latent after it."""
 
     record: Record
     latent: torch.Tensor
@@ -59,6 +60,7 @@ def lane(
 
     def run(emit: Callable[[Stepped | Finished], None]) -> None:
         shell, clock, peak, laps = shallow_pipeline(pipe), Clock(device), Peak(device), _Laps()
+        watching = None if observer is None else _OffTheClock(observer, clock)
 
         def begin(*_: Any) -> None:
             if laps.setup is None:
@@ -67,14 +69,13 @@ def lane(
 
         def on_step(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             record = trace.records[-1].model_copy(update={"seconds": clock.stop()})
-            latent = tensors["latents"].to("cpu", copy=True)
             peak.end()
-            emit(Stepped(record, latent))
+            emit(Stepped(record, tensors["latents"].clone()))
             peak.begin()
             clock.start()
             return {}
 
-        with attach(shell, policy, observer=observer) as trace:
+        with attach(shell, policy, observer=watching) as trace:
             shell.transformer.register_forward_pre_hook(begin, prepend=True)
             peak.begin()
             clock.start()
@@ -89,6 +90,18 @@ def lane(
 @dataclass
 class _Laps:
     setup: float | None = None
+
+
+class _OffTheClock:
+    """An observer whose own work is not the lane's."""
+
+    def __init__(self, observer: Observer, clock: Clock) -> None:
+        self.signal = observer.signal
+        self._observer, self._clock = observer, clock
+
+    def observe(self, scene: Scene) -> None:
+        with self._clock.paused():
+            self._observer.observe(scene)
 
 
 def shallow_pipeline(pipe: Any) -> Any:

@@ -7,7 +7,6 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch.nn.functional import unfold
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from sencache.errors import SencacheError
@@ -100,21 +100,29 @@ def _lpips_and_ssim(
     frames: NDArray[np.float32], reference: NDArray[np.float32], device: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     pair = _images(frames, device), _images(reference, device)
-    with _unrounded(device):
-        ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
-        assert isinstance(ssim, torch.Tensor)  # a tuple only where full images are asked for
-        return _lpips_model(device)(*pair, normalize=True).flatten().cpu().numpy(), ssim.cpu().numpy()
-
-
-def _unrounded(device: str) -> AbstractContextManager[None]:
-    """A GPU's convolutions would round to TF32's ten bits, and SSIM takes differences of squares."""
-    if torch.device(device).type == "cpu":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
+    assert isinstance(ssim, torch.Tensor)  # a tuple only where full images are asked for
+    return _lpips_model(device)(*pair, normalize=True).flatten().cpu().numpy(), ssim.cpu().numpy()
 
 
 def _images(frames: NDArray[np.float32], device: str) -> torch.Tensor:
     return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous()
+
+
+class _Unrounded(torch.nn.Conv2d):
+    """A convolution as a product of matrices, for GPUs.
+
+    cuDNN would round its factors to TF32's ten bits, and what turns that off does so for the whole process,
+    where other devices make videos meanwhile. (SSIM's go channel by channel, which is not cuDNN's.)
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        columns = unfold(images, self.kernel_size, self.dilation, self.padding, self.stride)  # type: ignore[arg-type]
+        product = self.weight.flatten(1) @ columns
+        if self.bias is not None:
+            product = product + self.bias[:, None]
+        height = (images.shape[2] + 2 * int(self.padding[0]) - self.kernel_size[0]) // self.stride[0] + 1
+        return product.view(len(images), len(self.weight), height, -1)
 
 
 @functools.cache
@@ -131,5 +139,13 @@ def _lpips_model(device: str) -> Callable[..., torch.Tensor]:
     )
     # Not strict: the heads' second registration (`lins`) and the scaling constants are not in the file.
     model.load_state_dict(torch.load(_HEADS, "cpu", weights_only=True), strict=False, assign=True)
-    loaded: Callable[..., torch.Tensor] = model.eval().requires_grad_(False).to(device)
+    loaded: Callable[..., torch.Tensor] = _unrounded(model.eval().requires_grad_(False).to(device), device)
     return loaded
+
+
+def _unrounded(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    if torch.device(device).type != "cpu":
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.__class__ = _Unrounded
+    return model

@@ -160,8 +160,9 @@ def _preset(method: str, preset: str | None, profiles: Sequence[Profile]) -> dic
     return dict(next((settings[method] for settings in found if method in settings), {}))
 
 
-def with_budget(planned: Planned, nfe: int, recording: Recording) -> Planned:
-    """`planned` with the knob that meets `nfe` on the full run on record."""
+def with_budget(planned: Planned, nfe: int, recording: Recording | None = None) -> Planned:
+    """`planned` with the knob that meets `nfe` on the full run on record; fewer-steps needs no record."""
     if planned.spec.method == FEWER_STEPS:
         return replace(planned, steps=min(nfe, planned.steps))
+    assert recording is not None
     return replace(planned, policy=match_nfe(planned.policy, [recording], nfe, planned.spec.given))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +17,8 @@ from sencache.reading import read_limited
 from sencache.schema import Metrics, ModelInfo, Request, Strict, first_problem
 
 MAX_BYTES = 100_000_000
+REPORT_NAME = "report.json"
+UNDER_WAY = "it was still to be finished when this was written"
 
 
 class ProfileRef(Strict):
@@ -65,14 +67,34 @@ class Lane(Strict):
     video: str | None
 
 
+class Unfinished(Strict):
+    """A lane that did not come to its end: the steps it took of those it was to take, and why in a sentence.
+
+    Nothing else of it is kept.
+    """
+
+    name: str
+    method: str
+    taken: Annotated[int, Field(ge=0)] = 0
+    steps: int
+    why: str = UNDER_WAY
+
+    def __str__(self) -> str:
+        return f"{self.name} is missing, after {self.taken} of {self.steps} steps: {self.why}"
+
+
 class Report(Strict):
-    """One comparison; the JSON contract `sencache.report/1`."""
+    """One comparison; the JSON contract `sencache.report/1`.
+
+    `unfinished` are the lanes that are missing; it is left out where none is. The full run never is.
+    """
 
     schema_: Literal["sencache.report/1"] = Field(default="sencache.report/1", alias="schema")
     model: ModelInfo
     request: Request
     versions: dict[str, str]
     lanes: tuple[Lane, ...]
+    unfinished: tuple[Unfinished, ...] = Field(default=(), exclude_if=lambda value: not value)
     digest: str = ""
 
     def sealed(self) -> Report:
@@ -91,9 +113,14 @@ class Report(Strict):
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write `report` in one move."""
-    with atomic(path) as temporary:
-        temporary.write_text(report.to_json(), encoding="utf-8")
+    """Write `report` in one move; raises SencacheError when it cannot be, as on a full disk."""
+    try:
+        with atomic(path) as temporary:
+            temporary.write_text(report.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise SencacheError(
+            f"the report {path} could not be written ({error.strerror}); check that its folder has space"
+        ) from error
 
 
 def load_report(path: str | os.PathLike[str]) -> Report:

@@ -62,12 +62,15 @@ def comparison_table(report: Report) -> Table:
         cells = [_cell(lane, column, top) for column, top in zip(COLUMNS, best, strict=True)]
         times = f"{lane.denoise_seconds:.2f} {lane.seconds:.2f}"
         table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, times)
+    for one in report.unfinished:
+        table.add_row(one.name, *["-"] * (2 + len(COLUMNS)), "missing")
     return table
 
 
 def lane_notes(report: Report) -> list[str]:
-    """What the lanes noted of their runs, one line each."""
-    return [f"{lane.name}: {note}" for lane in report.lanes for note in lane.notes]
+    """What the lanes noted of their runs, and which are missing and why, one line each."""
+    notes = [f"{lane.name}: {note}" for lane in report.lanes for note in lane.notes]
+    return notes + [str(one) for one in report.unfinished]
 
 
 def _best(lanes: Iterable[Lane], column: Column) -> float | None:

@@ -33,6 +33,7 @@ def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]
     """
     find = find_profile or profiles_at_hand()
     problems = [problem for lane in report.lanes for problem in _lane_problems(lane, report, find)]
+    problems += _unfinished_problems(report)
     if report.digest != report.content_digest():
         problems.append("the digest is not that of the content: something was changed after the run")
     return problems
@@ -81,6 +82,17 @@ def _beside(folder: Path | None) -> Iterator[Profile]:
     for path in sorted(folder.glob("profile*.json")) if folder else ():
         with suppress(SencacheError):
             yield load_profile(path)
+
+
+def _unfinished_problems(report: Report) -> Iterator[str]:
+    if not report.lanes:
+        yield "no lane came to its end, so there is nothing to verify"
+    finished = {lane.name for lane in report.lanes}
+    for one in report.unfinished:
+        if one.name in finished:
+            yield f"{one.name}: it is listed as finished and as missing"
+        if one.taken > one.steps:
+            yield f"{one.name}: it is missing after {one.taken} steps of {one.steps}"
 
 
 def _lane_problems(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:

@@ -17,7 +17,7 @@ from sencache.profile import Profile, load_profile
 from sencache.report import Lane, Report
 from sencache.verify import profiles_at_hand
 
-REPORT_NAME, CSV_NAME, ZIP_NAME = "report.json", "traces.csv", "comparison.zip"
+CSV_NAME, ZIP_NAME = "traces.csv", "comparison.zip"
 
 # What a pipeline is called with is the model's own business: it differs by family and by checkpoint.
 ENCODED = "encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import huggingface_hub.errors as hub
 import torch
 
+from sencache.errors import SencacheError
 from sencache.service.ask import Ask
 
 NETWORK = (ConnectionError, TimeoutError, hub.HfHubHTTPError, hub.LocalEntryNotFoundError)
@@ -25,6 +26,15 @@ def explain(error: Exception, ask: Ask) -> str:
         f"the comparison stopped on an unexpected {type(error).__name__}; "
         "run it again, and report it with the settings link if it stays"
     )
+
+
+def cut_off(error: Exception | None) -> str:
+    """Why lanes are missing from a run that `error` cut off, as when ZeroGPU takes the GPU back."""
+    if isinstance(error, SencacheError):
+        return str(error)
+    # ZeroGPU speaks in gradio's errors, which hold their text apart.
+    said = getattr(error, "message", None) or type(error).__name__
+    return f"the process that made it was ended ({said})"
 
 
 def out_of_memory(error: Exception) -> bool:

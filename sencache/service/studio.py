@@ -13,8 +13,10 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,16 @@ from sencache.errors import SencacheError
 from sencache.models.model import Model, load
 from sencache.models.zerogpu import on_zerogpu
 from sencache.profile import write_profile
-from sencache.report import Lane, load_report
+from sencache.report import Lane, Report
+from sencache.saving import Saving, settled
 from sencache.service.aot import compile_blocks, load_blocks
 from sencache.service.ask import Ask, Understood, understand
 from sencache.service.bridge import Thread, in_thread
-from sencache.service.deliver import REPORT_NAME, pack, profile_files, snippets, walked
-from sencache.service.failures import explain
+from sencache.service.deliver import pack, profile_files, snippets, walked
+from sencache.service.failures import cut_off, explain
 from sencache.service.opening import sample
-from sencache.service.pace import Estimate, Pace
+from sencache.service.pace import Estimate, Listener, Pace
+from sencache.service.seconds import Costs
 from sencache.service.space import (
     ahead_of_time,
     devices,
@@ -46,6 +50,8 @@ Event = dict[str, Any]
 BEAT_SECONDS = 0.1
 # What a Space may use of a GPU while it starts.
 AOT_SECONDS = 1500
+# Of a reservation, for the last video to be encoded and for everything to cross.
+MARGIN_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
@@ -88,9 +94,10 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
 
     What goes wrong crosses as an event too: ZeroGPU would reduce any other error to its class's name.
     """
-    ask = Ask.model_validate(job["ask"])
+    ask, begun = Ask.model_validate(job["ask"]), time.monotonic()
     try:
-        yield from _events(understand(ask), Path(job["folder"]))
+        asked = understand(ask)
+        yield from _events(asked, Path(job["folder"]), _deadline(job, begun))
     except SencacheError as error:
         yield {"kind": "error", "message": str(error)}
     except Exception as error:
@@ -98,27 +105,75 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
         yield {"kind": "error", "message": explain(error, ask)}
 
 
-def _events(asked: Understood, folder: Path) -> Iterator[Event]:
-    (loaded, *copies), frames = models(asked.spec.key), {}
-    for event in comparison.compare(loaded, asked.request, asked.lanes, asked.profiles, copies):
-        match event:
-            case comparison.Started(lanes=lanes):
-                yield {"kind": "started", "lanes": list(lanes), "device": device_name(str(loaded.device))}
-            case comparison.LaneStarted(lane=lane, method=method, config=config, steps=steps):
-                yield {"kind": "lane", "lane": lane, "method": method, "config": config, "steps": steps}
-            case comparison.StepDone(lane=lane, record=record):
-                yield {"kind": "step", "lane": lane, "record": record.model_dump(mode="json")}
-            case comparison.LaneDone(lane=done, frames=clip):
-                frames[done.name] = clip
-                yield {"kind": "lane_done", "lane": done.name, "result": summary(done)}
-            case comparison.Compared(report=report):
-                comparison.save(report, frames, folder, asked.spec.fps)
-                yield {"kind": "saved"}
+def _deadline(job: dict[str, Any], begun: float) -> comparison.Deadline | None:
+    """On ZeroGPU what is reserved for the call ends, whatever is under way; elsewhere nothing does."""
+    if not on_zerogpu():
+        return None
+    return comparison.Deadline(begun + job["reserved"] - MARGIN_SECONDS, Costs(**job["costs"]).rest)
+
+
+def _events(
+    asked: Understood, folder: Path, deadline: comparison.Deadline | None
+) -> Generator[Event, None, None]:
+    loaded, *copies = models(asked.spec.key)
+    events = comparison.compare(loaded, asked.request, asked.lanes, asked.profiles, copies, deadline)
+    with Saving(folder, asked.spec.fps, beside=loaded.device.type != "cpu") as saving, closing(events):
+        for event in events:
+            saving.take(event)
+            yield _plain(event)
+
+
+def _plain(event: comparison.Event) -> Event:
+    match event:
+        case comparison.Started(lanes=lanes, report=report):
+            first = report.model.device.partition(",")[0]
+            return {"kind": "started", "lanes": list(lanes), "device": device_name(first)}
+        case comparison.LaneStarted(lane=lane, method=method, config=config, steps=steps):
+            return {"kind": "lane", "lane": lane, "method": method, "config": config, "steps": steps}
+        case comparison.StepDone(lane=lane, record=record):
+            return {"kind": "step", "lane": lane, "record": record.model_dump(mode="json")}
+        case comparison.LaneStopped(lane=lane, why=why):
+            return {"kind": "lane_stopped", "lane": lane, "why": why}
+        case comparison.LaneDone(lane=done):
+            return {"kind": "lane_done", "lane": done.name, "result": summary(done)}
+        case comparison.Compared():
+            return {"kind": "saved"}
 
 
 def summary(lane: Lane) -> dict[str, Any]:
     """What a lane came to, without its steps and per-frame values."""
     return lane.model_dump(mode="json", exclude={"trace": True, "metrics": {"per_frame"}})
+
+
+@dataclass
+class _Seen:
+    """What was seen of a run: the steps of every lane, its seconds, and what cut it off."""
+
+    taken: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    error: Exception | None = None
+
+
+def _followed(events: Iterator[Event | None], listener: Listener) -> Generator[Event, None, _Seen]:
+    """Hand on the events of a run, to its very end; `listener` hears them too."""
+    seen = _Seen()
+    try:
+        for event in events:
+            if event is None:
+                yield {"kind": "wait"}
+                continue
+            seen.seconds = event["seconds"]
+            listener.hear(event)
+            if event["kind"] == "step":
+                seen.taken[event["lane"]] += 1
+            if event["kind"] == "error":
+                seen.error = SencacheError(event["message"])
+            elif event["kind"] != "saved":
+                yield event
+    except Exception as error:
+        log.warning("a comparison was cut off: %r", error)
+        seen.error = error
+    return seen
 
 
 class Studio:
@@ -152,13 +207,14 @@ class Studio:
         return estimate
 
     def run(self, ask: Ask) -> Iterator[Event]:
-        """The comparison as events: `started`, `lane`, `step`, `lane_done`, and last `done`; `wait` whenever
-        nothing came for a tenth of a second.
+        """The comparison as events: `started`, `lane`, `step`, `lane_done` or `lane_stopped`, and last
+        `done`; `wait` whenever nothing came for a tenth of a second.
 
         Every event is a dict of plain values. `done` holds `folder` with report.json, one mp4 per lane,
-        traces.csv and comparison.zip, as JSON text the `profile` that SenCache used, and `snippets` of code
-        by lane; the folder is gone when the iterator ends. Closing stops the run after the step it is in.
-        Raises SencacheError with one sentence.
+        traces.csv and comparison.zip, as JSON text the `profile` that SenCache used, `snippets` of code by
+        lane, and `missing`, sentences about the lanes that did not end, whatever cut the run off; the folder
+        is gone when the iterator ends. Closing stops the run after the step it is in. Where not even the full
+        run ended, raises SencacheError with one sentence, or what cut it off.
         """
         asked, estimate = understand(ask), self.estimate(ask)
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
@@ -170,17 +226,13 @@ class Studio:
         }
         listener = self._pace.listen(asked, named_device())
         try:
-            for event in in_thread(lambda thread: self._take_turns(thread, job), BEAT_SECONDS):
-                if event is None:
-                    yield {"kind": "wait"}
-                    continue
-                listener.hear(event)
-                if event["kind"] == "error":
-                    raise SencacheError(event["message"])
-                elif event["kind"] == "saved":
-                    yield self._done(asked, folder, event["seconds"])
-                else:
-                    yield event
+            events = in_thread(lambda thread: self._take_turns(thread, job), BEAT_SECONDS)
+            seen = yield from _followed(events, listener)
+            report = settled(folder, seen.taken, cut_off(seen.error))
+            if report is None:
+                assert seen.error is not None
+                raise seen.error
+            yield self._done(asked, folder, report, seen.seconds)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -198,8 +250,7 @@ class Studio:
             if thread.stop.is_set():
                 shutil.rmtree(job["folder"], ignore_errors=True)
 
-    def _done(self, asked: Understood, folder: Path, seconds: float) -> Event:
-        report = load_report(folder / REPORT_NAME)
+    def _done(self, asked: Understood, folder: Path, report: Report, seconds: float) -> Event:
         files, profile = profile_files(report, asked.profiles), walked(report, asked.profiles)
         for name, used in files.items():
             write_profile(used, folder / name)
@@ -209,5 +260,6 @@ class Studio:
             "folder": str(folder),
             "snippets": snippets(report, files),
             "profile": profile.to_json() if profile else None,
+            "missing": [str(one) for one in report.unfinished],
             "seconds": seconds,
         }

@@ -12,8 +12,8 @@ import gradio as gr
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
 from sencache.profile import load_profile
+from sencache.report import REPORT_NAME
 from sencache.service.ask import make_ask
-from sencache.service.deliver import REPORT_NAME
 from sencache.service.studio import Studio
 
 GPU = "gpu"
@@ -54,7 +54,9 @@ class _Endpoints:
         """Make one video under several step caches from the same noise, measured against the full run.
 
         Streams events: {"kind": "started", "lanes": [...]}, then "lane", "step" and "lane_done" per lane, and
-        last {"kind": "done", "report": report.json as text, "snippets": {...}}; "wait" when nothing happened.
+        last {"kind": "done", "report": report.json as text, "snippets": {...}, "missing": [...]}; "wait" when
+        nothing happened. A lane that the time does not suffice for ends in "lane_stopped"; what did not end,
+        and why, is said in "missing".
 
         Parameters:
             prompt: What the video shows.
@@ -103,7 +105,12 @@ def _told(studio: Studio, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for event in studio.run(make_ask(**given)):
             if event["kind"] == "done":
                 report = (Path(event["folder"]) / REPORT_NAME).read_text(encoding="utf-8")
-                yield {"kind": "done", "report": report, "snippets": event["snippets"]}
+                yield {
+                    "kind": "done",
+                    "report": report,
+                    "snippets": event["snippets"],
+                    "missing": event["missing"],
+                }
             elif event["kind"] == "lane_done":
                 yield {**event, "result": {k: v for k, v in event["result"].items() if k != "profile"}}
             else:

@@ -54,6 +54,8 @@ class LaneBoard:
         elif kind == "lane_done":
             result, lane = event["result"], self._lanes[event["lane"]]
             lane.update(state="done", seconds=result["denoise_seconds"], speedup=result["speedup"])
+        elif kind == "lane_stopped":
+            self._lanes[event["lane"]].update(state="stopped", settings="not finished")
 
     def _step(self, lane: dict[str, Any], record: Record) -> None:
         lane["cells"] += json.dumps(_cell(record), separators=(",", ":")) + "\n"
@@ -121,10 +123,13 @@ def board_of(report: Report) -> LaneBoard:
 
 
 def _replayed(report: Report) -> Iterator[dict[str, Any]]:
-    yield {"kind": "started", "lanes": [lane.name for lane in report.lanes]}
+    missing = [one.name for one in report.unfinished]
+    yield {"kind": "started", "lanes": [*(lane.name for lane in report.lanes), *missing]}
     for lane in report.lanes:
         yield {"kind": "lane", "lane": lane.name, "steps": lane.steps, "config": lane.config}
         for record in lane.trace:
             yield {"kind": "step", "lane": lane.name, "record": record.model_dump()}
         result = {"denoise_seconds": lane.denoise_seconds, "speedup": lane.speedup}
         yield {"kind": "lane_done", "lane": lane.name, "result": result}
+    for name in missing:
+        yield {"kind": "lane_stopped", "lane": name}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,11 +98,11 @@ def verdict(report: Report) -> str:
     measured = [lane for lane in report.lanes if lane.metrics is not None]
     closest, cache = (max(some, key=_closeness, default=None) for some in (measured, _caches(measured)))
     if closest is None:
-        return ""
+        return " ".join(missing(report))
     told = f"On this one video, {_told(closest)} is closest to the full run."
     if cache is not None and cache is not closest:
         told += f" Of the caches it is {_told(cache)}."
-    return " ".join([told, *_notes(report)])
+    return " ".join([told, *_notes(report), *missing(report)])
 
 
 def _caches(lanes: list[Lane]) -> list[Lane]:
@@ -122,11 +122,24 @@ def _told(lane: Lane) -> str:
 
 def _notes(report: Report) -> list[str]:
     """What the lanes noted, each once, with those that noted it."""
-    noted: dict[str, list[str]] = {}
-    for lane in report.lanes:
-        for text in lane.notes:
-            noted.setdefault(text, []).append(lane_label(lane.name))
-    return [f"{', '.join(labels)}: {text}." for text, labels in noted.items()]
+    return [
+        f"{who}: {text}."
+        for text, who in _grouped((n, lane.name) for lane in report.lanes for n in lane.notes)
+    ]
+
+
+def missing(report: Report) -> list[str]:
+    """Which lanes did not end, each reason once."""
+    grouped = _grouped((one.why, one.name) for one in report.unfinished)
+    return [f"Missing: {who}; {why}." for why, who in grouped]
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """(text, labels of the lanes that have it), each text once."""
+    found: dict[str, list[str]] = {}
+    for text, lane in pairs:
+        found.setdefault(text, []).append(lane_label(lane))
+    return ((text, ", ".join(labels)) for text, labels in found.items())
 
 
 def _best(report: Report, column: Column) -> float | None:

@@ -11,8 +11,8 @@ import gradio as gr
 from gradio import update
 
 from sencache.profile import Profile
-from sencache.report import Report
-from sencache.service.deliver import CSV_NAME, REPORT_NAME, ZIP_NAME
+from sencache.report import REPORT_NAME, Report
+from sencache.service.deliver import CSV_NAME, ZIP_NAME
 from sencache.service.palette import lane_label
 from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.ui.lanes import board_of, live_lanes

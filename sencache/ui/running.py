@@ -14,14 +14,14 @@ from gradio import update
 from sencache.errors import SencacheError
 from sencache.models.zerogpu import on_zerogpu
 from sencache.profile import parse_profile
-from sencache.report import load_report
+from sencache.report import REPORT_NAME, Report, load_report
 from sencache.service.ask import Ask, understand
-from sencache.service.deliver import REPORT_NAME
 from sencache.service.studio import Event, Studio
 from sencache.ui.controls import Controls
 from sencache.ui.lanes import LaneBoard, about
 from sencache.ui.links import query_of
 from sencache.ui.note import said
+from sencache.ui.numbers import missing
 from sencache.ui.results import Finished, shown
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ TOLD = {
     "started": "Encoding the prompt…",
     "step": "Running; every lane starts from the same noise.",
     "lane_done": "Measuring the videos against the full run…",
+    "lane_stopped": "The time is running out: a lane was stopped, so that the others can end.",
 }
 
 
@@ -130,12 +131,20 @@ def _sentence(error: Exception) -> str:
 
 def _finished(event: Event, query: str) -> Finished:
     folder, profile = Path(event["folder"]), event["profile"]
+    report = load_report(folder / REPORT_NAME)
     return Finished(
-        load_report(folder / REPORT_NAME),
+        report,
         videos=folder,
         files=folder,
         profile=parse_profile(profile) if profile else None,
         snippets=event["snippets"],
         query=query,
-        told=f"Done in {event['seconds']:.1f} s.",
+        told=told(report, event["seconds"]),
     )
+
+
+def told(report: Report, seconds: float) -> str:
+    """What the status says at the end: that all is there, or what is missing and why."""
+    if not report.unfinished:
+        return f"Done in {seconds:.1f} s."
+    return f"Cut off after {seconds:.1f} s. {' '.join(missing(report))}"

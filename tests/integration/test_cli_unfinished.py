@@ -15,6 +15,11 @@ import pytest
 from command_line import ENVIRONMENT, LONG, PROMPT, Program, assert_one_line, compare_small, tree, written
 from diffusers import UniPCMultistepScheduler
 
+from sencache.engine.trace import Record
+from sencache.errors import SencacheError
+from sencache.report import load_report
+from sencache.tables import LaneProgress
+
 # `python -m sencache`, which touches a file at every step.
 SAYS_WHEN_IT_STEPS = """
 import os, pathlib
@@ -75,6 +80,42 @@ def test_an_interrupt_leaves_nothing(
     assert answer.code not in (0, 2)
     assert answer.out == "" and "Traceback" not in answer.err
     assert tree(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "it was cut off by KeyboardInterrupt"),
+        (SencacheError("the disk is full; free some space"), 2, "the disk is full; free some space"),
+    ],
+    ids=["Ctrl-C", "error"],
+)
+def test_lanes_that_had_ended_are_kept(
+    run: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    """With a report that holds and says what is missing; before, all was thrown away."""
+    step = LaneProgress.step
+
+    def cut(progress: LaneProgress, lane: str, record: Record) -> None:
+        step(progress, lane, record)
+        if lane == "fewer-steps":
+            raise error
+
+    monkeypatch.setattr(LaneProgress, "step", cut)
+    written(tmp_path / "mine", "mine")
+    answer = compare_small(run, tmp_path)
+    assert (answer.code, answer.out) == (code, "")
+    sentence = f"cut off; report and videos of the lanes that had ended are in {tmp_path}: none, fixed\n"
+    assert sentence in answer.err and ("error: the disk is full" in answer.err) == (code == 2)
+    assert tree(tmp_path) == {"mine", "report.json", "none.mp4", "fixed.mp4"}
+    assert run("verify", str(tmp_path / "report.json")).code == 0
+    (missing,) = load_report(tmp_path / "report.json").unfinished
+    assert str(missing) == f"fewer-steps is missing, after 1 of 2 steps: {told}"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -20,6 +20,7 @@ from sencache.comparison import Event, LaneDone, StepDone, compare
 from sencache.models.model import Model
 from sencache.plan import parse_lanes
 from sencache.profile import Profile
+from sencache.video import to_uint8
 
 BUDGET_STEPS, NFE = 16, 12
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,7 +64,7 @@ def test_the_report_holds_the_knob_that_met_the_budget(
     policy = recorded_policy(done.lane, bundled_profile)
     alone = separate_call(tiny_wan, request_of(BUDGET_STEPS), policy)
     assert decided(done.lane.trace) == alone.records
-    assert np.array_equal(done.frames, alone.frames)
+    assert np.array_equal(done.frames, to_uint8(alone.frames))
 
 
 def test_a_budget_out_of_reach_is_missed_openly(tiny_wan: Model) -> None:

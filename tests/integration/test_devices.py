@@ -82,9 +82,11 @@ def test_fewer_steps_takes_the_steps_of_the_first_lane_not_of_the_first_to_end(
 ) -> None:
     lanes = parse_lanes("sencache:tolerance=9:early_tolerance=9,sencache:tolerance=0")
     monkeypatch.setattr(comparison, "share_out", lambda costs, _: [[0, 1], [2]] if costs[1:] else [[0], []])
-    last_first = lambda groups: itertools.chain(*(group() for group in reversed(groups)))  # noqa: E731
-    monkeypatch.setattr(comparison, "side_by_side", lambda groups: (item for item in last_first(groups)))
-    report = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))[-1].report
+    handle = slowed(pair[0])
+    try:
+        report = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))[-1].report
+    finally:
+        handle.remove()
     nfe = {lane.name: lane.nfe for lane in report.lanes}
     assert nfe["fewer-steps"] == nfe[lanes[1].name] < nfe[lanes[2].name]
 

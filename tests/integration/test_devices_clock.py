@@ -141,6 +141,49 @@ def test_a_clock_follows_its_own_device(gpu: MadeUpGpu) -> None:
     assert (one.stop(), zero.stop()) == (2.0, 5.0)
 
 
+class Working:
+    """An observer with work of its own, queued on a GPU or done by the host."""
+
+    signal = None
+
+    def __init__(self, work: Any) -> None:
+        self.seen, self._work = 0, work
+
+    def observe(self, scene: Any) -> None:
+        self.seen += 1
+        self._work()
+
+
+def test_an_observers_work_is_not_the_lanes(gpu: MadeUpGpu, tiny: pipelines.Tiny) -> None:
+    stream = gpu.streams[0]
+    observer = Working(lambda: stream.work(40.0))
+    for module in tiny.blocks:
+        module.register_forward_pre_hook(lambda *_: stream.work(BLOCK))
+
+    def generate(pipe: Any, callback: Any) -> Any:
+        return replace(tiny, pipe=pipe)(callback_on_step_end=callback).numpy()
+
+    *steps, _ = lane(tiny.pipe, Full(), generate, torch.device("cuda:0"), observer)
+    expected = BLOCK * len(tiny.blocks) * tiny.branches
+    assert [step.record.seconds for step in steps] == pytest.approx([expected] * pipelines.STEPS)
+    assert observer.seen == pipelines.STEPS
+
+
+def test_on_a_cpu_a_pause_is_not_counted_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("sencache.devices.time.perf_counter", lambda: now)
+    clock = Clock(torch.device("cpu"))
+    clock.start()
+    now += 2.0
+    with clock.paused():
+        now += 70.0
+    now += 3.0
+    assert clock.stop() == 5.0
+    clock.start()
+    now += 1.0
+    assert clock.stop() == 1.0, "pauses go with the time that they were in"
+
+
 def test_on_a_cpu_there_is_no_peak(tiny: pipelines.Tiny) -> None:
     def generate(pipe: Any, callback: Any) -> Any:
         return replace(tiny, pipe=pipe)(callback_on_step_end=callback).numpy()

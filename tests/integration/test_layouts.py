@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
 from sencache.cli import DEFAULT_METHODS, app
-from sencache.comparison import Compared, compare, save
+from sencache.comparison import compare
 from sencache.errors import SencacheError
 from sencache.interleave import round_robin
 from sencache.lanes import Finished, lane
@@ -30,6 +30,7 @@ from sencache.plan import parse_lanes
 from sencache.policies import Fixed
 from sencache.profile import Profile
 from sencache.report import Report, load_report
+from sencache.saving import Saving
 from sencache.schema import Request, Still
 from sencache.verify import profiles_at_hand, verify
 
@@ -84,12 +85,10 @@ def profile(model: Model, asked: Request) -> Profile:
 def report(model: Model, asked: Request, profile: Profile, tmp_path_factory: Any) -> Report:
     """Of all methods, written to disk and read back."""
     events = list(compare(model, asked, parse_lanes(DEFAULT_METHODS), profile))
-    folder, frames = tmp_path_factory.mktemp("report"), {}
-    for event in events:
-        if hasattr(event, "frames"):
-            frames[event.lane.name] = event.frames
-    assert isinstance(events[-1], Compared)
-    save(events[-1].report, frames, folder, model.spec.fps)
+    folder = tmp_path_factory.mktemp("report")
+    with Saving(folder, model.spec.fps, beside=False) as saving:
+        for event in events:
+            saving.take(event)
     return load_report(folder / "report.json")
 
 

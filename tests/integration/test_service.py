@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 
-from sencache import comparison
+from sencache import comparison, measuring
 from sencache.errors import SencacheError
 from sencache.library import bundled_profile
 from sencache.models.model import load
@@ -147,19 +148,20 @@ def test_a_typed_text_stays_a_literal_in_the_snippet(studio: Studio) -> None:
 def test_lanes_are_measured_on_the_device_that_they_ran_on(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU would wait for one core otherwise; several go on meanwhile, and must not be disturbed."""
-    seen, measure = [], comparison.compare_frames
+    """A GPU would wait for one core otherwise; of two the second makes fewer-steps beside the full run."""
+    seen, measure = [], measuring.compare_frames
     monkeypatch.setattr(
-        comparison, "compare_frames", lambda *a, device: (seen.append(device), measure(*a, device=device))[1]
+        measuring, "compare_frames", lambda *a, device: (seen.append(device), measure(*a, device=device))[1]
     )
     for _ in studio.run(ask(methods=["fixed"])):
         pass
     own = service.model("tiny-wan")
     assert seen == [own.device] * 2
-    monkeypatch.setattr(service, "models", lambda key: (own, load(key)))
+    other = load("tiny-wan", "cpu:0")
+    monkeypatch.setattr(service, "models", lambda key: (own, other))
     for _ in studio.run(ask(methods=["fixed"])):
         pass
-    assert seen[2:] == ["cpu"] * 2
+    assert seen[2:] == [other.device, own.device]
 
 
 # ---- threads, closing
@@ -280,8 +282,10 @@ def test_what_cannot_run_is_refused_in_one_sentence(wrong: dict[str, Any], said:
 def test_what_fails_inside_is_told_without_internals(
     failure: Exception, said: str, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*_: Any) -> Iterator[Any]:
-        yield comparison.Started(("none",))
+    whole = comparison.compare
+
+    def failing(*asked: Any) -> Iterator[Any]:
+        yield next(whole(*asked))
         raise failure
 
     monkeypatch.setattr(comparison, "compare", failing)
@@ -291,6 +295,95 @@ def test_what_fails_inside_is_told_without_internals(
     assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
     monkeypatch.undo()
     assert [e for e in studio.run(ask(methods=["fixed"])) if e["kind"] == "done"]
+
+
+# ---- cut off
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, ended: int, left: int, error: Exception) -> None:
+    """The GPU is taken away when `left` events have come since so many lanes have ended."""
+    whole = service._on_device
+
+    def cut(job: dict[str, Any]) -> Iterator[Any]:
+        done = after = 0
+        for event in whole(job):
+            yield event
+            done += event["kind"] == "lane_done"
+            after += done >= ended
+            if after == left:
+                raise error
+
+    monkeypatch.setattr(service, "_on_device", cut)
+
+
+@pytest.mark.parametrize(("ended", "left"), [(1, 1), (1, 7), (2, 3), (3, 1), (4, 1)])
+def test_a_run_that_is_cut_off_ends_with_what_had_ended(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, ended: int, left: int
+) -> None:
+    cut_after(monkeypatch, ended, left, gr.Error("GPU task aborted"))
+    paces = dict(studio._paces._factors)
+    events = []
+    for event in studio.run(ask(methods=["sencache", "control", "fixed"])):
+        events.append(event)
+        if event["kind"] == "done":
+            report = load_report(Path(event["folder"]) / "report.json")
+            with zipfile.ZipFile(Path(event["folder"]) / "comparison.zip") as packed:
+                kept = set(packed.namelist())
+    assert events[-1]["kind"] == "done" and verify(report) == []
+    names = [event["lane"] for event in events if event["kind"] == "lane_done"]
+    assert {lane.name for lane in report.lanes} == set(names) == set(events[-1]["snippets"])
+    assert kept == {"report.json", "traces.csv", *(lane.video for lane in report.lanes)}
+    for one in report.unfinished:
+        assert one.taken == sum(e["kind"] == "step" and e["lane"] == one.name for e in events)
+        assert one.why == "the process that made it was ended (GPU task aborted)"
+    assert events[-1]["missing"] == [str(one) for one in report.unfinished]
+    assert len(report.lanes) + len(report.unfinished) == 5 and report.unfinished
+    assert dict(studio._paces._factors) == paces, "a run that was cut off is no pace"
+
+
+def test_a_run_that_is_cut_off_before_any_lane_ended_is_an_error(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_after(monkeypatch, 0, 9, gr.Error("GPU task aborted"))
+    with pytest.raises(gr.Error, match="GPU task aborted"):
+        list(studio.run(ask()))
+
+
+def test_what_goes_wrong_inside_after_a_lane_is_why_the_others_are_missing(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = comparison.compare
+
+    def failing(*asked: Any) -> Iterator[Any]:
+        for event in whole(*asked):
+            yield event
+            if isinstance(event, comparison.LaneDone):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(comparison, "compare", failing)
+    *_, last = studio.run(ask())
+    assert len(last["missing"]) == 3
+    assert all("not enough memory for tiny-wan at this size; choose" in told for told in last["missing"])
+
+
+def test_a_reservation_is_a_deadline_and_elsewhere_there_is_none(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, whole = [], comparison.compare
+
+    def noted(*asked: Any) -> Iterator[Any]:
+        given.append((asked[-1], time.monotonic()))
+        return whole(*asked)
+
+    monkeypatch.setattr(comparison, "compare", noted)
+    job = {"ask": ask(methods=["fixed"]).model_dump(mode="json"), "reserved": 600}
+    for zerogpu in ("", "1"):
+        with tempfile.TemporaryDirectory() as folder:
+            monkeypatch.setenv("SPACES_ZERO_GPU", zerogpu)
+            assert list(service._on_device({**job, "folder": folder}))[-1]["kind"] == "saved"
+    (none, _), (deadline, now) = given
+    assert none is None and deadline is not None
+    assert now < deadline.at < now + 600 and deadline.ending > 0
 
 
 # ---- what is offered, and how long it takes

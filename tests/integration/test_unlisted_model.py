@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from sencache import comparison
-from sencache.report import Report, load_report
+from sencache.report import load_report
 from sencache.service.ask import make_ask
 from sencache.service.deliver import snippets
 from sencache.service.studio import Studio
+from sencache.video import to_uint8
 
 STEPS = 6
 
@@ -23,13 +25,15 @@ class Run:
 
     def __init__(self, folder: Path, layout: str, patch: pytest.MonkeyPatch) -> None:
         self.frames: dict[str, Any] = {}
-        save = comparison.save
+        whole = comparison.compare
 
-        def kept(report: Report, frames: dict[str, Any], *where: Any) -> Report:
-            self.frames = frames
-            return save(report, frames, *where)
+        def noted(*asked: Any) -> Iterator[comparison.Event]:
+            for event in whole(*asked):
+                if isinstance(event, comparison.LaneDone):
+                    self.frames[event.lane.name] = event.frames
+                yield event
 
-        patch.setattr(comparison, "save", kept)
+        patch.setattr(comparison, "compare", noted)
         patch.setenv("MODEL_ID", str(folder))
         made = layouts.LAYOUTS[layout]
         size = {"height": made.height, "width": made.width, "frames": made.frames}
@@ -61,7 +65,7 @@ def test_every_lane_comes_with_its_code(run: Run) -> None:
 def test_the_code_makes_the_lanes_video_again(run: Run, name: str) -> None:
     space: dict[str, Any] = {}
     exec(run.code[name], space)
-    assert np.array_equal(space["video"], run.frames[name])
+    assert np.array_equal(to_uint8(space["video"]), run.frames[name])
     lane = next(lane for lane in run.report.lanes if lane.name == name)
     if name == "control":
         assert [r.score for r in space["trace"]] == [r.score for r in lane.trace]

@@ -68,6 +68,15 @@ def test_an_error_inside_crosses_as_its_sentence(told: dict[str, Any]) -> None:
     assert "not enough memory" in told["error"]
 
 
+def test_a_killed_worker_leaves_the_lanes_that_had_ended(told: dict[str, Any]) -> None:
+    """As when ZeroGPU takes its GPU back; the next visitor gets a worker of their own."""
+    killed = told["killed"]
+    assert killed["problems"] == [] and "none" in killed["lanes"]
+    assert len(killed["lanes"]) + len(killed["missing"]) == 4 and killed["missing"]
+    assert all("the process that made it was ended (GPU task aborted)" in one for one in killed["missing"])
+    assert told["after"] == 1
+
+
 def test_blocks_are_compiled_in_a_worker_when_the_space_starts(told: dict[str, Any]) -> None:
     """With the time that only a start may take; strides and types come back through the pipe."""
     aot = told["aot"]

@@ -254,11 +254,11 @@ def test_a_result_cannot_be_changed() -> None:
         compare_frames(textured(1), textured(1)).lpips = 0.5  # type: ignore[misc]
 
 
-def test_on_a_gpu_nothing_is_rounded_to_tf32() -> None:
-    flags = torch.backends.cudnn
-    before = flags.enabled, flags.allow_tf32
-    with metrics._unrounded("cuda:0"):
-        assert flags.enabled and not flags.allow_tf32
-    with metrics._unrounded("cpu"):
-        assert (flags.enabled, flags.allow_tf32) == before
-    assert (flags.enabled, flags.allow_tf32) == before
+def test_on_a_gpu_lpips_is_made_of_products_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are never rounded to TF32; a switch for convolutions would be the whole process's."""
+    make = metrics._lpips_model.__wrapped__
+    own, there = make("cpu"), metrics._unrounded(make("cpu"), "cuda:0")
+    pair = torch.rand(2, 2, 3, 97, 130, generator=torch.Generator().manual_seed(0))
+    expected = own(*pair, normalize=True)
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", None)
+    assert torch.allclose(there(*pair, normalize=True), expected, rtol=1e-5, atol=0)

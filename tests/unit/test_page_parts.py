@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sencache.errors import SencacheError
 from sencache.profile import Profile
-from sencache.report import Report
+from sencache.report import Report, Unfinished
 from sencache.schema import Metrics
 from sencache.service.ask import make_ask, understand
 from sencache.service.offer import describe
@@ -21,12 +21,13 @@ from sencache.service.opening import evaluations
 from sencache.service.palette import lane_label
 from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
 from sencache.service.studio import Studio
+from sencache.tables import comparison_table, lane_notes
 from sencache.ui.controls import SPEEDS, Controls, build_controls
 from sencache.ui.gallery import load_gallery
 from sencache.ui.lanes import board_of
 from sencache.ui.links import query_of, query_of_report, read_query, restored
 from sencache.ui.numbers import COLUMNS, table_of, verdict
-from sencache.ui.running import Runner
+from sencache.ui.running import Runner, told
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +215,32 @@ def test_the_verdict_names_the_closest_lane_and_the_closest_cache(report: Report
     psnr = {lane.name: lane.metrics.psnr for lane in report.lanes if lane.metrics and lane.metrics.psnr}
     caches = {lane.name for lane in report.lanes if lane.target}
     closest, cache = max(psnr, key=lambda n: psnr[n]), max(caches, key=lambda n: psnr[n])
-    told = verdict(report)
-    assert lane_label(closest) in told.split(".")[0] and f"{psnr[cache]:.1f} dB" in told
+    sentence = verdict(report)
+    assert lane_label(closest) in sentence.split(".")[0] and f"{psnr[cache]:.1f} dB" in sentence
     noted = report.lanes[3].model_copy(update={"notes": ("its tables are resampled",)})
     other = report.model_copy(update={"lanes": (*report.lanes[:3], noted, *report.lanes[4:])})
     assert verdict(other).endswith(f"{lane_label(noted.name)}: its tables are resampled.")
+
+
+def test_a_report_that_was_cut_off_says_everywhere_what_is_missing(report: Report) -> None:
+    """In the status, under the numbers, among the lanes, and on the command line."""
+    *kept, last = report.lanes
+    why = "12 s were left for about 20 s of work"
+    gone = Unfinished(name=last.name, method=last.method, taken=3, steps=last.steps, why=why)
+    cut = report.model_copy(update={"lanes": tuple(kept), "unfinished": (gone,)})
+    sentence = f"Missing: {lane_label(last.name)}; {why}."
+    assert told(cut, 34.21) == f"Cut off after 34.2 s. {sentence}" and verdict(cut).endswith(sentence)
+    assert told(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report)
+    shown = {lane["name"]: lane for lane in board_of(cut).value()["lanes"]}
+    assert {name: lane["state"] for name, lane in shown.items()} == {
+        **{lane.name: "done" for lane in kept},
+        last.name: "stopped",
+    }
+    assert shown[last.name]["settings"] == "not finished"
+    assert lane_notes(cut)[-1] == f"{last.name} is missing, after 3 of {last.steps} steps: {why}"
+    assert list(comparison_table(cut).columns[-1].cells)[-1] == "missing"
+    full = cut.model_copy(update={"lanes": (report.lanes[0],)})
+    assert verdict(full) == sentence, "nothing to compare, but that is said"
 
 
 def test_a_column_without_a_better_end_marks_nothing(report: Report) -> None:

@@ -18,7 +18,7 @@ from sencache.models.model import Model
 from sencache.plan import parse_lanes
 from sencache.policies import Reason
 from sencache.profile import Profile, parse_profile
-from sencache.report import Report, load_report, write_report
+from sencache.report import Report, Unfinished, load_report, write_report
 from sencache.schema import Request
 from sencache.verify import FindProfile, check_given, profiles_at_hand, verify
 
@@ -317,6 +317,22 @@ def test_a_report_without_a_full_run_is_a_problem_not_a_crash(one: dict[str, Any
     problems = verify(changed(one, ("lanes",), one["lanes"][1:]).sealed(), find)
     assert len(problems) == len(one["lanes"]) - 1
     assert all("there is no full run" in problem for problem in problems)
+
+
+def test_lanes_that_are_missing_are_checked_too(report: Report) -> None:
+    """A report without them is written as before there were any, so that its digest stays."""
+    gone = Unfinished(name="gone", method="control", taken=3, steps=9, why="12 s were left")
+    partial = report.model_copy(update={"unfinished": (gone,)})
+    assert "unfinished" not in report.to_json() and partial.content_digest() != report.digest
+    assert verify(partial) == [DIGEST_PROBLEM] and verify(partial.sealed()) == []
+    again = gone.model_copy(update={"name": report.lanes[0].name, "taken": 10})
+    forged = report.model_copy(update={"unfinished": (again,)}).sealed()
+    assert verify(forged) == [
+        "none: it is listed as finished and as missing",
+        "none: it is missing after 10 steps of 9",
+    ]
+    empty = partial.model_copy(update={"lanes": ()}).sealed()
+    assert verify(empty) == ["no lane came to its end, so there is nothing to verify"]
 
 
 def test_a_report_without_steps_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
