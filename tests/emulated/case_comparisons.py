@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import emulation  # isort: skip  # Before torch: it puts the device in place.
-
 import itertools
 from typing import Any
 
+import emulation  # noqa: F401  The device of this process, before all else.
 import pytest
-import torch
 
 import sencache
 from sencache.comparison import Compared, LaneDone, compare
@@ -47,7 +45,7 @@ def compared(model: Model, lanes: str, settings: list[str], **changes: Any) -> t
 def test_every_method_target_and_forecast(model: Model) -> None:
     ways = [f":target={t}:forecast={f}" for t, f in itertools.product(TARGETS, FORECASTS)]
     lanes = ["none", "fewer-steps", *(method + way for method in CACHING for way in ways)]
-    report, frames = compared(model, ",".join(lanes), ["fixed.interval=3", "easycache.forced_first=3"])
+    report, _ = compared(model, ",".join(lanes), ["fixed.interval=3", "easycache.forced_first=3"])
     assert len(report.lanes) == len(lanes) and report.model.device == "cuda"
 
 
