@@ -60,6 +60,7 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
+    ("models.tokenizer",),
     ("hub.exchange", "models.checkpoint"),
     ("hub.npz", "hub.card", "models.catalogue", "models.layout"),
     ("profile", "hub.official", "hub.download", "models.families", "models.placement", "models.checks"),
