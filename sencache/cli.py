@@ -96,6 +96,7 @@ def compare(
     Writes DIR/report.json (every decision of every step) and DIR/LANE.mp4. A full run and the plain sampler
     with fewer steps are always part of it.
     """
+    from sencache.devices import named_devices
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
     from sencache.plan import parse_lanes
@@ -121,8 +122,8 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        devices = device.split(",")
-        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in devices]
+        names = named_devices(device)
+        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in names]
         report = _compare_into(folder, loaded, request, lanes, chosen)
     _show(report, out, as_json)
 

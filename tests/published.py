@@ -24,8 +24,8 @@ ROLES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 @dataclass(frozen=True)
 class Form:
-    """What a repository's files are like: whether `tokenizer.json` is among them, the precision of all weights,
-    and the parts that come in several files.
+    """What a repository's files are like: whether `tokenizer.json` is among them, the precision of all
+    weights, and the parts that come in several files.
     """
 
     fast_tokenizer: bool

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from sencache import comparison
-from sencache.devices import device_name
+from sencache.devices import device_name, named_devices
 from sencache.errors import SencacheError
 from sencache.models.model import Model, load
 from sencache.report import Lane, load_report
@@ -47,10 +47,10 @@ _loading = threading.Lock()
 
 def devices() -> tuple[str, ...]:
     """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
-    kind, but for ZeroGPU, which lends one; else the CPU.
+    kind, but for ZeroGPU, which lends one; else the CPU. Raises SencacheError for one that is named twice.
     """
     if named := os.environ.get("SENCACHE_DEVICE"):
-        return tuple(named.split(","))
+        return named_devices(named)
     if not torch.cuda.is_available():
         return ("cpu",)
     if on_zerogpu():
