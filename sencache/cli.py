@@ -99,6 +99,7 @@ def compare(
     with fewer steps are always part of it.
     """
     from sencache.cli_compare import compare_into, show
+    from sencache.devices import named_devices
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
     from sencache.plan import parse_lanes
@@ -125,8 +126,8 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        devices = device.split(",")
-        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in devices]
+        names = named_devices(device)
+        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in names]
         report, cut = compare_into(folder, loaded, request, lanes, profiles)
     show(report, cut, out, as_json)
 

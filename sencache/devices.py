@@ -77,6 +77,21 @@ class Peak:
             self.bytes = max(self.bytes or 0, torch.cuda.max_memory_allocated(self._device))
 
 
+def named_devices(text: str) -> tuple[str, ...]:
+    """The names in a list separated by commas; raises SencacheError for a device that is given twice."""
+    names = tuple(name.strip() for name in text.split(","))
+    for twice in names:
+        # "cuda" and "cuda:0" are one GPU, and there is one CPU whatever its number.
+        if [_one(name) for name in names].count(_one(twice)) > 1:
+            raise SencacheError(f"device {twice!r} is given twice in {text!r}; give every device once")
+    return names
+
+
+def _one(name: str) -> str:
+    kind, _, index = name.partition(":")
+    return f"cuda:{index or 0}" if kind == "cuda" else kind
+
+
 def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
     """The indices of `costs` in `count` groups of nearly equal sums, each in ascending order: the next
     costliest always goes where least is.

@@ -173,7 +173,8 @@ class Recorder:
     def _note_signal(self, scene: Scene) -> None:
         now, before = None if scene.signal is None else scene.signal[scene.conditional], self._last_signal
         known = now is not None and before is not None
-        self._changes.append(relative_l1(now, before)[0] if known else torch.zeros(()))  # type: ignore[arg-type]
+        nothing = torch.zeros((), device=scene.latent.device)
+        self._changes.append(relative_l1(now, before)[0] if known else nothing)  # type: ignore[arg-type]
         self._last_signal = None if now is None else now.clone()
 
     @property

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every layout that can be loaded, saved to disk as diffusers saves them.
+"""Tiny random checkpoints of every layout that can be loaded, saved to disk as they are published.
 
 Real classes with small numbers: tokenizer, text encoder, VAE, scheduler and transformer of each pipeline,
 some hundred kilobytes in all. Nothing is fetched.
@@ -14,6 +14,7 @@ from typing import Any
 import diffusers
 import torch
 from pipelines import unipc
+from published import COGVIDEOX_2B, COGVIDEOX_5B, LTX, WAN, Form, publish
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -195,9 +196,10 @@ def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a checkpoint is made, a size that it takes, and whether it starts from a still."""
+    """How a checkpoint is made and published, a size that it takes, and whether it starts from a still."""
 
     make: Callable[[], Any]
+    form: Form
     height: int = 32
     width: int = 32
     frames: int = 5
@@ -217,25 +219,25 @@ def _learned() -> Any:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "wan": Layout(wan),
-    "wan-image": Layout(wan_image, image=True),
-    "wan2.2-a14b": Layout(_two_experts),
-    "wan2.2-a14b-image": Layout(wan22_image, image=True),
-    "wan2.2-ti2v": Layout(_ti2v),
-    "wan2.2-ti2v-image": Layout(_ti2v, image=True),
-    "cogvideox-2b": Layout(lambda: cogvideox(rotary=False), frames=9),
-    "cogvideox-5b": Layout(cogvideox, frames=9),
-    "cogvideox1.5-5b": Layout(lambda: cogvideox(patch_size_t=2, patch_bias=False), frames=9),
-    "cogvideox-5b-image": Layout(_learned, frames=9, image=True),
-    "ltx": Layout(ltx, frames=9),
-    "ltx-0.9.1": Layout(lambda: ltx(timestep_aware=True), frames=9),
-    "ltx-condition": Layout(lambda: ltx("LTXConditionPipeline"), frames=9),
-    "ltx-image": Layout(lambda: ltx("LTXImageToVideoPipeline"), frames=9, image=True),
+    "wan": Layout(wan, WAN),
+    "wan-image": Layout(wan_image, WAN, image=True),
+    "wan2.2-a14b": Layout(_two_experts, WAN),
+    "wan2.2-a14b-image": Layout(wan22_image, WAN, image=True),
+    "wan2.2-ti2v": Layout(_ti2v, WAN),
+    "wan2.2-ti2v-image": Layout(_ti2v, WAN, image=True),
+    "cogvideox-2b": Layout(lambda: cogvideox(rotary=False), COGVIDEOX_2B, frames=9),
+    "cogvideox-5b": Layout(cogvideox, COGVIDEOX_5B, frames=9),
+    "cogvideox1.5-5b": Layout(lambda: cogvideox(patch_size_t=2, patch_bias=False), COGVIDEOX_5B, frames=9),
+    "cogvideox-5b-image": Layout(_learned, COGVIDEOX_5B, frames=9, image=True),
+    "ltx": Layout(ltx, LTX, frames=9),
+    "ltx-0.9.1": Layout(lambda: ltx(timestep_aware=True), LTX, frames=9),
+    "ltx-condition": Layout(lambda: ltx("LTXConditionPipeline"), LTX, frames=9),
+    "ltx-image": Layout(lambda: ltx("LTXImageToVideoPipeline"), LTX, frames=9, image=True),
 }
 
 
 def save(name: str, folder: Path) -> Path:
     """Write the checkpoint of the layout `name` into `folder`."""
     torch.manual_seed(0)
-    LAYOUTS[name].make().save_pretrained(folder)
-    return folder
+    layout = LAYOUTS[name]
+    return publish(layout.make(), folder, layout.form)

@@ -126,7 +126,7 @@ class Task:
             return {} if latent is None or last else {"latents": latent(index + 1, tensors["latents"])}
 
         encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
-        model.generate(model.pipe, encoded, request, after_step, output_type="latent")
+        model.latent(model.pipe, encoded, request, after_step)
 
     def _on_clip(self, clip: Path, generate: Callable[..., None]) -> tuple[Array, int]:
         """The paper's alphas and the evaluations they took: the prompt's own branch at noised latents of the

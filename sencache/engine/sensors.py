@@ -148,7 +148,9 @@ class OutputRate(Sensor):
         assert self._change is not None and self._output is not None and self._rate is not None
         norm = mean_abs(self._output)
         worst = (self._rate * self._change / norm).argmax()
-        return {"input_change": self._change[worst], "output_norm": norm[worst], "rate": self._rate[worst]}
+        found = {"input_change": self._change, "output_norm": norm, "rate": self._rate}
+        # An index in brackets would be brought to the host, and the device waited for.
+        return {name: value.index_select(0, worst).squeeze(0) for name, value in found.items()}
 
     def computed(self, scene: Scene) -> None:
         assert scene.output is not None

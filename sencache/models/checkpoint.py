@@ -31,6 +31,9 @@ FILES = (
     INDEX,
     *(f"{folder}/*{kind}" for folder in _FOLDERS for kind in (".json", ".safetensors", ".model", ".txt")),
 )
+# A tokenizer's vocabulary: as transformers keeps it, or as sentencepiece does; the first is read where there
+# are both.
+FAST, SLOW = "tokenizer/tokenizer.json", "tokenizer/spiece.model"
 # Other precisions of the same weights.
 NOT_FILES = ("*.fp16*", "*.bf16*", "*.fp8*", "*.non_ema*")
 
@@ -99,15 +102,20 @@ def weights_folder(spec: ModelSpec) -> Path:
     return folder
 
 
-def unreadable(spec: ModelSpec, reason: str) -> SencacheError:
-    """The error for files that cannot be used, with the remedy that fits where they come from."""
+def unreadable(spec: ModelSpec, reason: str, file: str | None = None) -> SencacheError:
+    """The error for files that cannot be used, with the remedy that fits where they come from: `file` alone,
+    where it is known which.
+    """
     if spec.bundled:
         remedy = "install the package again"
     elif isinstance(spec.source, Path):
         remedy = f"save the pipeline into {spec.source} again"
+    elif file:
+        remedy = f"fetch it again (`hf download {spec.source} {file} --force-download`)"
     else:
         remedy = f"delete it from the Hub's cache (`hf cache rm model/{spec.source}`) and load it again"
-    return SencacheError(f"the weights of {spec.key} cannot be read ({reason}); {remedy}")
+    what = "tokenizer" if file in (FAST, SLOW) else "weights"
+    return SencacheError(f"the {what} of {spec.key} cannot be read ({reason}); {remedy}")
 
 
 def cached_folder(spec: ModelSpec) -> Path | None:
@@ -134,6 +142,9 @@ def missing_files(folder: Path) -> list[str]:
     missing = [f"{name}/" for name in named if not (folder / name).is_dir()]
     missing += [f"{name}/config.json" for name in parts if not (folder / name / "config.json").is_file()]
     missing += [file for name in parts for file in _missing_weights(folder, name)]
+    # Without a vocabulary transformers makes one up.
+    if not missing and not any((folder / name).is_file() for name in (FAST, SLOW)):
+        missing.append(SLOW)
     return missing
 
 

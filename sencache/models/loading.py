@@ -17,6 +17,7 @@ from sencache.errors import SencacheError
 from sencache.models.checkpoint import measure_weights, unreadable
 from sencache.models.placement import TRANSFORMERS, Placement, Work, check_ram, gigabytes, plan_placement
 from sencache.models.spec import ModelSpec
+from sencache.models.tokenizer import check_tokenizer
 from sencache.models.zerogpu import CARD_BYTES, check_disk, on_zerogpu
 from sencache.schema import Request
 
@@ -119,6 +120,7 @@ def load_pipeline(
 
     `dtype` is that of all parts; None leaves each its own.
     """
+    check_tokenizer(spec, folder)
     pipe = _from_files(spec, folder, dtype)
     pipe.set_progress_bar_config(disable=True)
     try:

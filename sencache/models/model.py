@@ -42,6 +42,8 @@ __all__ = [
     "own_profile",
 ]
 
+Callback = Callable[..., dict[str, Any]]
+
 # What each pipeline's `encode_prompt` returns, in order, under the names by which its `__call__` takes it
 # back.
 ENCODED = {
@@ -114,14 +116,33 @@ class Model:
         pipe: Any,
         encoded: dict[str, torch.Tensor],
         request: Request,
-        callback: Callable[..., dict[str, Any]] | None = None,
-        output_type: str = "np",
+        callback: Callback | None = None,
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """One call of `pipe`, this model's or a lane's copy: frames [T, H, W, 3] in 0..1 as float32, or the
-        latent.
+        """One call of `pipe`, this model's or a lane's copy: frames [T, H, W, 3] in 0..1 as float32.
 
         The noise comes from a CPU generator seeded anew, so it is the same in every lane and on every device.
         """
+        return np.asarray(self._call(pipe, encoded, request, callback, "np"), dtype=np.float32)
+
+    def latent(
+        self,
+        pipe: Any,
+        encoded: dict[str, torch.Tensor],
+        request: Request,
+        callback: Callback | None = None,
+    ) -> torch.Tensor:
+        """As `generate`, but undecoded: the sample's last latent, on its device and in its precision."""
+        latent: torch.Tensor = self._call(pipe, encoded, request, callback, "latent")
+        return latent
+
+    def _call(
+        self,
+        pipe: Any,
+        encoded: dict[str, torch.Tensor],
+        request: Request,
+        callback: Callback | None,
+        output_type: str,
+    ) -> Any:
         still = request.image.sha256 if request.image else None
         key = (still, request.seed, request.height, request.width, request.frames)
         with one_encoding(pipe, encoded, key) if still else nullcontext():
@@ -138,7 +159,7 @@ class Model:
                 output_type=output_type,
                 callback_on_step_end=callback,
             ).frames
-        return np.asarray(video[0], dtype=np.float32)
+        return video[0]
 
     def _conditions(self, request: Request) -> dict[str, Any]:
         """Arguments that only some pipelines take."""

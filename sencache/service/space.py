@@ -16,7 +16,7 @@ from itertools import product
 
 import torch
 
-from sencache.devices import device_name
+from sencache.devices import device_name, named_devices
 from sencache.errors import SencacheError
 from sencache.models import checkpoint
 from sencache.models.checks import check_request
@@ -35,10 +35,10 @@ SIDES, SMALLEST = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), (0.45,)
 
 def devices() -> tuple[str, ...]:
     """Where models run: `SENCACHE_DEVICE`, several separated by commas; else all GPUs of the first one's
-    kind, but for ZeroGPU, which lends one; else the CPU.
+    kind, but for ZeroGPU, which lends one; else the CPU. Raises SencacheError for one that is named twice.
     """
     if named := os.environ.get("SENCACHE_DEVICE"):
-        return tuple(named.split(","))
+        return named_devices(named)
     if not torch.cuda.is_available():
         return ("cpu",)
     if on_zerogpu():

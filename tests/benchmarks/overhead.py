@@ -60,7 +60,7 @@ class _Generation:
         attached: Any = sencache.attach(self.model.pipe, policy) if policy else nullcontext()
         with attached:
             began = time.perf_counter()
-            self.model.generate(self.model.pipe, self.encoded, self.request, output_type="latent")
+            self.model.latent(self.model.pipe, self.encoded, self.request)
             return time.perf_counter() - began
 
 

@@ -67,7 +67,7 @@ def changes(model: Model, request: Request) -> np.ndarray[Any, Any]:
     recorder = Recorder(None)
     encoded = model.encode(request.prompt, "", request.guidance_scale)
     with attach(model.pipe, Full(), observer=recorder):
-        model.generate(model.pipe, encoded, request, output_type="latent")
+        model.latent(model.pipe, encoded, request)
     recording = recorder.recording()
     relative: np.ndarray[Any, Any] = np.diagonal(recording.output_l1, offset=1) / recording.output_norm[1:]
     return relative

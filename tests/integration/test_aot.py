@@ -153,7 +153,7 @@ def test_the_service_compiles_when_it_starts_if_told_to(
         loaded = service.model("tiny-wan")
         encoded = loaded.encode("a red circle", "", 4.0)
         request = sample(loaded.spec)
-        loaded.generate(loaded.pipe, encoded, request, output_type="latent")
+        loaded.latent(loaded.pipe, encoded, request)
         assert len(compiler.packages) == 1
         assert compiler.calls == len(loaded.pipe.transformer.blocks) * 2 * request.steps
     finally:

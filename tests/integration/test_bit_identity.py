@@ -85,7 +85,7 @@ def test_tolerance_zero_with_the_bundled_model(tiny_wan: Model, bundled_profile:
     encoded = tiny_wan.encode(request.prompt, "", request.guidance_scale)
 
     def generate() -> torch.Tensor:
-        return torch.from_numpy(tiny_wan.generate(tiny_wan.pipe, encoded, request, output_type="latent"))
+        return tiny_wan.latent(tiny_wan.pipe, encoded, request)
 
     with attach(tiny_wan.pipe, SenCache(bundled_profile, tolerance=0, early_tolerance=0)) as trace:
         cached = generate()

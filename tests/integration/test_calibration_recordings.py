@@ -141,7 +141,7 @@ def test_a_profile_of_the_bundled_model(tiny_wan: Model) -> None:
     for seed, prompt in enumerate(prompts, start=3):
         asked = request.model_copy(update={"prompt": prompt, "seed": seed})
         encoded = tiny_wan.encode(prompt, "", 4.0)
-        call = lambda e=encoded, r=asked: tiny_wan.generate(tiny_wan.pipe, e, r, output_type="latent")  # noqa: E731
+        call = lambda e=encoded, r=asked: tiny_wan.latent(tiny_wan.pipe, e, r)  # noqa: E731
         probes.append(probe(tiny_wan.pipe, call))
     assert profile.sensitivity == sensitivity(probes)
     assert profile.magcache == magnitude_ratios(probes)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
+from published import write_tokenizer
 from refusals import refusal
+from transformers import T5TokenizerFast
 
 from sencache.models import checkpoint, loading
 from sencache.models.checkpoint import (
@@ -29,7 +32,7 @@ from sencache.models.checkpoint import (
 from sencache.models.model import MODELS, load
 
 REPO, COMMIT = "someone/wan-tiny", "0123456789abcdef0123456789abcdef01234567"
-SHARDED = "transformer/diffusion_pytorch_model.safetensors.index.json"
+SHARDED = "vae/diffusion_pytorch_model.safetensors.index.json"
 
 
 @pytest.fixture
@@ -114,7 +117,8 @@ def test_the_app_offers_what_is_bundled_or_the_one_model_it_is_set_up_for(
 # ---- what is missing
 
 
-PARTS = ["vae/config.json", "text_encoder/model.safetensors", "tokenizer", "scheduler", "model_index.json"]
+SHARD = "text_encoder/model-00002-of-00002.safetensors"
+PARTS = ["vae/config.json", SHARD, "tokenizer", "scheduler", "model_index.json"]
 
 
 @pytest.mark.parametrize("lost", PARTS)
@@ -132,10 +136,10 @@ def test_what_a_folder_lacks_is_named(saved: Path, tmp_path: Path, lost: str) ->
 def test_a_shard_that_did_not_arrive_is_named(fetched: Path) -> None:
     shards = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (fetched / SHARDED).write_text(json.dumps(shards))
-    (fetched / "transformer" / "one.safetensors").touch()
-    assert missing_files(fetched) == ["transformer/two.safetensors"]
+    (fetched / "vae" / "one.safetensors").touch()
+    assert missing_files(fetched) == ["vae/two.safetensors"]
     message = refusal(lambda: load(REPO))
-    assert "was not fetched to its end (transformer/two.safetensors is missing)" in message
+    assert "was not fetched to its end (vae/two.safetensors is missing)" in message
     assert "unset HF_HUB_OFFLINE" in message
 
 
@@ -153,9 +157,58 @@ def test_a_file_cut_short_is_found_before_anything_is_loaded(
 def test_a_pickle_does_not_count_as_weights(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     shutil.copytree(saved, folder)
-    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    assert missing_files(folder) == ["transformer/*.safetensors"]
+    assert missing_files(folder) == ["vae/*.safetensors"]
+
+
+# ---- tokenizers
+
+
+@pytest.fixture
+def slow(fetched: Path) -> Path:
+    """The tokenizer of a checkpoint in the cache, as CogVideoX and LTX-Video are published."""
+    shutil.rmtree(fetched / "tokenizer")
+    write_tokenizer(fetched / "tokenizer", fast=False)
+    return fetched / "tokenizer"
+
+
+def test_the_tokenizer_reads_the_same_with_and_without_its_converted_file(saved: Path, slow: Path) -> None:
+    one, other = (T5TokenizerFast.from_pretrained(folder) for folder in (saved / "tokenizer", slow))
+    text = "a red circle moves"
+    assert one(text).input_ids == other(text).input_ids and len(set(one(text).input_ids)) > 5
+    assert load(REPO).encode("a cat", "", 1.0)["prompt_embeds"].isfinite().all()
+
+
+@pytest.mark.parametrize("package", ["google.protobuf", "sentencepiece"])
+def test_a_package_that_the_tokenizer_needs_is_named(
+    slow: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is fetched again for it."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "sentencepiece"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(loading, "_from_files", lambda *_: pytest.fail("weights were loaded first"))
+    message = refusal(lambda: load(REPO))
+    assert f"{REPO} comes with tokenizer/spiece.model" in message and package in message
+    assert "`pip install --upgrade protobuf sentencepiece`" in message and "hf cache rm" not in message
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"version https://git-lfs.github.com/spec/v1"])
+def test_a_damaged_tokenizer_is_told_as_one(slow: Path, name: str, content: bytes) -> None:
+    (slow / name).write_bytes(content)
+    message = refusal(lambda: load(REPO))
+    assert f"the tokenizer of {REPO} cannot be read (tokenizer/{name} is damaged" in message
+    assert message.endswith(f"`hf download {REPO} tokenizer/{name} --force-download`)")
+
+
+def test_a_vocabulary_is_never_made_up(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "wordless"
+    shutil.copytree(saved, folder)
+    for name in ("spiece.model", "tokenizer.json"):
+        (folder / "tokenizer" / name).unlink()
+    assert missing_files(folder) == ["tokenizer/spiece.model"]
 
 
 # ---- what the Hub answers

@@ -70,6 +70,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "no text": (["--prompt", "\udcff"], "is not valid text"),
     "unknown device": (["--device", "tpu"], "unknown device 'tpu'; use cpu or cuda"),
+    "device twice": (["--device", "cpu,cpu"], "device 'cpu' is given twice in 'cpu,cpu'"),
     "device that cannot serve": (["--device", "meta"], "unknown device 'meta'; use cpu or cuda"),
     "no such profile": (["--profile", "missing.json"], "cannot read profile missing.json (No such file"),
     "a folder as profile": (["--profile", "/"], "cannot read profile / (Is a directory)"),

@@ -54,7 +54,7 @@ def test_comparisons_in_two_threads_do_not_disturb_each_other(bundled_profile: P
 def plain_latent(model: Model) -> Any:
     request = request_of(3)
     encoded = model.encode(request.prompt, "", request.guidance_scale)
-    return model.generate(model.pipe, encoded, request, output_type="latent")
+    return model.latent(model.pipe, encoded, request)
 
 
 def attachments(model: Model) -> Any:

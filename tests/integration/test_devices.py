@@ -190,7 +190,7 @@ def test_a_copy_of_another_kind_is_refused(pair: tuple[Model, Model], bundled_pr
 
 
 def test_the_app_spreads_over_the_devices_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SENCACHE_DEVICE", "cpu,cpu:0")
+    monkeypatch.setattr(service, "devices", lambda: ("cpu", "cpu:0"))
     ask = make_ask(prompt="a red circle", steps=4, height=32, width=32, frames=5, methods=("fixed",))
     used: dict[str, set[int]] = {}
     for model in service.models("tiny-wan"):
@@ -215,8 +215,15 @@ def test_which_gpus_the_app_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert service.devices() == ("cuda:0", "cuda:2")
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     assert service.devices() == ("cuda",)
-    monkeypatch.setenv("SENCACHE_DEVICE", "cuda:1")
-    assert service.devices() == ("cuda:1",)
+    monkeypatch.setenv("SENCACHE_DEVICE", "cuda:1, cuda:0")
+    assert service.devices() == ("cuda:1", "cuda:0")
+
+
+@pytest.mark.parametrize("given", ["cpu,cpu", "cpu, cpu:0", "cuda:0,cuda:1,cuda", "cuda:1,cuda:1"])
+def test_a_device_given_twice_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENCACHE_DEVICE", given)
+    with pytest.raises(SencacheError, match=f"is given twice in '{given}'"):
+        service.devices()
 
 
 def info(device: str) -> ModelInfo:

@@ -57,6 +57,18 @@ def test_a_disk_that_fills_up_while_weights_are_packed_is_said(caplog: pytest.Lo
     ]
 
 
+@pytest.mark.parametrize("device", ["rocm", "cpu,cpu", "cuda:99"])
+def test_a_device_that_cannot_be_had_ends_the_start(
+    device: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SENCACHE_DEVICE", device)
+    with pytest.raises(SystemExit) as ended:
+        page.start()
+    assert ended.value.code == 2
+    (told,) = caplog.messages
+    assert repr(device.partition(",")[0]) in told and "\n" not in told
+
+
 def test_the_log_says_how_the_model_was_placed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,6 +25,7 @@ TRANSFERS = (
     "numpy",
     "nonzero",
     "to",
+    "__getitem__",
 )
 
 POLICIES: dict[str, Callable[[Profile], Policy]] = {
@@ -53,8 +54,7 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], 
         original = getattr(torch.Tensor, name)
 
         def counted(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            # A device that is another tensor's is wherever the model is; one that is named is the host.
-            if name != "to" or "cpu" in (*(a for a in args if isinstance(a, str)), kwargs.get("device")):
+            if _reaches_python(name, args, kwargs):
                 made.append(name)
             return original(self, *args, **kwargs)
 
@@ -69,6 +69,17 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], 
         return len(made)
 
     return count
+
+
+def _reaches_python(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if name == "to":
+        # A device that is another tensor's is wherever the model is; one that is named is the host.
+        return "cpu" in (*(a for a in args if isinstance(a, str)), kwargs.get("device"))
+    if name == "__getitem__":
+        # A tensor of one number is read to become a Python index, and a mask to know how much it picks.
+        indices = args[0] if isinstance(args[0], tuple) else args
+        return any(torch.is_tensor(i) and (i.dim() == 0 or i.dtype == torch.bool) for i in indices)
+    return True
 
 
 @pytest.mark.parametrize("name", POLICIES)

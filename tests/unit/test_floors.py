@@ -68,6 +68,7 @@ FLOORS = (
         *("policies.easycache", "policies.control"),
     ),
     ("policies.base",),
+    ("models.tokenizer",),
     ("models.checkpoint",),
     ("hub.npz", "hub.card", "hub.commit", "hub.kept", "models.catalogue", "models.layout", "models.flops"),
     ("models.zerogpu",),

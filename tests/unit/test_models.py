@@ -208,9 +208,9 @@ def test_prompts_make_a_difference(tiny_wan: Model) -> None:
     assert not torch.equal(first, second)
 
 
-def made(model: Model, request: Request, **options: Any) -> Any:
+def made(model: Model, request: Request) -> Any:
     encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
-    return model.generate(model.pipe, encoded, request, **options)
+    return model.generate(model.pipe, encoded, request)
 
 
 def test_frames_depend_on_the_request_alone(tiny_wan: Model) -> None:
@@ -229,8 +229,9 @@ def test_frames_depend_on_the_request_alone(tiny_wan: Model) -> None:
 
 
 def test_latents_come_as_the_transformer_sees_them(tiny_wan: Model) -> None:
-    latent = made(tiny_wan, request_of(steps=1), output_type="latent")
-    assert (latent.shape, latent.dtype) == ((16, 5, 8, 8), np.float32)
+    request = request_of(steps=1)
+    latent = tiny_wan.latent(tiny_wan.pipe, tiny_wan.encode(request.prompt, "", 4.0), request)
+    assert (latent.shape, latent.dtype) == ((16, 5, 8, 8), torch.float32)
 
 
 # ---- expected failures

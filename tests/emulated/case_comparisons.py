@@ -1,0 +1,88 @@
+"""Whole comparisons of the bundled models: every method, target and forecast, with and without a budget."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import emulation  # noqa: F401
+import numpy as np
+import pytest
+
+import sencache
+from sencache.comparison import Compared, LaneDone, compare
+from sencache.models.model import Model, own_profile
+from sencache.plan import parse_lanes
+from sencache.report import Report
+from sencache.schema import Request
+from sencache.verify import profile_file, verify
+
+MODELS = ("tiny-wan", "tiny-cogvideox", "tiny-ltx")
+CACHING = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
+TARGETS, FORECASTS = ("residual", "output", "delta"), ("hold", "linear")
+WAYS = [f":target={target}:forecast={forecast}" for target, forecast in itertools.product(TARGETS, FORECASTS)]
+SETTINGS = [
+    *("fixed.interval=3", "easycache.forced_first=3", "easycache.threshold=1", "teacache.threshold=50"),
+    *("sencache.tolerance=2", "magcache.threshold=1", "control.tolerance=1"),
+]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    return sencache.load(request.param, "cuda")
+
+
+def compared(
+    models: list[Model], lanes: str, settings: list[str], **changes: Any
+) -> tuple[Report, dict[str, Any]]:
+    """The report, whose every decision holds, and every lane's frames."""
+    (model, *copies), frames = models, {}
+    size = {"steps": 6, "height": 32, "width": 32, "frames": 9, "guidance_scale": 4.0}
+    request = Request(prompt="a red circle", **{**size, **changes})
+    profile = own_profile(model.spec)
+    for event in compare(model, request, parse_lanes(lanes, settings), profile, copies):
+        if isinstance(event, LaneDone):
+            frames[event.lane.name] = event.frames
+    assert isinstance(event, Compared)
+    assert verify(event.report, profile_file(profile)) == []
+    return event.report, frames
+
+
+def test_every_method_target_and_forecast(model: Model) -> None:
+    """All reuse, and where they do not, they are the plain run of a CPU, bit for bit."""
+    lanes = [method + way for method in CACHING for way in WAYS]
+    exact = [f"control:tolerance=0:target={target}" for target in TARGETS]
+    report, frames = compared([model], ",".join([*lanes, *exact]), SETTINGS)
+    assert (report.model.device, report.model.dtype) == ("cuda", "float32")
+    done = {lane.name: lane for lane in report.lanes}
+    assert [name for name in lanes if done[name].nfe == 6] == []
+    assert all(done[name].nfe == 6 and np.array_equal(frames[name], frames["none"]) for name in exact)
+    host = sencache.load(model.spec.key)
+    request = report.request
+    encoded = host.encode(request.prompt, "", request.guidance_scale)
+    assert np.array_equal(frames["none"], host.generate(host.pipe, encoded, request))
+
+
+def test_a_budget_is_met_by_every_method(model: Model) -> None:
+    # Both of EasyCache's that are forced come off the budget.
+    report, _ = compared([model], ",".join(CACHING), ["easycache.forced_first=2"], nfe=4)
+    assert {lane.method: lane.nfe for lane in report.lanes} == {
+        **dict.fromkeys(("fewer-steps", *CACHING), 4),
+        "none": 6,
+    }
+
+
+def test_presets_run(model: Model) -> None:
+    report, _ = compared([model], "sencache,magcache,teacache", [], preset="fast")
+    assert report.request.preset == "fast"
+
+
+@pytest.mark.parametrize("nfe", [None, 4])
+def test_several_gpus_make_the_videos_of_one(nfe: int | None) -> None:
+    pair = [sencache.load("tiny-wan", f"cuda:{index}") for index in range(2)]
+    lanes = "sencache,magcache,teacache,control"
+    one, frames = compared(pair[:1], lanes, [], nfe=nfe)
+    two, spread = compared(pair, lanes, [], nfe=nfe)
+    assert (one.model.device, two.model.device) == ("cuda:0", "cuda:0,cuda:1")
+    for name, video in frames.items():
+        assert np.array_equal(spread[name], video), name
