@@ -99,7 +99,6 @@ def compare(
     with fewer steps are always part of it.
     """
     from sencache.cli_compare import compare_into, show
-    from sencache.devices import named_devices
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
     from sencache.plan import parse_lanes
@@ -126,10 +125,17 @@ def compare(
     lanes = parse_lanes(methods, setting or ())
     catalogue.check_request(spec, request)
     with staged(out) as folder:
-        names = named_devices(device)
-        loaded = [_said(catalogue.load(spec, on, scheduler, shift, dtype, request)) for on in names]
+        loaded = _load_on(device, spec, scheduler, shift, dtype, request)
         report, cut = compare_into(folder, loaded, request, lanes, profiles)
     show(report, cut, out, as_json)
+
+
+def _load_on(devices: str, spec: Any, *how: Any) -> list[Any]:
+    """The model on each of `devices`, a list separated by commas."""
+    from sencache.devices import named_devices
+    from sencache.models.model import load
+
+    return [_said(load(spec, one, *how)) for one in named_devices(devices)]
 
 
 def _said(loaded: Any) -> Any:

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -374,14 +375,16 @@ def test_a_reservation_is_a_deadline_and_elsewhere_there_is_none(
         return whole(*asked)
 
     monkeypatch.setattr(comparison, "compare", noted)
-    job = {"ask": ask(methods=["fixed"]).model_dump(mode="json"), "reserved": 600}
+    asked = ask(methods=["fixed"])
+    costs = asdict(studio.estimate(asked).costs)
+    job = {"ask": asked.model_dump(mode="json"), "reserved": 600, "costs": costs}
     for zerogpu in ("", "1"):
         with tempfile.TemporaryDirectory() as folder:
             monkeypatch.setenv("SPACES_ZERO_GPU", zerogpu)
             assert list(service._on_device({**job, "folder": folder}))[-1]["kind"] == "saved"
     (none, _), (deadline, now) = given
     assert none is None and deadline is not None
-    assert now < deadline.at < now + 600 and deadline.ending > 0
+    assert now < deadline.at < now + 600 and deadline.ending == costs["decode"] + costs["measure"] > 0
 
 
 # ---- what is offered, and how long it takes
