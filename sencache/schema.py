@@ -78,7 +78,8 @@ def _is_none(value: Any) -> bool:
 class ModelInfo(Strict):
     """Which checkpoint ran, where, in which precision, and with which sampler.
 
-    `revision` is the Hub's commit, `placement` says which parts wait outside the GPU, where any do.
+    `revision` is the Hub's commit, `gpu` what its maker calls the device, `placement` says which parts wait
+    outside the GPU, where any do.
     """
 
     key: str
@@ -90,6 +91,7 @@ class ModelInfo(Strict):
     scheduler: str | None = None
     # Left out where there is none, so that reports from before it existed keep their digest.
     placement: Annotated[str | None, Field(exclude_if=_is_none)] = None
+    gpu: Annotated[str | None, Field(exclude_if=_is_none)] = None
 
 
 class Still(Strict):

@@ -73,7 +73,7 @@ class Task:
         where parts waited, which follows from the memory that happened to be free.
         """
         scheduler, device = self.model.pipe.scheduler, self.model.device.type
-        info = self.model.info().model_copy(update={"device": device, "placement": None})
+        info = self.model.info().model_copy(update={"device": device, "placement": None, "gpu": None})
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         return {
             "format": FORMAT,

@@ -118,7 +118,7 @@ def _info(report: Report, name: str, shrunk: Shrunk) -> CardInfo:
     return CardInfo(
         name=name,
         title=report.request.prompt,
-        source=f"{model.id} on {model.device}, {model.dtype}; report {report.digest[:12]}",
+        source=f"{model.id} on {model.gpu or model.device}, {model.dtype}; report {report.digest[:12]}",
         width=film.width,
         height=film.height,
         frames=film.frames,

@@ -89,6 +89,7 @@ class Model:
             dtype=str(self.dtype).removeprefix("torch."),
             scheduler=describe(self.pipe.scheduler),
             placement=str(self.placement) if self.placement else None,
+            gpu=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None,
         )
 
     def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> Encoded:

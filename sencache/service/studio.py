@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from sencache import comparison
-from sencache.devices import device_name
 from sencache.errors import SencacheError
 from sencache.models.model import Model, load
 from sencache.models.zerogpu import on_zerogpu
@@ -126,8 +125,7 @@ def _events(
 def _plain(event: comparison.Event) -> Event:
     match event:
         case comparison.Started(lanes=lanes, report=report):
-            first = report.model.device.partition(",")[0]
-            return {"kind": "started", "lanes": list(lanes), "device": device_name(first)}
+            return {"kind": "started", "lanes": list(lanes), "device": report.model.gpu or "cpu"}
         case comparison.LaneStarted(lane=lane, method=method, config=config, steps=steps):
             return {"kind": "lane", "lane": lane, "method": method, "config": config, "steps": steps}
         case comparison.StepDone(lane=lane, record=record):

@@ -46,7 +46,9 @@ def told(entry: Entry, offered: Sequence[str]) -> str:
     here = model.key in offered
     if here and entry.source is None:
         return EXAMPLE
-    said = [f"A finished comparison with {model.key}, recorded on {model.device}{_origin(entry)}."]
+    said = [
+        f"A finished comparison with {model.key}, recorded on {model.gpu or model.device}{_origin(entry)}."
+    ]
     if not here:
         said.append(
             f"This Space runs {_listed(offered)}: the prompt was taken over, sizes and methods were not."
@@ -102,11 +104,12 @@ def cards_of(entries: Sequence[Entry], opened: str | None = None) -> Cards:
 
 
 def _card(entry: Entry) -> Card:
+    model = entry.report.model
     return Card(
         name=entry.name,
         title=entry.report.request.prompt,
         setting=setting(entry.report),
-        source=f"recorded on {entry.report.model.device} · {entry.source}" if entry.source else "",
+        source=f"recorded on {model.gpu or model.device} · {entry.source}" if entry.source else "",
         thumbnail=FileData(path=str(entry.folder / THUMBNAIL)),
         numbers=[_number(lane) for lane in key_lanes(entry.report)],
     )
