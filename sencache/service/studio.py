@@ -105,8 +105,7 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
     """
     ask, begun = Ask.model_validate(job["ask"]), time.monotonic()
     try:
-        asked = understand(ask)
-        yield from _events(asked, Path(job["folder"]), _deadline(asked, begun + job["reserved"]))
+        yield from _events(understand(ask), Path(job["folder"]), _deadline(job, begun))
     except SencacheError as error:
         yield {"kind": "error", "message": str(error)}
     except Exception as error:
@@ -114,15 +113,11 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
         yield {"kind": "error", "message": explain(error, ask)}
 
 
-def _deadline(asked: Understood, end: float) -> comparison.Deadline | None:
-    """On ZeroGPU what is reserved ends by time.monotonic at `end`, whatever is under way; elsewhere nothing
-    does.
-    """
+def _deadline(job: dict[str, Any], begun: float) -> comparison.Deadline | None:
+    """On ZeroGPU a call that began at `begun` ends when its reservation does; elsewhere nothing ends it."""
     if not on_zerogpu():
         return None
-    return comparison.Deadline(
-        end - MARGIN_SECONDS, seconds_of((asked.spec.key, "cuda"), asked.request, [(0.0, 0.0)])
-    )
+    return comparison.Deadline(begun + job["reserved"] - MARGIN_SECONDS, job["ending"])
 
 
 def _events(
@@ -229,7 +224,12 @@ class Studio:
         """
         asked, estimate = understand(ask), self.estimate(ask)
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
-        job = {"ask": ask.model_dump(mode="json"), "folder": str(folder), "reserved": estimate.reserved}
+        job = {
+            "ask": ask.model_dump(mode="json"),
+            "folder": str(folder),
+            "reserved": estimate.reserved,
+            "ending": seconds_of((asked.spec.key, "cuda"), asked.request, [(0.0, 0.0)]),
+        }
         try:
             events = in_thread(lambda thread: self._take_turns(thread, job), BEAT_SECONDS)
             seen = yield from _followed(events)

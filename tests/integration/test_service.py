@@ -379,14 +379,14 @@ def test_a_reservation_is_a_deadline_and_elsewhere_there_is_none(
         return whole(*asked)
 
     monkeypatch.setattr(comparison, "compare", noted)
-    job = {"ask": ask(methods=["fixed"]).model_dump(mode="json"), "reserved": 600}
+    job = {"ask": ask(methods=["fixed"]).model_dump(mode="json"), "reserved": 600, "ending": 7.0}
     for zerogpu in ("", "1"):
         with tempfile.TemporaryDirectory() as folder:
             monkeypatch.setenv("SPACES_ZERO_GPU", zerogpu)
             assert list(service._on_device({**job, "folder": folder}))[-1]["kind"] == "saved"
     (none, _), (deadline, now) = given
     assert none is None and deadline is not None
-    assert now < deadline.at < now + 600 and deadline.ending > 0
+    assert now < deadline.at < now + 600 and deadline.ending == 7.0
 
 
 # ---- what is offered, and how long it takes
