@@ -105,10 +105,14 @@ def _on_device(job: dict[str, Any]) -> Generator[Event, None, None]:
 
 
 def _deadline(job: dict[str, Any], begun: float) -> comparison.Deadline | None:
-    """On ZeroGPU what is reserved for the call ends, whatever is under way; elsewhere nothing does."""
+    """On ZeroGPU what is reserved for the call ends, whatever is under way; elsewhere nothing does.
+
+    Weights may have been moved to the card, on reserved seconds, before the call began.
+    """
     if not on_zerogpu():
         return None
-    return comparison.Deadline(begun + job["reserved"] - MARGIN_SECONDS, Costs(**job["costs"]).rest)
+    costs = Costs(**job["costs"])
+    return comparison.Deadline(begun + job["reserved"] - costs.start - MARGIN_SECONDS, costs.rest)
 
 
 def _events(
