@@ -76,6 +76,22 @@ class Tiny:
         return 2 if self.name == "wan" else 1
 
 
+def on_gpu(tiny: Tiny, dtype: torch.dtype = torch.float32, device: str = "cuda:0") -> Tiny:
+    """The same with its parts and its embeddings on the device, the transformer in `dtype`."""
+    tiny.pipe.to(device)
+    tiny.pipe.transformer.to(dtype)
+    on_host = tiny.arguments
+
+    def moved(value: Any) -> Any:
+        if not torch.is_tensor(value):
+            return value
+        return value.to(device, dtype if value.is_floating_point() else value.dtype)
+
+    return replace(
+        tiny, arguments=lambda batch: {name: moved(value) for name, value in on_host(batch).items()}
+    )
+
+
 def _embeds(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pipelines
 import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
-from pipelines import STEPS, Tiny
+from pipelines import STEPS, Tiny, on_gpu
 
 import sencache
+from sencache.calibration.profiling import CalibrationPlan, calibrate
 from sencache.comparison import Compared, LaneDone, compare
 from sencache.devices import Clock
 from sencache.engine.attach import attach
@@ -26,9 +28,11 @@ from sencache.lanes import Finished, Stepped, lane
 from sencache.metrics import compare_frames
 from sencache.models.loading import bring_blocks_one_by_one
 from sencache.plan import parse_lanes
-from sencache.policies import EasyCache, Fixed, Full, Policy, SenCache
+from sencache.policies import Fixed, Full, Policy, SenCache
 from sencache.profile import Profile
 from sencache.schema import Request
+from sencache.verify import profile_file, verify
+from sencache.video import write_mp4
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 
@@ -43,22 +47,6 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before)
-
-
-def on_gpu(tiny: Tiny, dtype: torch.dtype = torch.float32, device: torch.device = GPU) -> Tiny:
-    """The pipeline and its embeddings on the device."""
-    tiny.pipe.to(device)
-    tiny.pipe.transformer.to(dtype)
-    on_host = tiny.arguments
-
-    def moved(value: Any) -> Any:
-        if not torch.is_tensor(value):
-            return value
-        return value.to(device, dtype if value.is_floating_point() else value.dtype)
-
-    return replace(
-        tiny, arguments=lambda batch: {name: moved(value) for name, value in on_host(batch).items()}
-    )
 
 
 def under(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[torch.Tensor, Any]:
@@ -217,10 +205,10 @@ def test_one_wait_per_scored_step(tiny: Tiny, dtype: torch.dtype) -> None:
     base = waits(lambda: under(tiny, Full()))
     assert base - waits(tiny) <= 2, "the schedule is brought to the host once a run"
     scored = SenCache(pipelines.profile(tiny.name), tolerance=0.0, early_tolerance=0.0)
-    for policy in (scored, EasyCache(threshold=0.0, forced_first=2)):
+    for policy in (scored, *pipelines.lively(tiny.name).values()):
         traces: list[Any] = []
         made = waits(lambda p=policy, t=traces: t.append(under(tiny, p)[1]))
-        assert made - base == sum(bool(record.signals) for record in traces[0])
+        assert made - base == sum(bool(record.signals and policy.senses) for record in traces[0]), policy
 
 
 # --- Memory ---------------------------------------------------------------------------------------
@@ -261,10 +249,10 @@ def test_lanes_add_their_caches_and_no_weights() -> None:
 REQUEST = Request(prompt="a red circle", steps=8, height=64, width=64, frames=9, guidance_scale=4.0)
 
 
-def told(device: list[str], profile: Profile) -> tuple[dict[str, Any], Any]:
+def told(device: list[str], profile: Profile, nfe: int | None = None) -> tuple[dict[str, Any], Any]:
     model, *copies = [sencache.load("tiny-wan", one) for one in device]
-    frames = {}
-    for event in compare(model, REQUEST, parse_lanes("sencache,fixed,control"), profile, copies):
+    frames, request = {}, REQUEST.model_copy(update={"nfe": nfe})
+    for event in compare(model, request, parse_lanes("sencache,teacache,fixed,control"), profile, copies):
         if isinstance(event, LaneDone):
             frames[event.lane.name] = event.frames
         elif isinstance(event, Compared):
@@ -274,10 +262,33 @@ def told(device: list[str], profile: Profile) -> tuple[dict[str, Any], Any]:
 
 def test_a_comparison_says_how_much_memory_its_lanes_took(bundled_profile: Profile) -> None:
     _, report = told(["cuda:0"], bundled_profile)
-    assert report.model.dtype == "bfloat16"
+    assert report.model.dtype == "float32"
     for one in report.lanes:
         assert one.peak_bytes is not None and one.peak_bytes > one.cache_bytes
     assert '"peak_bytes"' in report.to_json()
+
+
+def test_a_budget_is_met(bundled_profile: Profile) -> None:
+    """The full run is recorded on the GPU, and every other lane's knob is set on the record."""
+    frames, report = told(["cuda:0"], bundled_profile, nfe=5)
+    assert [lane.nfe for lane in report.lanes if lane.method != "none"] == [5] * 5
+    assert verify(report, profile_file(bundled_profile)) == []
+    assert all(np.isfinite(video).all() for video in frames.values())
+
+
+@pytest.mark.parametrize("on_clips", [False, True], ids=["trajectory", "clips"])
+def test_a_calibration_is_that_of_a_cpu(on_clips: bool, tmp_path: Path) -> None:
+    """But for the order in which a GPU adds."""
+    frames = np.random.default_rng(0).random((9, 64, 64, 3), np.float32)
+    write_mp4(tmp_path / "clip.mp4", frames, 8)
+    clips = [tmp_path / "clip.mp4"] if on_clips else []
+    tables = []
+    for device in ("cuda:0", "cpu"):
+        plan = CalibrationPlan(sencache.load("tiny-wan", device), REQUEST, ["a red circle"], 1, clips=clips)
+        profile = calibrate(plan)
+        assert profile.sensitivity is not None and profile.magcache is not None
+        tables.append([*profile.sensitivity.alpha_x, *profile.sensitivity.alpha_t, *profile.magcache.ratios])
+    assert tables[0] == pytest.approx(tables[1], rel=0.01)
 
 
 def test_two_gpus_make_the_videos_of_one(bundled_profile: Profile) -> None:
