@@ -107,9 +107,9 @@ def _shared(func: Any, tensors: list[torch.Tensor]) -> torch.device | None:
 
 
 def _check_indices(tensors: list[torch.Tensor]) -> None:
+    picked = claimed(tensors[0])
     # A number is brought to the host for it, and serves anywhere.
-    picked, *indices = (claimed(tensor) for tensor in tensors if tensor.dim())
-    if any(index not in (None, picked) for index in indices):
+    if any(claimed(index) not in (None, picked) for index in tensors[1:] if index.dim()):
         raise RuntimeError(f"indices should be either on cpu or on the device of the tensor ({picked})")
 
 
