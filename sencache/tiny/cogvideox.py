@@ -113,15 +113,16 @@ def predict(
     model: Any, x: torch.Tensor, t: torch.Tensor, words: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """The network's output for noisy latents `x` [N, channels, t, h, w] at integer timesteps."""
-    rotation = rotary(x.shape[2], x.shape[3] // 2, x.shape[4] // 2)
+    rotation = rotary(x.shape[2], x.shape[3] // 2, x.shape[4] // 2, x.device)
     output: torch.Tensor = model(x.transpose(1, 2), words, t, image_rotary_emb=rotation, return_dict=False)[0]
     return output.transpose(1, 2)
 
 
 @lru_cache(maxsize=4)
-def rotary(frames: int, height: int, width: int) -> Rotation:
+def rotary(frames: int, height: int, width: int, device: torch.device) -> Rotation:
     """Cosines and sines of the pipeline's rotary positions for a grid of patches."""
-    cosine, sine = get_3d_rotary_pos_embed(HEAD, ((0, 0), (height, width)), (height, width), frames)
+    grid = (height, width)
+    cosine, sine = get_3d_rotary_pos_embed(HEAD, ((0, 0), grid), grid, frames, device=device)
     return cosine, sine
 
 

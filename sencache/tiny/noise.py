@@ -53,6 +53,6 @@ class Velocity:
         self, clean: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Noisy latents, and the prediction that would be right."""
-        alpha = self.alphas[levels].view(-1, *(1,) * (clean.ndim - 1))
+        alpha = self.alphas.to(levels.device)[levels].view(-1, *(1,) * (clean.ndim - 1))
         signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
         return signal * clean + spread * noise, signal * noise - spread * clean

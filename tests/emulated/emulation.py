@@ -89,6 +89,8 @@ class Gpu(TorchFunctionMode):
         if func not in COMPARING and next(_tensors(result), None) is None:
             return result
         tensors = [*_tensors(*args, *kwargs.values())]
+        if func is T.__getitem__:
+            _check_indices(tensors)
         device = claimed(tensors[0]) if func in MIXING else _shared(func, tensors)
         return result if device is None else _on(device, result)
 
@@ -102,6 +104,13 @@ def _shared(func: Any, tensors: list[torch.Tensor]) -> torch.device | None:
         names = " and ".join(sorted(str(device or "cpu") for device in held))
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {names}")
     return held.pop()
+
+
+def _check_indices(tensors: list[torch.Tensor]) -> None:
+    picked = claimed(tensors[0])
+    # A number is brought to the host for it, and serves anywhere.
+    if any(claimed(index) not in (None, picked) for index in tensors[1:] if index.dim()):
+        raise RuntimeError(f"indices should be either on cpu or on the device of the tensor ({picked})")
 
 
 def _note_wait(func: Any, args: Any) -> None:
@@ -241,6 +250,7 @@ CUDA: dict[str, Any] = {
     "get_device_name": lambda _=None: "Emulated GPU",
     "get_device_properties": _properties,
     "is_available": lambda: True,
+    "is_current_stream_capturing": lambda: False,
     "max_memory_allocated": lambda _=None: 0,
     "mem_get_info": lambda _=None: (GPU_BYTES, GPU_BYTES),
     "memory_allocated": memory_allocated,
