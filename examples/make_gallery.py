@@ -78,7 +78,7 @@ def record(key: str, request: Request) -> Recording:
     encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
     recorder = Recorder(None)
     with attach(model.pipe, Full(), observer=recorder):
-        model.generate(model.pipe, encoded, request, output_type="latent")
+        model.latent(model.pipe, encoded, request)
     return recorder.recording()
 
 

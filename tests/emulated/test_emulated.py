@@ -7,6 +7,7 @@ The emulated device replaces parts of torch for a whole process. One file by its
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -43,7 +44,7 @@ def _by_file(told: Path, asked: Collection[str]) -> Outcomes:
     found: dict[str, list[str]] = {case: [] for case in asked}
     for test in ElementTree.parse(told).iter("testcase"):
         # A file that cannot be imported is a test case with an error and without a class.
-        case = f"{test.get('classname')}.{test.get('name')}".split(".")[2]
+        (case,) = re.findall(r"case_\w+", f"{test.get('classname')} {test.get('name')}")[:1]
         failed = [*test.iter("failure"), *test.iter("error")]
         found[case].append("\n".join(f"{test.get('name')}\n{each.text}" for each in failed))
     return found
