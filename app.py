@@ -2,7 +2,7 @@
 
 import spaces  # noqa: F401  (before anything touches CUDA)
 
-from sencache.ui.page import launch, start
+from sencache.app.pages.page import launch, start
 
 app = start()
 

@@ -13,18 +13,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from sencache.app.pages.gallery import GALLERY
+from sencache.app.pages.replay import REPLAY, Replay
+from sencache.calibration.recording import Recorder, Recording
+from sencache.comparison.report import Report, load_report
 from sencache.engine.attach import attach
 from sencache.files import whole_folder
 from sencache.gallery.making import make_card, read_finished
-from sencache.library import bundled_profile
 from sencache.models.model import load
 from sencache.policies import Full
-from sencache.profile import load_profile
-from sencache.recording import Recorder, Recording
-from sencache.report import Report, load_report
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import load_profile
 from sencache.schema import Request
-from sencache.ui.gallery import GALLERY
-from sencache.ui.replay import REPLAY, Replay
 
 ROOT = Path(__file__).parents[1]
 # Model, prompt and budget; the first entry is the one that "How it works" replays.

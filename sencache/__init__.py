@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sencache.calibration.profiling import CalibrationPlan, calibrate
-    from sencache.comparison import compare
+    from sencache.comparison.compare import compare
+    from sencache.comparison.plan import parse_lanes
+    from sencache.comparison.report import Report, load_report
     from sencache.engine.attach import attach
-    from sencache.engine.trace import Record, Trace
     from sencache.errors import SencacheError
     from sencache.models.model import load
     from sencache.models.stills import read_still
-    from sencache.plan import parse_lanes
     from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
-    from sencache.profile import Profile, load_profile, write_profile
-    from sencache.report import Report, load_report
+    from sencache.profiles.profile import Profile, load_profile, write_profile
     from sencache.schema import Request
+    from sencache.trace import StepRecord, Trace
 
 __version__ = "0.1.0"
 
@@ -33,24 +33,24 @@ _HOMES = {
     "Fixed": "policies",
     "Full": "policies",
     "MagCache": "policies",
-    "Profile": "profile",
-    "Record": "engine.trace",
-    "Report": "report",
+    "Profile": "profiles.profile",
+    "StepRecord": "trace",
+    "Report": "comparison.report",
     "Request": "schema",
     "SenCache": "policies",
     "SencacheError": "errors",
     "TeaCache": "policies",
-    "Trace": "engine.trace",
+    "Trace": "trace",
     "attach": "engine.attach",
     "calibrate": "calibration.profiling",
     "CalibrationPlan": "calibration.profiling",
-    "compare": "comparison",
+    "compare": "comparison.compare",
     "load": "models.model",
-    "load_profile": "profile",
-    "load_report": "report",
-    "parse_lanes": "plan",
+    "load_profile": "profiles.profile",
+    "load_report": "comparison.report",
+    "parse_lanes": "comparison.plan",
     "read_still": "models.stills",
-    "write_profile": "profile",
+    "write_profile": "profiles.profile",
 }
 
 
@@ -72,11 +72,11 @@ __all__ = [
     "Full",
     "MagCache",
     "Profile",
-    "Record",
     "Report",
     "Request",
     "SenCache",
     "SencacheError",
+    "StepRecord",
     "TeaCache",
     "Trace",
     "attach",

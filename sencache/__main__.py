@@ -1,5 +1,5 @@
 """`python -m sencache`."""
 
-from sencache.cli import main
+from sencache.cli.commands import main
 
 main()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipelines import Tiny
 
     from sencache.models.model import Model
-    from sencache.profile import Profile
+    from sencache.profiles.profile import Profile
 
 # Read when torch is first imported. Tiny tensors, shared cores: idle threads must not spin for the next one.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -49,8 +49,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def bundled_profile() -> Profile:
     """The profile that comes with tiny-wan."""
-    from sencache.library import bundled_profile
-    from sencache.profile import load_profile
+    from sencache.profiles.library import bundled_profile
+    from sencache.profiles.profile import load_profile
 
     return load_profile(bundled_profile("tiny-wan.unipc-50"))
 

@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
-from sencache.library import bundled_profile
+from sencache.profiles.library import bundled_profile
 
 
 @cache

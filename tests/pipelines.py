@@ -27,7 +27,9 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from sencache.constants import (
+from sencache.models.model import ENCODED, MODELS, Model
+from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
+from sencache.profiles.constants import (
     MagnitudeRatios,
     ModelId,
     Provenance,
@@ -35,9 +37,7 @@ from sencache.constants import (
     SensitivityTable,
     TeaCacheFit,
 )
-from sencache.models.model import ENCODED, MODELS, Model
-from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 STEPS = 12

@@ -15,10 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from sencache.budget import match_nfe
+from sencache.calibration.budget import match_nfe
+from sencache.calibration.recording import Array, Recording, simulate
 from sencache.calibration.samples import Sample, Task, measured
 from sencache.calibration.sensitivity import Measured
-from sencache.constants import (
+from sencache.engine.architectures import architecture_of
+from sencache.errors import SencacheError
+from sencache.models.model import Model
+from sencache.policies import METHODS, Fixed, Policy, make_policy, uses_profile
+from sencache.profiles.constants import (
     Calibration,
     MagnitudeRatios,
     ModelId,
@@ -29,12 +34,7 @@ from sencache.constants import (
     Shape,
     TeaCacheFit,
 )
-from sencache.engine.architectures import architecture_of
-from sencache.errors import SencacheError
-from sencache.models.model import Model
-from sencache.policies import METHODS, Fixed, Policy, make_policy, uses_profile
-from sencache.profile import Profile
-from sencache.recording import Array, Recording, simulate
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 from sencache.versions import versions
 

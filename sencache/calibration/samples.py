@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from sencache.calibration.clips import clean_latent, read_clip
 from sencache.calibration.noising import Noising
+from sencache.calibration.recording import Array, Recorder, Recording
 from sencache.calibration.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
 from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
@@ -30,7 +31,6 @@ from sencache.files import atomic
 from sencache.models.model import Model
 from sencache.policies import Full
 from sencache.policies.base import Target
-from sencache.recording import Array, Recorder, Recording
 from sencache.schema import Request
 
 TABLES = ("latent_rms", "latent_l1", "output_l1", "output_norm", "signal_change")

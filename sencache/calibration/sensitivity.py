@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 
 from sencache.calibration.noising import Noising
+from sencache.calibration.recording import Array, to_host
 from sencache.engine.run import Observer
 from sencache.engine.sensors import Evaluated, Scene, relative_l1, rms
 from sencache.errors import SencacheError
-from sencache.recording import Array, to_host
 
 Measured = Literal["output", "residual"]
 

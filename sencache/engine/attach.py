@@ -19,9 +19,9 @@ from sencache.engine.architectures import ARCHITECTURES
 from sencache.engine.mount import Mount
 from sencache.engine.run import Observer
 from sencache.engine.session import Session
-from sencache.engine.trace import Trace
 from sencache.errors import SencacheError
 from sencache.policies.base import Policy
+from sencache.trace import Trace
 
 
 @contextmanager

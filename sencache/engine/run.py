@@ -8,9 +8,9 @@ from typing import Protocol
 
 from sencache.engine.cache import History
 from sencache.engine.sensors import SENSORS, Scene, fetch
-from sencache.engine.trace import Record, Trace
 from sencache.errors import SencacheError
 from sencache.policies.base import Policy, Schedule, Step
+from sencache.trace import Trace
 
 
 class Observer(Protocol):
@@ -79,7 +79,7 @@ class Run:
             sensor.arrive(scene)
         decision = self.rule.decide(turn.step, lambda: fetch(self.sensors), cached=cached())
         turn.reuse = decision.reuse
-        self.trace.records.append(Record.of(turn.step, decision))
+        self.trace.records.append(decision.record(turn.step))
 
     def computed(self, scene: Scene) -> None:
         """Let sensors and the observer see the first call of a computed step."""

@@ -8,9 +8,9 @@ import torch
 
 from sencache.engine.architectures import Architecture
 from sencache.engine.run import Observer, Run
-from sencache.engine.trace import Trace
 from sencache.engine.unrounded import Unrounded
 from sencache.policies.base import Policy, Schedule
+from sencache.trace import Trace
 
 
 class Session:

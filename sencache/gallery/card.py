@@ -18,15 +18,15 @@ from typing import Annotated, Literal
 from PIL import Image
 from pydantic import Field, ValidationError
 
-from sencache import profile as profiles
+from sencache.comparison.report import Report, load_report
+from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.errors import SencacheError
 from sencache.gallery.films import Film, probe
-from sencache.profile import Profile, parse_profile
+from sencache.policies.soundness import check_presets
+from sencache.profiles import profile as profiles
+from sencache.profiles.profile import Profile, parse_profile
 from sencache.reading import check_json, read_limited
-from sencache.report import Report, load_report
 from sencache.schema import MAX_PROMPT, Strict, first_problem
-from sencache.soundness import check_presets
-from sencache.verify import profiles_at_hand, verify
 
 REPORT, INFO, THUMBNAIL = "report.json", "card.json", "thumbnail.png"
 MAX_VIDEO, MAX_CARD, MAX_CARDS = 2_000_000, 40_000_000, 24

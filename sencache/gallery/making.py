@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from sencache.comparison.report import Report, load_report
+from sencache.comparison.verify import REFERENCE, FindProfile, profiles_at_hand, verify
 from sencache.errors import SencacheError
 from sencache.gallery.card import (
     INFO,
@@ -23,11 +25,9 @@ from sencache.gallery.card import (
     videos_of,
 )
 from sencache.gallery.films import HEIGHTS, Shrunk, shrink
-from sencache.library import bundled_profiles
 from sencache.policies import METHODS, uses_profile
-from sencache.profile import Profile, load_profile, write_profile
-from sencache.report import Report, load_report
-from sencache.verify import REFERENCE, FindProfile, profiles_at_hand, verify
+from sencache.profiles.library import bundled_profiles
+from sencache.profiles.profile import Profile, load_profile, write_profile
 from sencache.video import read_mp4
 
 # As the page shows it, on a screen with three pixels for one.

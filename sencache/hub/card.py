@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from sencache.constants import Calibration
-from sencache.profile import Profile
+from sencache.profiles.constants import Calibration
+from sencache.profiles.profile import Profile
 from sencache.schema import SCHEDULERS, SHIFTS
 
 MARK = "<!-- Written by `sencache profiles push`, which replaces it at the next push. -->"

@@ -13,16 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sencache import profile
 from sencache.errors import SencacheError
 from sencache.hub import archive, card, npz
 from sencache.hub.commit import README, open_head, with_token
 from sencache.hub.download import Asked, Hub, check_repo, fetch, newest
 from sencache.hub.kept import keep, kept, remember
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
-from sencache.profile import Profile, parse_profile
+from sencache.policies.soundness import check_presets
+from sencache.profiles import profile
+from sencache.profiles.profile import Profile, parse_profile
 from sencache.reading import read_limited
-from sencache.soundness import check_presets
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sencache.constants import ModelId, Provenance, SamplerSchedule, SensitivityTable
 from sencache.errors import SencacheError
 from sencache.hub.archive import MAX_BYTES, Array, parse_archive
 from sencache.hub.official import Facts, Stated, facts_of
-from sencache.profile import Profile
+from sencache.profiles.constants import ModelId, Provenance, SamplerSchedule, SensitivityTable
+from sencache.profiles.profile import Profile
 from sencache.reading import read_limited
 from sencache.schema import MAX_STEPS
 

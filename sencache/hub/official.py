@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sencache.constants import CHECKPOINT, Architecture, Shape
 from sencache.errors import SencacheError
 from sencache.hub.archive import Array
+from sencache.profiles.constants import CHECKPOINT, Architecture, Shape
 
 OFFICIAL = "Yassaman/SenCache"
 

@@ -14,7 +14,7 @@ from sencache.errors import SencacheError
 from sencache.hub.download import COMMIT, Hub, check_repo, newest
 from sencache.hub.exchange import LISTED, check_file, is_profile, kept_profile, pull_profile
 from sencache.hub.kept import kept_files, remember, remembered
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 MAX_SOURCES = 16
 MAX_FILES = 16

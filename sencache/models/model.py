@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sencache.library import bundled_profile, bundled_profiles
 from sencache.models.catalogue import MODELS, model_spec
 from sencache.models.checkpoint import find_spec, revision_of, weights_folder
 from sencache.models.checks import check_request
@@ -27,7 +26,8 @@ from sencache.models.schedulers import describe, other_scheduler
 from sencache.models.sharing import Encoded, one_encoding
 from sencache.models.spec import ASSETS, ModelSpec
 from sencache.models.stills import still_pixels
-from sencache.profile import Profile, load_profile
+from sencache.profiles.library import bundled_profile, bundled_profiles
+from sencache.profiles.profile import Profile, load_profile
 from sencache.schema import ModelInfo, Request
 
 __all__ = [

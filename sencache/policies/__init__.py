@@ -16,7 +16,7 @@ from sencache.policies.magcache import MagCache
 from sencache.policies.none import Full
 from sencache.policies.sencache import SenCache
 from sencache.policies.teacache import TeaCache
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.schema import first_problem
 
 METHODS: dict[str, type[Policy]] = {

@@ -16,20 +16,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
 from sencache.errors import SencacheError
+from sencache.trace import Reason, StepRecord
 
 Target = Literal["residual", "output", "delta"]
 Forecast = Literal["hold", "linear"]
-Reason = Literal[
-    "first_step",
-    "warmup",
-    "last_step",
-    "forced",
-    "above_tolerance",
-    "max_reuses",
-    "no_cache",
-    "within_tolerance",
-    "scheduled",
-]
 # Reasons to compute that a setting gives, whatever the signals say.
 FORCED: frozenset[Reason] = frozenset({"first_step", "warmup", "last_step"})
 Sense = Literal["dx_rms", "relative_l1", "output_rate", "forecast_error"]
@@ -93,6 +83,21 @@ class Decision(Verdict):
 
     reference_step: int | None = None
     reuses: int = 0
+
+    def record(self, step: Step) -> StepRecord:
+        """The record of this decision at `step`, nothing measured yet."""
+        return StepRecord(
+            step=step.index,
+            timestep=step.timestep,
+            sigma=step.sigma,
+            decision="reuse" if self.reuse else "compute",
+            reason=self.reason,
+            score=self.score,
+            tolerance=self.tolerance,
+            reference_step=self.reference_step,
+            reuses=self.reuses,
+            signals=dict(self.signals),
+        )
 
 
 class Rule(ABC):

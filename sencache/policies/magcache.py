@@ -19,7 +19,7 @@ from sencache.policies.base import (
     Step,
     Verdict,
 )
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from sencache.constants import Sensitivities
 from sencache.policies.base import (
     STRICT,
     AtLeastOne,
@@ -21,7 +20,8 @@ from sencache.policies.base import (
     Step,
     Verdict,
 )
-from sencache.profile import Profile
+from sencache.profiles.constants import Sensitivities
+from sencache.profiles.profile import Profile
 
 
 @dataclass(frozen=True, config=STRICT)

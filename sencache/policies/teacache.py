@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from sencache.constants import TeaCacheFit
 from sencache.policies.base import (
     STRICT,
     Count,
@@ -20,7 +19,8 @@ from sencache.policies.base import (
     Step,
     Verdict,
 )
-from sencache.profile import Profile
+from sencache.profiles.constants import TeaCacheFit
+from sencache.profiles.profile import Profile
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -322,7 +322,14 @@ def names() -> Iterator[tuple[str, Case]]:
         "provenance/kind": "official",
     }.items():
         yield f"{wrong!r} at {place}", (encoded(changed(place, wrong)), "profile.unknown-value")
-    for schema in ("sencache.profile/2", "sencache.report/1", "", "SENCACHE.PROFILE/1", None, 1):
+    for schema in (
+        "sencache.profile/2",
+        "sencache.report/1",
+        "",
+        "SENCACHE.PROFILE/1",
+        None,
+        1,
+    ):
         yield f"the schema {schema!r}", (encoded(changed("schema", schema)), "profile.wrong-schema")
 
 

@@ -13,7 +13,7 @@ from hostile_archives import CASES, GROUPS, J_X, SOUND, Payload, holding, npy, o
 
 from sencache.errors import SencacheError
 from sencache.hub.npz import import_npz
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 WAN: dict[str, Any] = {"model": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "shift": 5.0, "latent": (16, 21, 60, 104)}
 

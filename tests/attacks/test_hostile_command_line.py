@@ -12,7 +12,7 @@ import hostile_archives
 import hostile_profiles
 import pytest
 
-from sencache import cli
+from sencache.cli import commands as cli
 
 STATED = (
     *("--model", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sencache.errors import SencacheError
 from sencache.hub.npz import parse_npz
 from sencache.hub.official import Stated
-from sencache.profile import Profile, parse_profile
-from sencache.soundness import check_presets
+from sencache.policies.soundness import check_presets
+from sencache.profiles.profile import Profile, parse_profile
 
 WAN = Stated("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 5.0, (16, 21, 60, 104))
 

@@ -23,7 +23,7 @@ FEED = """
 import os, sys
 from sencache.errors import SencacheError
 from sencache.hub.npz import import_npz
-from sencache.soundness import load_sound_profile
+from sencache.policies.soundness import load_sound_profile
 
 def read(path):
     if path.endswith(".npz"):

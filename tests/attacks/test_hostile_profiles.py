@@ -9,7 +9,7 @@ import pytest
 from hostile_profiles import CASES, GROUPS, SOUND
 
 from sencache.errors import SencacheError
-from sencache.soundness import load_sound_profile
+from sencache.policies.soundness import load_sound_profile
 
 
 def test_the_cases_are_many_and_no_two_are_one() -> None:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from sencache.calibration.profiling import CalibrationPlan, sensitivity
+from sencache.calibration.recording import simulate
 from sencache.calibration.samples import Sample, measured
 from sencache.files import atomic
-from sencache.library import bundled_profile
 from sencache.models.model import MODELS, load
-from sencache.plots import Line, Panel, panels_svg
 from sencache.policies import make_policy
-from sencache.profile import Profile, load_profile
-from sencache.recording import simulate
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.plots import Line, Panel, panels_svg
+from sencache.profiles.profile import Profile, load_profile
 from sencache.schema import Request
 from sencache.versions import versions
 

@@ -16,9 +16,9 @@ from gpu_models import made_up_profile, work_of
 from gpu_offload import offloading
 from gpu_peers import peers
 
+from sencache.comparison.lanes import Finished, Stepped, lane
+from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, Stepped, lane
 from sencache.policies import Control, EasyCache, Fixed, Full, Policy, SenCache
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import sencache
-from sencache.cli import DEFAULT_METHODS
+from sencache.cli.commands import DEFAULT_METHODS
 from sencache.models.model import Model, own_profile
 from sencache.policies import Policy
 

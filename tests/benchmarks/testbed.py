@@ -18,14 +18,14 @@ import numpy as np
 import tables
 
 import sencache
-from sencache.comparison import Compared
+from sencache.calibration.recording import Recorder
+from sencache.comparison.compare import Compared
 from sencache.engine.attach import attach
 from sencache.models.model import Model, own_profile
 from sencache.policies import Full
-from sencache.recording import Recorder
 from sencache.schema import Request
-from sencache.tiny.clips import sample_clip
 from sencache.versions import versions
+from training.clips import sample_clip
 
 LANES = "fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control,fewer-steps"
 SEED = 7000

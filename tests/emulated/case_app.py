@@ -10,12 +10,12 @@ import emulation
 import numpy as np
 import pytest
 
-from sencache import cli
-from sencache.report import load_report
-from sencache.service import studio as service
-from sencache.service.ask import make_ask
-from sencache.service.opening import preselected
-from sencache.service.space import offered_model
+from sencache.app import studio as service
+from sencache.app.ask import make_ask
+from sencache.app.opening import preselected
+from sencache.app.space import offered_model
+from sencache.cli import commands as cli
+from sencache.comparison.report import load_report
 from sencache.video import write_mp4
 
 SMALL = ["--steps", "4", "--height", "32", "--width", "32", "--frames", "5"]

@@ -10,7 +10,7 @@ import pytest
 
 import sencache
 from sencache.calibration.profiling import CalibrationPlan, calibrate
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 from sencache.video import write_mp4
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import sencache
-from sencache.comparison import Compared, LaneDone, compare
+from sencache.comparison.compare import Compared, LaneDone, compare
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import Report
+from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.models.model import Model, own_profile
-from sencache.plan import parse_lanes
-from sencache.report import Report
 from sencache.schema import Request
-from sencache.verify import profiles_at_hand, verify
 from sencache.video import to_uint8
 
 MODELS = ("tiny-wan", "tiny-cogvideox", "tiny-ltx")

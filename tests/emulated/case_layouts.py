@@ -14,17 +14,17 @@ from layouts import LAYOUTS
 from PIL import Image
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
-from sencache.comparison import Compared, LaneDone, compare
+from sencache.comparison.compare import Compared, LaneDone, compare
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import Report
+from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.models import model as models
 from sencache.models.checkpoint import find_spec
 from sencache.models.model import Model, load
 from sencache.models.placement import CHOICES, Placement
 from sencache.models.stills import read_still
-from sencache.plan import parse_lanes
-from sencache.profile import Profile
-from sencache.report import Report
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
-from sencache.verify import profiles_at_hand, verify
 
 STEPS = 4
 METHODS = "sencache,magcache,teacache,easycache:forced_first=2,control"

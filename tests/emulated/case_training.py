@@ -6,12 +6,12 @@ import emulation  # noqa: F401
 import pytest
 import torch
 
-from sencache.tiny import text
-from sencache.tiny.autoencoding import Autoencoding
-from sencache.tiny.denoising import Denoising
-from sencache.tiny.families import family
-from sencache.tiny.latents import Latents
-from sencache.tiny.training import encoded
+from training import text
+from training.autoencoding import Autoencoding
+from training.denoising import Denoising
+from training.families import family
+from training.latents import Latents
+from training.training import encoded
 
 
 @pytest.mark.parametrize("arch", ["wan", "cogvideox", "ltx"])

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sencache import cli
-from sencache.library import bundled_profile
-from sencache.profile import Profile, load_profile
+from sencache.cli import commands as cli
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import Profile, load_profile
 
 ROOT = Path(cli.__file__).parents[1]
 PROMPT = "a red circle moving right"

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from sencache.comparison import Event, LaneDone, LaneStarted, StepDone
+from sencache.comparison.compare import Event, LaneDone, LaneStarted, StepDone
+from sencache.comparison.report import Lane
 from sencache.engine.attach import attach
-from sencache.engine.trace import Record
 from sencache.models.model import Model
 from sencache.policies import Full, Policy, make_policy, uses_profile
-from sencache.profile import Profile
-from sencache.report import Lane
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
+from sencache.trace import StepRecord
 
 STEPS = 12
 CACHING = ("fixed", "sencache", "sencache:forecast=linear", "magcache", "teacache", "easycache", "control")
@@ -54,7 +54,7 @@ class Separate:
 
     frames: Any
     latents: list[torch.Tensor]
-    records: list[Record]
+    records: list[StepRecord]
     transformer_calls: int
 
 
@@ -78,7 +78,7 @@ def recorded_policy(lane: Lane, profile: Profile) -> Policy:
     return make_policy(lane.method, lane.config, profile if uses_profile(lane.method) else None)
 
 
-def decided(records: Any) -> list[Record]:
+def decided(records: Any) -> list[StepRecord]:
     """The records without what a comparison measured."""
     return [record.model_copy(update={"drift": None, "seconds": None}) for record in records]
 

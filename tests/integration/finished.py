@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sencache.library import bundled_profile
-from sencache.profile import Profile, load_profile, write_profile
-from sencache.report import Lane, Report, load_report, write_report
-from sencache.ui.gallery import GALLERY
+from sencache.app.pages.gallery import GALLERY
+from sencache.comparison.report import Lane, Report, load_report, write_report
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import Profile, load_profile, write_profile
 from sencache.video import write_mp4
 
 LANES = ("none", "fewer-steps", "sencache")

@@ -13,11 +13,11 @@ import pipelines
 import torch
 from pipelines import Tiny
 
+from sencache.comparison.lanes import Finished, Stepped, lane
+from sencache.comparison.stepping import Stepwise
 from sencache.engine.attach import attach
-from sencache.engine.trace import Record
-from sencache.interleave import Stepwise
-from sencache.lanes import Finished, Stepped, lane
 from sencache.policies import Policy
+from sencache.trace import StepRecord
 
 CPU = torch.device("cpu")
 METHODS = ("sencache", "magcache", "teacache", "easycache", "control")
@@ -40,7 +40,7 @@ def policy_of(name: str, method: str) -> Policy:
 
 
 @cache
-def in_a_new_pipeline(name: str, method: str, change: str) -> tuple[torch.Tensor, list[Record]]:
+def in_a_new_pipeline(name: str, method: str, change: str) -> tuple[torch.Tensor, list[StepRecord]]:
     tiny = pipelines.ALL[name]()
     with attach(tiny.pipe, policy_of(name, method)) as trace:
         return tiny(**CHANGES[change][name]), trace.records

@@ -9,8 +9,8 @@ import torch
 from pipelines import STEPS, Tiny
 
 from sencache.engine.attach import attach
-from sencache.engine.trace import Record, Trace
 from sencache.policies import Policy
+from sencache.trace import StepRecord, Trace
 
 METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 TARGETS = ("residual", "output", "delta")
@@ -30,7 +30,7 @@ def own_rms(difference: torch.Tensor) -> torch.Tensor:
     return difference.double().flatten(1).pow(2).mean(dim=1).sqrt()
 
 
-def distances(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[list[Record], list[torch.Tensor]]:
+def distances(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[list[StepRecord], list[torch.Tensor]]:
     """The records, and what the network was given at every step, by a hook of our own on its input."""
     seen: dict[int, torch.Tensor] = {}
 
@@ -44,7 +44,7 @@ def distances(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[list[Record],
     return trace.records, [seen[step] for step in sorted(seen)]
 
 
-def check_distances(records: list[Record], latents: list[torch.Tensor]) -> None:
+def check_distances(records: list[StepRecord], latents: list[torch.Tensor]) -> None:
     checked = 0
     for record in records:
         if "dx_rms" in record.signals:

@@ -21,12 +21,12 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from pipelines import STEPS, Tiny
 
+from sencache.comparison.lanes import Finished, lane
+from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
-from sencache.engine.trace import Trace
 from sencache.errors import SencacheError
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, lane
 from sencache.policies import Full, Policy
+from sencache.trace import Trace
 
 CPU = torch.device("cpu")
 # CogVideoX's first block is compiled for text states laid out as the embedding left them, the others for

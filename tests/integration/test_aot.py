@@ -16,13 +16,13 @@ import spaces
 import torch
 from pipelines import STEPS, Tiny
 
+from sencache.app import studio as service
+from sencache.app.aot import compile_blocks, layout_of, load_blocks
+from sencache.app.opening import sample
+from sencache.comparison.lanes import Finished, lane
+from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, lane
 from sencache.policies import Fixed
-from sencache.service import studio as service
-from sencache.service.aot import compile_blocks, layout_of, load_blocks
-from sencache.service.opening import sample
 
 
 class Compiler:

@@ -13,11 +13,11 @@ import pytest
 from gradio_client import Client
 from gradio_client.client import Job
 
-from sencache.report import Report
-from sencache.service.bridge import THREAD_NAME
-from sencache.service.studio import Studio
-from sencache.ui import page
-from sencache.verify import verify
+from sencache.app.bridge import THREAD_NAME
+from sencache.app.pages import page
+from sencache.app.studio import Studio
+from sencache.comparison.report import Report
+from sencache.comparison.verify import verify
 
 CLIENTS, WAITING, PATIENCE = 16, 5, 120
 ASKED: dict[str, Any] = {
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_to_the_client(app: tuple[str, Studio]) -> None:
 
 
 def test_profiles_are_listed_and_given_whole(app: tuple[str, Studio]) -> None:
-    from sencache.profile import parse_profile
+    from sencache.profiles.profile import parse_profile
 
     reader = client(app[0])
     listed = reader.predict(api_name="/profiles")

@@ -15,7 +15,7 @@ from pipelines import Tiny
 from sencache.engine.attach import attach
 from sencache.models.model import Model
 from sencache.policies import Fixed, Full, Policy, SenCache
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 TARGETS = ("residual", "output", "delta")

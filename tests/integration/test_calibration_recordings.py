@@ -11,15 +11,15 @@ import torch
 from measuring import METHODS, size
 from pipelines import STEPS, Tiny
 
-from sencache.budget import match_nfe
+from sencache.calibration.budget import match_nfe
 from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
+from sencache.calibration.recording import Recorder, Recording, simulate
 from sencache.calibration.samples import Sample, probe
 from sencache.engine.attach import attach
-from sencache.engine.trace import Record, Trace
 from sencache.models.model import Model
 from sencache.policies import Fixed, Full
-from sencache.recording import Recorder, Recording, simulate
 from sencache.schema import Request
+from sencache.trace import StepRecord, Trace
 
 # --- Recordings -----------------------------------------------------------------------------------
 
@@ -34,7 +34,7 @@ def recorded(tiny: Tiny, **changes: Any) -> Recording:
 def alike(simulated: Trace, live: Trace, steps: int = STEPS) -> None:
     """The same decisions for the same reasons, on signals that agree to rounding."""
 
-    def numbers(record: Record) -> dict[str, float]:
+    def numbers(record: StepRecord) -> dict[str, float]:
         return {**record.signals, **({} if record.score is None else {"score": record.score})}
 
     blank: dict[str, Any] = {"score": None, "signals": {}}

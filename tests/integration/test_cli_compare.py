@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import PROMPT, Program, compare_small, tree
 
-from sencache.report import Report, load_report
+from sencache.comparison.report import Report, load_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,9 +14,9 @@ import pytest
 import typer
 from command_line import ENVIRONMENT, Program, assert_one_line, bundled, written
 
-from sencache import cli
-from sencache.library import bundled_profile
-from sencache.profile import parse_profile
+from sencache.cli import commands as cli
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import parse_profile
 
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "lpips", "torchvision", "gradio", "accelerate"}
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,7 +93,7 @@ def test_help_explains_every_option(run: Program, path: list[str]) -> None:
 def test_help_loads_nothing_heavy() -> None:
     script = f"""
 import contextlib, io, sys
-from sencache import cli
+from sencache.cli import commands as cli
 for path in {[path for path, _ in commands()]!r}:
     sys.argv = ["sencache", *path, "--help"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):

@@ -20,9 +20,9 @@ from command_line import (
     written,
 )
 
-from sencache.library import bundled_profile
-from sencache.profile import load_profile
-from sencache.report import Report, load_report
+from sencache.comparison.report import Report, load_report
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import load_profile
 from sencache.video import read_mp4
 
 METHODS = "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"

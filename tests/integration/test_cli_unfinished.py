@@ -15,15 +15,16 @@ import pytest
 from command_line import ENVIRONMENT, LONG, PROMPT, Program, assert_one_line, compare_small, tree, written
 from diffusers import UniPCMultistepScheduler
 
-from sencache.engine.trace import Record
+from sencache.cli.tables import LaneProgress
+from sencache.comparison.report import load_report
 from sencache.errors import SencacheError
-from sencache.report import load_report
-from sencache.tables import LaneProgress
+from sencache.trace import StepRecord
 
 # `python -m sencache`, which touches a file at every step.
 SAYS_WHEN_IT_STEPS = """
 import os, pathlib
-from sencache import cli, tables
+from sencache.cli import commands as cli
+from sencache.cli import tables
 step = tables.LaneProgress.step
 tables.LaneProgress.step = lambda *told: (pathlib.Path(os.environ["SIGN"]).touch(), step(*told))
 cli.main()
@@ -75,7 +76,7 @@ def test_an_interrupt_leaves_nothing(
     if place == "lane":
         monkeypatch.setattr(UniPCMultistepScheduler, "step", interrupt)
     else:
-        monkeypatch.setattr("sencache.tables.LaneProgress.step", interrupt)
+        monkeypatch.setattr("sencache.cli.tables.LaneProgress.step", interrupt)
     answer = compare_small(run, tmp_path / "out")
     assert answer.code not in (0, 2)
     assert answer.out == "" and "Traceback" not in answer.err
@@ -101,7 +102,7 @@ def test_lanes_that_had_ended_are_kept(
     """With a report that holds and says what is missing; before, all was thrown away."""
     step = LaneProgress.step
 
-    def cut(progress: LaneProgress, lane: str, record: Record) -> None:
+    def cut(progress: LaneProgress, lane: str, record: StepRecord) -> None:
         step(progress, lane, record)
         if lane == "fewer-steps":
             raise error

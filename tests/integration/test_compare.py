@@ -26,11 +26,11 @@ from comparisons import (
     with_,
 )
 
-from sencache.comparison import Compared, Event, LaneDone, LaneStarted, Started, StepDone, compare
+from sencache.comparison.compare import Compared, Event, LaneDone, LaneStarted, Started, StepDone, compare
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import Lane, Report
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
-from sencache.profile import Profile
-from sencache.report import Lane, Report
+from sencache.profiles.profile import Profile
 from sencache.video import to_uint8
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,10 +16,10 @@ from comparisons import (
     separate_call,
 )
 
-from sencache.comparison import Event, LaneDone, StepDone, compare
+from sencache.comparison.compare import Event, LaneDone, StepDone, compare
+from sencache.comparison.plan import parse_lanes
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.video import to_uint8
 
 BUDGET_STEPS, NFE = 16, 12

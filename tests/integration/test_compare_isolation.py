@@ -18,10 +18,10 @@ from comparisons import outcome, request_of
 from diffusers import UniPCMultistepScheduler
 
 import sencache
-from sencache.comparison import compare
+from sencache.comparison.compare import compare
+from sencache.comparison.plan import parse_lanes
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from comparisons import request_of, with_
 
-from sencache.comparison import compare
+from sencache.comparison.compare import compare
+from sencache.comparison.plan import LaneSpec, parse_lanes
 from sencache.errors import SencacheError
 from sencache.models.model import Model
-from sencache.plan import LaneSpec, parse_lanes
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

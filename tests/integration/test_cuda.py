@@ -20,18 +20,18 @@ from pipelines import STEPS, Tiny, on_gpu
 
 import sencache
 from sencache.calibration.profiling import CalibrationPlan, calibrate
-from sencache.comparison import Compared, LaneDone, compare
-from sencache.devices import Clock
+from sencache.comparison.compare import Compared, LaneDone, compare
+from sencache.comparison.devices import Clock
+from sencache.comparison.lanes import Finished, Stepped, lane
+from sencache.comparison.metrics import compare_frames
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.stepping import round_robin
+from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.engine.attach import attach
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, Stepped, lane
-from sencache.metrics import compare_frames
 from sencache.models.loading import bring_blocks_one_by_one
-from sencache.plan import parse_lanes
 from sencache.policies import Fixed, Full, Policy, SenCache
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
-from sencache.verify import profiles_at_hand, verify
 from sencache.video import write_mp4
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")

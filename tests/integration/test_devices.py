@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache import comparison
-from sencache.comparison import Compared, LaneDone, LaneStarted, StepDone, compare
-from sencache.devices import check_alike, share_out
+from sencache.app import studio as service
+from sencache.app.ask import make_ask
+from sencache.comparison import compare as comparison
+from sencache.comparison.compare import Compared, LaneDone, LaneStarted, StepDone, compare
+from sencache.comparison.devices import check_alike, share_out
+from sencache.comparison.plan import parse_lanes
 from sencache.errors import SencacheError
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 from sencache.schema import ModelInfo, Request
-from sencache.service import studio as service
-from sencache.service.ask import make_ask
 
 REQUEST = Request(prompt="a red circle", steps=6, height=32, width=32, frames=5, guidance_scale=4.0)
 LANES = parse_lanes("sencache,fixed,control,easycache", ["fixed.interval=2", "easycache.forced_first=2"])

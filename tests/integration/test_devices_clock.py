@@ -11,9 +11,9 @@ import pipelines
 import pytest
 import torch
 
-from sencache.devices import Clock
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, Stepped, lane
+from sencache.comparison.devices import Clock
+from sencache.comparison.lanes import Finished, Stepped, lane
+from sencache.comparison.stepping import round_robin
 from sencache.policies import Fixed, Full, Policy
 
 
@@ -171,7 +171,7 @@ def test_an_observers_work_is_not_the_lanes(gpu: MadeUpGpu, tiny: pipelines.Tiny
 
 def test_on_a_cpu_a_pause_is_not_counted_either(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("sencache.devices.time.perf_counter", lambda: now)
+    monkeypatch.setattr("sencache.comparison.devices.time.perf_counter", lambda: now)
     clock = Clock(torch.device("cpu"))
     clock.start()
     now += 2.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sencache.interleave import AHEAD, side_by_side
+from sencache.comparison.stepping import AHEAD, side_by_side
 
 
 @dataclass

@@ -14,12 +14,12 @@ import pytest
 from command_line import ROOT, Program, assert_one_line, tree
 from finished import BUNDLED, LANES, OWN, film, finished
 
+from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
 from sencache.gallery import films
 from sencache.gallery.card import CardInfo, check_card, read_card
 from sencache.gallery.films import LONG_SIDE, MOST_BYTES, Film, fitted, probe, shrink
-from sencache.profile import write_profile
-from sencache.verify import verify
+from sencache.profiles.profile import write_profile
 from sencache.video import read_mp4, run_ffmpeg, write_mp4
 
 CLIPS = ROOT.parent / "shared" / "data" / "clips"

@@ -14,14 +14,14 @@ from fake_hub import TOKEN, FakeHub, Files
 from finished import BUNDLED, OWN, film, finished
 from hub_profiles import NOWHERE, refusal
 
+from sencache.app.pages import page
+from sencache.app.pages.gallery import cards_of, told
+from sencache.app.recorded import Recorded, gallery_places, recorded
 from sencache.gallery import card
+from sencache.gallery.datasets import Pinned, push_card
 from sencache.gallery.making import make_card, read_finished
 from sencache.hub import gallery
 from sencache.hub.download import Hub
-from sencache.hub.gallery import Pinned, push_card
-from sencache.service.recorded import Recorded, gallery_places, recorded
-from sencache.ui import page
-from sencache.ui.gallery import cards_of, told
 
 pytestmark = pytest.mark.usefixtures("no_telemetry")
 REPO = "you/cards"
@@ -254,7 +254,7 @@ def test_an_impossible_value_ends_the_start_with_a_sentence(
 
 
 def test_an_app_without_the_variable_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sencache.service.recorded.owners_hub", lambda: pytest.fail("asked"))
+    monkeypatch.setattr("sencache.app.recorded.owners_hub", lambda: pytest.fail("asked"))
     for value in ("", " , "):
         monkeypatch.setenv("SENCACHE_GALLERY", value)
         assert recorded(gallery_places()) == Recorded()

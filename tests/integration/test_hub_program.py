@@ -14,12 +14,12 @@ from fake_hub import TOKEN, FakeHub
 from hub_profiles import CONTENT, FILE, OWN, REPO, npz, pull
 
 import sencache
-from sencache import comparison
+from sencache.comparison import compare as comparison
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import ProfileRef
 from sencache.hub.download import Hub
 from sencache.models import model as models
-from sencache.plan import parse_lanes
-from sencache.profile import load_profile, parse_profile
-from sencache.report import ProfileRef
+from sencache.profiles.profile import load_profile, parse_profile
 from sencache.schema import Request
 
 pytestmark = pytest.mark.usefixtures("no_telemetry")

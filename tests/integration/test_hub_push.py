@@ -15,7 +15,7 @@ from sencache.hub.card import MARK
 from sencache.hub.download import Hub
 from sencache.hub.exchange import Pushed, pull_profile, push_profile
 from sencache.hub.official import OFFICIAL
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 pytestmark = pytest.mark.usefixtures("no_telemetry")
 

@@ -16,23 +16,23 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
-from sencache.cli import DEFAULT_METHODS, app
-from sencache.comparison import compare
+from sencache.cli.commands import DEFAULT_METHODS, app
+from sencache.comparison.compare import compare
+from sencache.comparison.lanes import Finished, lane
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import Report, load_report
+from sencache.comparison.saving import Saving
+from sencache.comparison.stepping import round_robin
+from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.errors import SencacheError
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, lane
 from sencache.models.checkpoint import find_spec, measure_weights
 from sencache.models.loading import load_pipeline
 from sencache.models.model import Model, load
 from sencache.models.placement import Placement
 from sencache.models.stills import read_still, still_pixels
-from sencache.plan import parse_lanes
 from sencache.policies import Fixed
-from sencache.profile import Profile
-from sencache.report import Report, load_report
-from sencache.saving import Saving
+from sencache.profiles.profile import Profile
 from sencache.schema import Request, Still
-from sencache.verify import profiles_at_hand, verify
 
 STEPS = 6
 

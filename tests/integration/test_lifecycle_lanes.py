@@ -13,12 +13,12 @@ import torch
 from lifecycle import CHANGES, METHODS, in_a_new_pipeline, lane_of, policy_of, untouched
 from pipelines import Tiny
 
+from sencache.comparison.lanes import Finished, Stepped, shallow_pipeline
+from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
-from sencache.engine.trace import Record
 from sencache.errors import SencacheError
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, Stepped, shallow_pipeline
 from sencache.policies import Fixed, Full, Policy
+from sencache.trace import StepRecord
 
 
 def policies_of(name: str) -> dict[str, Policy]:
@@ -92,7 +92,7 @@ def test_one_lane_that_fails_ends_the_others(tiny: Tiny) -> None:
 
 def test_two_threads_each_with_its_own_copy(tiny: Tiny) -> None:
     policies = [policy_of(tiny.name, method) for method in ("sencache", "easycache")]
-    made: dict[int, tuple[torch.Tensor, list[Record]]] = {}
+    made: dict[int, tuple[torch.Tensor, list[StepRecord]]] = {}
     together = threading.Barrier(2)
 
     def work(index: int) -> None:

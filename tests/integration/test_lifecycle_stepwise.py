@@ -11,8 +11,8 @@ import torch
 from lifecycle import Mishap, counting, lane_of
 from pipelines import Tiny
 
-from sencache.interleave import Stepwise, round_robin
-from sencache.lanes import Stepped
+from sencache.comparison.lanes import Stepped
+from sencache.comparison.stepping import Stepwise, round_robin
 from sencache.policies import Full
 
 

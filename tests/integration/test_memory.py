@@ -15,13 +15,13 @@ import torch
 from pipelines import STEPS, Tiny
 
 from sencache.calibration.samples import probe
-from sencache.comparison import compare
+from sencache.comparison.compare import compare
+from sencache.comparison.lanes import lane
+from sencache.comparison.plan import parse_lanes
 from sencache.engine.attach import attach
-from sencache.lanes import lane
 from sencache.models.layout import describe_folder
 from sencache.models.model import ASSETS, load
 from sencache.models.placement import Work
-from sencache.plan import parse_lanes
 from sencache.policies import Full, Policy
 from sencache.schema import Request
 

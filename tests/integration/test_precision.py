@@ -10,8 +10,8 @@ import torch
 from pipelines import STEPS, Tiny
 
 from sencache.engine.attach import attach
-from sencache.engine.trace import Trace
 from sencache.policies import EasyCache, SenCache
+from sencache.trace import Trace
 
 SHIFT = 40.0
 

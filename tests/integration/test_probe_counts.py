@@ -13,10 +13,10 @@ import pytest
 import torch
 from pipelines import STEPS, Tiny
 
-from sencache.constants import TeaCacheFit
 from sencache.engine.attach import attach
-from sencache.engine.trace import Trace
 from sencache.policies import Control, EasyCache, Full, Policy, TeaCache
+from sencache.profiles.constants import TeaCacheFit
+from sencache.trace import Trace
 
 METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 

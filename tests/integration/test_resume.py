@@ -14,12 +14,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from pipelines import STEPS, Tiny, model_of, request_of
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
+from sencache.calibration.recording import simulate
 from sencache.calibration.samples import measured
 from sencache.errors import SencacheError
 from sencache.models.placement import Placement
 from sencache.policies import METHODS, make_policy, uses_profile
-from sencache.profile import Profile
-from sencache.recording import simulate
+from sencache.profiles.profile import Profile
 
 PROMPTS = ("one", "two", "three")
 

@@ -20,14 +20,14 @@ import pytest
 from command_line import ENVIRONMENT
 
 from sencache import video
-from sencache.comparison import Compared, Deadline, Event, LaneDone, LaneStopped, StepDone, compare
+from sencache.comparison.compare import Compared, Deadline, Event, LaneDone, LaneStopped, StepDone, compare
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import REPORT_NAME, UNDER_WAY, Report, load_report
+from sencache.comparison.saving import Saving, settled
+from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
-from sencache.report import REPORT_NAME, UNDER_WAY, Report, load_report
-from sencache.saving import Saving, settled
 from sencache.schema import Request
-from sencache.verify import verify
 from sencache.video import read_mp4
 
 REQUEST = Request(prompt="a red circle", steps=6, height=32, width=32, frames=5, guidance_scale=4.0, nfe=4)
@@ -140,9 +140,9 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import sencache
-from sencache.comparison import LaneDone, compare
-from sencache.plan import parse_lanes
-from sencache.saving import Saving
+from sencache.comparison.compare import LaneDone, compare
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.saving import Saving
 from sencache.schema import Request
 folder, request = Path(sys.argv[1]), Request.model_validate_json(sys.argv[2])
 model, done = sencache.load("tiny-wan"), 0

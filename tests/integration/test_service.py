@@ -19,18 +19,19 @@ import gradio as gr
 import pytest
 import torch
 
-from sencache import comparison, measuring
+from sencache.app import studio as service
+from sencache.app.ask import Ask, make_ask, understand
+from sencache.app.offer import describe
+from sencache.app.studio import Studio
+from sencache.comparison import compare as comparison
+from sencache.comparison import measuring
+from sencache.comparison.report import load_report
+from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
-from sencache.library import bundled_profile
 from sencache.models.model import load
 from sencache.policies import make_policy
-from sencache.profile import load_profile
-from sencache.report import load_report
-from sencache.service import studio as service
-from sencache.service.ask import Ask, make_ask, understand
-from sencache.service.offer import describe
-from sencache.service.studio import Studio
-from sencache.verify import verify
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import load_profile
 
 STEPS = 8
 SMALL: dict[str, Any] = {"steps": STEPS, "height": 32, "width": 32, "frames": 5}

@@ -14,17 +14,17 @@ import pytest
 from fake_hub import FakeHub, Handler
 from hub_profiles import CONTENT, FILE, OWN, REPO, npz
 
+from sencache.app import shelf
+from sencache.app.ask import make_ask, understand
+from sencache.app.offer import describe
+from sencache.app.pages import own_profiles, page
+from sencache.app.pages.controls import build_controls
+from sencache.app.studio import Studio
+from sencache.comparison.report import load_report
+from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.hub.download import Hub
 from sencache.hub.official import OFFICIAL
-from sencache.profile import Profile
-from sencache.report import load_report
-from sencache.service import shelf
-from sencache.service.ask import make_ask, understand
-from sencache.service.offer import describe
-from sencache.service.studio import Studio
-from sencache.ui import own_profiles, page
-from sencache.ui.controls import build_controls
-from sencache.verify import profiles_at_hand, verify
+from sencache.profiles.profile import Profile
 
 pytestmark = pytest.mark.usefixtures("no_telemetry", "space")
 WAN = "sensitivity_wan21.npz"

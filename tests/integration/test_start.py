@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sencache.service import studio as service
-from sencache.service.studio import Studio
-from sencache.ui import page
+from sencache.app import studio as service
+from sencache.app.pages import page
+from sencache.app.studio import Studio
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import torch
 
 from sencache import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache, attach
 from sencache.policies import Policy
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 # Every way in which a tensor's value reaches Python; on a GPU each of them waits for the device.
 TRANSFERS = (

@@ -11,16 +11,16 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from sencache.library import bundled_profile
 from sencache.models.model import MODELS, load
-from sencache.profile import load_profile
+from sencache.models.words import hint
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import load_profile
 from sencache.schema import Request
-from sencache.tiny import checking, clips, preview
-from sencache.tiny.__main__ import app
-from sencache.tiny.export import check_sizes
-from sencache.tiny.families import family_of
-from sencache.tiny.grammar import hint
-from sencache.tiny.scoring import score
+from training import checking, clips, preview
+from training.__main__ import app
+from training.export import check_sizes
+from training.families import family_of
+from training.scoring import score
 
 BUNDLED = [key for key, spec in MODELS.items() if key.startswith("tiny-")]
 CLASSES = {

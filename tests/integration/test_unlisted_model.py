@@ -10,11 +10,11 @@ import layouts
 import numpy as np
 import pytest
 
-from sencache import comparison
-from sencache.report import load_report
-from sencache.service.ask import make_ask
-from sencache.service.deliver import snippets
-from sencache.service.studio import Studio
+from sencache.app.ask import make_ask
+from sencache.app.deliver import snippets
+from sencache.app.studio import Studio
+from sencache.comparison import compare as comparison
+from sencache.comparison.report import load_report
 from sencache.video import to_uint8
 
 STEPS = 6

@@ -19,11 +19,11 @@ from diffusers.hooks.group_offloading import GroupOffloadingConfig, GroupOffload
 from measuring import under
 from pipelines import STEPS, Tiny
 
+from sencache.comparison.lanes import Finished, lane, shallow_pipeline
+from sencache.comparison.stepping import round_robin
 from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
-from sencache.interleave import round_robin
-from sencache.lanes import Finished, lane, shallow_pipeline
 from sencache.models.loading import bring_blocks_one_by_one
 from sencache.policies import Fixed, Full, SenCache
 

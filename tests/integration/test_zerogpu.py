@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sencache.service.ask import make_ask
-from sencache.service.studio import Studio
+from sencache.app.ask import make_ask
+from sencache.app.studio import Studio
 
 ASKED = {
     "prompt": "a red circle",

@@ -55,8 +55,8 @@ def main() -> None:
     del sys.modules["torch"]
     from gradio.context import LocalContext
 
-    from sencache.service import studio as service
-    from sencache.service.ask import make_ask
+    from sencache.app import studio as service
+    from sencache.app.ask import make_ask
 
     # Before the first fork: workers are used again.
     service.compile_blocks = layout_from_worker
@@ -86,8 +86,8 @@ def main() -> None:
 
 def killed(studio: Any, ask: Any) -> dict[str, Any]:
     """What the visitor gets when the worker is killed three steps after the full run has ended."""
-    from sencache.report import load_report
-    from sencache.verify import verify
+    from sencache.comparison.report import load_report
+    from sencache.comparison.verify import verify
 
     left = 3
     for event in studio.run(ask):
@@ -107,14 +107,14 @@ def layout_from_worker(*_: Any) -> Any:
     """In place of compiling: something like a layout, and where it was made."""
     import torch
 
-    from sencache.service.aot import layout_of
+    from sencache.app.aot import layout_of
 
     return os.getpid(), layout_of((torch.zeros(2, 3), None))
 
 
 def compiled_at_start(studio: Any) -> dict[str, Any]:
     """What a start with compiling ahead of time reserves, and what comes back from the worker."""
-    from sencache.service import studio as service
+    from sencache.app import studio as service
 
     loaded, before = [], len(calls)
     os.environ["SENCACHE_AOT"] = "1"
@@ -127,7 +127,7 @@ def compiled_at_start(studio: Any) -> dict[str, Any]:
 
 def error_inside(studio: Any, ask: Any) -> str:
     """What the visitor reads when memory runs out in the forked worker."""
-    from sencache import comparison
+    from sencache.comparison import compare as comparison
     from sencache.errors import SencacheError
 
     def failing(*_: Any) -> Any:

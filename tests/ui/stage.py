@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 import pytest
 
-from sencache.ui.page import launch_options
+from sencache.app.pages.page import launch_options
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

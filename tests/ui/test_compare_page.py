@@ -24,10 +24,10 @@ from compare_visits import (
     settled,
 )
 
-from sencache.profile import Profile
-from sencache.report import Report
-from sencache.ui.gallery import load_gallery
-from sencache.verify import verify
+from sencache.app.pages.gallery import load_gallery
+from sencache.comparison.report import Report
+from sencache.comparison.verify import verify
+from sencache.profiles.profile import Profile
 
 HOSTILE = '<img src=x onerror="window.pwned=1">${window.pwned=2}{{7*7}}'
 WATCH = """() => {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from stage import served, visited
 
+from sencache.app.pages.gallery import GalleryCards, cards_of, load_gallery
 from sencache.gallery.card import Entry
-from sencache.ui.gallery import GalleryCards, cards_of, load_gallery
 
 HOSTILE = '<img src=x onerror="window.pwned=1">' + "unbroken" * 40
 MANY = 24

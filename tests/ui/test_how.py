@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from stage import served, visited
 
-from sencache.constants import SensitivityTable
+from sencache.app.pages.gallery import GALLERY
+from sencache.app.pages.how import build_how_page
+from sencache.app.pages.replay import REPLAY, Replay, load_replay
+from sencache.app.pages.theme import script
+from sencache.calibration.recording import Recording, simulate
 from sencache.policies import Fixed, Policy, SenCache
-from sencache.profile import Profile
-from sencache.recording import Recording, simulate
-from sencache.ui.gallery import GALLERY
-from sencache.ui.how import build_how_page
-from sencache.ui.replay import REPLAY, Replay, load_replay
-from sencache.ui.theme import script
+from sencache.profiles.constants import SensitivityTable
+from sencache.profiles.profile import Profile
 
 TOLERANCES = (0.0, 0.004, 0.01, 0.05, 0.1, 0.17, 0.2315, 0.31, 0.6, 2.0, 100.0)
 CAPS = (1, 2, 3, 4, 6, 10)

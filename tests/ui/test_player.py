@@ -12,8 +12,8 @@ import pytest
 from gradio.data_classes import FileData
 from stage import served, visited
 
+from sencache.app.pages.player import Clip, Clips, SyncPlayer
 from sencache.gallery.films import shrink
-from sencache.ui.player import Clip, Clips, SyncPlayer
 from sencache.video import write_mp4
 
 FRAMES, FPS = 32, 12

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from stage import served, visited
 
+from sencache.app.pages.own_profiles import MOST_OWN, added
+from sencache.app.pages.profiles import build_profiles_page
 from sencache.hub.exchange import LISTED
-from sencache.library import bundled_profiles
-from sencache.profile import Profile, load_profile
-from sencache.ui.own_profiles import MOST_OWN, added
-from sencache.ui.profiles_page import build_profiles_page
+from sencache.profiles.library import bundled_profiles
+from sencache.profiles.profile import Profile, load_profile
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><a href="https://example.org">${window.pwned=2}{{7*7}}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -202,7 +202,7 @@ def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
         assert go_on.wait(60)
         return bundled_profile.located(file, repo, revision)
 
-    monkeypatch.setattr("sencache.ui.profiles_page.pull_profile", pull)
+    monkeypatch.setattr("sencache.app.pages.profiles.pull_profile", pull)
     page.get_by_role("button", name="Pull from the Hub").click()
     page.get_by_label("Commit").fill(f" {COMMIT} ")
     page.get_by_role("button", name="Pull", exact=True).click()

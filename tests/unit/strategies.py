@@ -12,11 +12,11 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from sencache.calibration.recording import Recorder, Recording
 from sencache.engine.sensors import Scene
 from sencache.policies import Control, Decision, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache
 from sencache.policies.base import Schedule, Step
-from sencache.profile import Profile
-from sencache.recording import Recorder, Recording
+from sencache.profiles.profile import Profile
 
 Vector = tuple[float, ...]
 

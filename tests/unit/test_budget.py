@@ -25,13 +25,13 @@ from strategies import (
     sensitivity_profile,
 )
 
-from sencache import recording as recording_module
-from sencache.budget import match_nfe
+from sencache.calibration import recording as recording_module
+from sencache.calibration.budget import match_nfe
+from sencache.calibration.recording import SPAN, Recorder, Recording, simulate
 from sencache.engine.sensors import Scene
 from sencache.errors import SencacheError
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache
 from sencache.policies.base import Step
-from sencache.recording import SPAN, Recorder, Recording, simulate
 
 STEPS = 48
 TIMESTEPS = tuple(1000.0 - 20 * i for i in range(STEPS))

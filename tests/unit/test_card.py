@@ -16,12 +16,12 @@ from strategies import polynomial_profile, profile_data, ratio_profile, sensitiv
 from typer.testing import CliRunner
 
 import sencache
-from sencache import cli
-from sencache.constants import ModelId
+from sencache.cli import commands as cli
 from sencache.hub.card import MARK, dataset_card, served
 from sencache.hub.npz import parse_npz
-from sencache.library import bundled_profile
-from sencache.profile import Profile, load_profile, parse_profile
+from sencache.profiles.constants import ModelId
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import Profile, load_profile, parse_profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
 REPO = "someone/profiles"

@@ -226,7 +226,8 @@ def test_the_guides_table_is_that_of_the_list() -> None:
 
 
 def test_the_list_is_printed_without_any_framework() -> None:
-    script = "import sys; from sencache.cli import app; app(['models', '--json'], standalone_mode=False); "
+    script = "import sys; from sencache.cli.commands import app\n"
+    script += "app(['models', '--json'], standalone_mode=False); "
     script += "sys.exit(not {'torch', 'diffusers', 'transformers'}.isdisjoint(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

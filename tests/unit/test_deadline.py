@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sencache.deadline import ENOUGH, Pace, Work, by_importance, stops, work_left
-from sencache.engine.trace import Record
+from sencache.comparison.deadline import ENOUGH, Pace, Work, by_importance, stops, work_left
+from sencache.comparison.plan import LaneSpec, Planned, parse_lanes
 from sencache.errors import SencacheError
-from sencache.plan import LaneSpec, Planned, parse_lanes
 from sencache.policies import Fixed, Full
+from sencache.trace import StepRecord
 
 TYPED = "magcache,fewer-steps,sencache:forecast=linear,sencache,control"
 LISTED = parse_lanes(TYPED)
 FIRST_TO_GO = ["control", "sencache", "magcache", "fewer-steps", "sencache:forecast=linear"]
 
 
-def record(step: int, decision: str, seconds: float = 1.0) -> Record:
-    return Record(
+def record(step: int, decision: str, seconds: float = 1.0) -> StepRecord:
+    return StepRecord(
         step=step,
         timestep=0.0,
         sigma=None,
@@ -33,7 +33,7 @@ def record(step: int, decision: str, seconds: float = 1.0) -> Record:
     )
 
 
-def records(decisions: str) -> list[Record]:
+def records(decisions: str) -> list[StepRecord]:
     """`c` for a computed step, `r` for a reused one."""
     return [record(i, "compute" if one == "c" else "reuse") for i, one in enumerate(decisions)]
 

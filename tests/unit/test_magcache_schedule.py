@@ -13,7 +13,7 @@ from strategies import computed_steps, examples, numbers, ratio_profile
 
 from sencache.errors import SencacheError
 from sencache.policies import Decision, MagCache, Schedule
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 # Zehong-Ma/MagCache @ df81cb1 (Apache-2.0), MagCache4Wan2.1/magcache_generate.py, lines 912, 910, 1002, 1004
 # and 1142: the conditional calls' ratios, every second value of each list.

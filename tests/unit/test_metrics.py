@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter, gaussian_filter1d  # type: ignore[import-untyped]
 
-from sencache import metrics
+from sencache.comparison import metrics
+from sencache.comparison.metrics import Metrics, compare_frames
 from sencache.errors import SencacheError
-from sencache.metrics import Metrics, compare_frames
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "shared/data/lpips"
 ASSET = Path(metrics.__file__).parent / "assets/lpips/alexnet_features.safetensors"

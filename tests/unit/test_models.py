@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from sencache.engine.architectures import ARCHITECTURES
 from sencache.errors import SencacheError
-from sencache.library import bundled_profiles
 from sencache.models import model as models
 from sencache.models.catalogue import MODELS as LISTED
 from sencache.models.model import (
@@ -32,6 +31,7 @@ from sencache.models.model import (
     own_profile,
 )
 from sencache.models.spec import PIPELINES
+from sencache.profiles.library import bundled_profiles
 from sencache.schema import Request
 
 MAX_BYTES = 10_000_000

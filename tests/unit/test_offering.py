@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
+from sencache.app import space
+from sencache.app.ask import Ask, make_ask, understand
+from sencache.app.offer import describe
+from sencache.app.opening import sample
+from sencache.app.pace import Pace
+from sencache.app.pages.api import _Endpoints
+from sencache.app.pages.controls import build_controls
+from sencache.app.seconds import RATES, ZEROGPU, ZEROGPU_LONGEST, longest_call
 from sencache.errors import SencacheError
 from sencache.models.model import MODELS, check_request
-from sencache.service import space
-from sencache.service.ask import Ask, make_ask, understand
-from sencache.service.offer import describe
-from sencache.service.opening import sample
-from sencache.service.pace import Pace
-from sencache.service.seconds import RATES, ZEROGPU, ZEROGPU_LONGEST, longest_call
-from sencache.ui.api import _Endpoints
-from sencache.ui.controls import build_controls
 
 TINY = MODELS["tiny-wan"]
 # The size of Wan 2.1 1.3B.

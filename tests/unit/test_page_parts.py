@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sencache.app.ask import make_ask, understand
+from sencache.app.offer import describe
+from sencache.app.opening import evaluations
+from sencache.app.pages.controls import SPEEDS, Controls, build_controls
+from sencache.app.pages.gallery import load_gallery
+from sencache.app.pages.lanes import board_of
+from sencache.app.pages.links import query_of, query_of_report, read_query, restored
+from sencache.app.pages.numbers import COLUMNS, table_of, verdict
+from sencache.app.pages.running import Runner, told
+from sencache.app.palette import lane_label
+from sencache.app.plots import drift_figure, timeline_figure, walked_figure
+from sencache.app.studio import Studio
+from sencache.cli.tables import comparison_table, lane_notes
+from sencache.comparison.report import Report, Unfinished
 from sencache.errors import SencacheError
-from sencache.profile import Profile
-from sencache.report import Report, Unfinished
+from sencache.profiles.profile import Profile
 from sencache.schema import Metrics
-from sencache.service.ask import make_ask, understand
-from sencache.service.offer import describe
-from sencache.service.opening import evaluations
-from sencache.service.palette import lane_label
-from sencache.service.plots_run import drift_figure, timeline_figure, walked_figure
-from sencache.service.studio import Studio
-from sencache.tables import comparison_table, lane_notes
-from sencache.ui.controls import SPEEDS, Controls, build_controls
-from sencache.ui.gallery import load_gallery
-from sencache.ui.lanes import board_of
-from sencache.ui.links import query_of, query_of_report, read_query, restored
-from sencache.ui.numbers import COLUMNS, table_of, verdict
-from sencache.ui.running import Runner, told
 
 
 @pytest.fixture(scope="module")

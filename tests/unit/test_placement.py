@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sencache.calibration.recording import SPAN
 from sencache.errors import SencacheError
 from sencache.models.catalogue import MODELS
 from sencache.models.placement import (
@@ -27,7 +28,6 @@ from sencache.models.placement import (
     tokens,
 )
 from sencache.models.spec import ModelSpec
-from sencache.recording import SPAN
 
 PLENTY = 10**15
 BIG = [spec for spec in MODELS.values() if spec.parameters]

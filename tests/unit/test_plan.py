@@ -11,12 +11,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sencache.calibration.recording import Recording
+from sencache.comparison.plan import (
+    LaneSpec,
+    Planned,
+    method_names,
+    parse_lanes,
+    plan_lane,
+    plan_lanes,
+    with_budget,
+)
 from sencache.errors import SencacheError
-from sencache.library import bundled_profile as bundled_file
-from sencache.plan import LaneSpec, Planned, method_names, parse_lanes, plan_lane, plan_lanes, with_budget
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
-from sencache.profile import Profile, load_profile
-from sencache.recording import Recording
+from sencache.profiles.library import bundled_profile as bundled_file
+from sencache.profiles.profile import Profile, load_profile
 from sencache.schema import Request
 
 NAMES = ["none", "fewer-steps", "fixed", "sencache", "magcache", "teacache", "easycache", "control"]

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from sencache.constants import ModelId, TeaCacheFit
-from sencache.plots import overlay_figure, panels, profile_figure, profile_html, profile_svg
-from sencache.profile import Profile
+from sencache.profiles.constants import ModelId, TeaCacheFit
+from sencache.profiles.plots import overlay_figure, panels, profile_figure, profile_html, profile_svg
+from sencache.profiles.profile import Profile
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&amp;'
 

@@ -25,8 +25,8 @@ from strategies import (
     sensitivity_profile,
 )
 
+from sencache.calibration.recording import simulate
 from sencache.policies import SenCache
-from sencache.recording import simulate
 
 
 @st.composite

@@ -22,7 +22,7 @@ from sencache.policies import (
     make_policy,
     uses_profile,
 )
-from sencache.profile import Profile
+from sencache.profiles.profile import Profile
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from strategies import examples, polynomial_profile, profile_data, ratio_profile, sensitivity
 
 from sencache.errors import SencacheError
-from sencache.library import bundled_profile, bundled_profiles
 from sencache.policies import make_policy
-from sencache.profile import Profile, load_profile, parse_profile, write_profile
+from sencache.profiles.library import bundled_profile, bundled_profiles
+from sencache.profiles.profile import Profile, load_profile, parse_profile, write_profile
 
 # Round trip
 

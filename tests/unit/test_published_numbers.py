@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sencache.models.spec import ASSETS
-from sencache.tiny import scoring
+from training import scoring
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"

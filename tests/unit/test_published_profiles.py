@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from sencache.errors import SencacheError
-from sencache.library import bundled_profile, bundled_profiles
 from sencache.policies import make_policy
 from sencache.policies.base import Schedule
-from sencache.profile import Profile, load_profile
-from sencache.soundness import check_presets
+from sencache.policies.soundness import check_presets
+from sencache.profiles.library import bundled_profile, bundled_profiles
+from sencache.profiles.profile import Profile, load_profile
 
 PUBLISHED = {
     name: profile

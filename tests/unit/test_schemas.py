@@ -13,13 +13,13 @@ import jsonschema
 import pytest
 from documents import changed, whole, without
 
-from sencache import cli
-from sencache.comparison import compare
+from sencache.cli import commands as cli
+from sencache.comparison.compare import compare
+from sencache.comparison.plan import parse_lanes
 from sencache.errors import SencacheError
-from sencache.library import bundled_profiles
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
-from sencache.profile import Profile, parse_profile
+from sencache.profiles.library import bundled_profiles
+from sencache.profiles.profile import Profile, parse_profile
 from sencache.schema import Request
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schema"

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache.models.catalogue import MODELS
-from sencache.models.flops import guided_step
-from sencache.service.ask import make_ask, understand
-from sencache.service.pace import RECENT, Pace
-from sencache.service.seconds import (
+from sencache.app.ask import make_ask, understand
+from sencache.app.pace import RECENT, Pace
+from sencache.app.seconds import (
     RATES,
     RESERVE,
     ZEROGPU,
@@ -26,7 +24,9 @@ from sencache.service.seconds import (
     rate_of,
     reserved,
 )
-from sencache.service.timetable import first_run_table, seconds_table
+from sencache.app.timetable import first_run_table, seconds_table
+from sencache.models.catalogue import MODELS
+from sencache.models.flops import guided_step
 
 GUIDE = Path(sencache.__file__).parents[1] / "docs" / "real-models.md"
 

@@ -9,13 +9,13 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from strategies import Course, courses, examples, play, profile_data, sensitivity
 
+from sencache.comparison.plan import parse_lanes, plan_lane
 from sencache.errors import SencacheError
-from sencache.library import bundled_profiles
-from sencache.plan import parse_lanes, plan_lane
 from sencache.policies import METHODS, make_policy
-from sencache.profile import Profile, load_profile
+from sencache.policies.soundness import check_offer, check_presets
+from sencache.profiles.library import bundled_profiles
+from sencache.profiles.profile import Profile, load_profile
 from sencache.schema import Request
-from sencache.soundness import check_offer, check_presets
 
 FORCED = {"first_step", "warmup", "last_step"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from statistics import fmean
 
-from sencache.library import bundled_profile
-from sencache.profile import Profile, load_profile, parse_profile
-from sencache.tables import calibration_summary
+from sencache.cli.tables import calibration_summary
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import Profile, load_profile, parse_profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
 

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from sencache.tiny import checking, clips
-from sencache.tiny.clips import FRAMES, PALETTE, RADII, SIDE, Path, sample_clip, shape_mask
-from sencache.tiny.grammar import MOTION_PHRASES, SHAPES, SIZE_WORDS, is_held_out
+from sencache.models.words import MOTION_PHRASES, SHAPES, SIZE_WORDS, is_held_out
+from training import checking, clips
+from training.clips import FRAMES, PALETTE, RADII, SIDE, Path, sample_clip, shape_mask
 
 
 @pytest.fixture(scope="module")

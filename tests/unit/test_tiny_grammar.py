@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from sencache.tiny import grammar
-from sencache.tiny.grammar import COLOURS, MOTIONS, SHAPES, Scene, Thing, caption, hint, is_held_out
+from sencache.models import words as grammar
+from sencache.models.words import COLOURS, MOTIONS, SHAPES, Scene, Thing, caption, hint, is_held_out
 
 TRIPLES = [
     Thing(colour, shape, "medium", motion) for colour in COLOURS for shape in SHAPES for motion in MOTIONS
@@ -84,6 +84,6 @@ def test_the_empty_prompt_and_punctuation_need_no_hint() -> None:
 
 
 def test_the_hint_needs_no_framework() -> None:
-    script = "import sys, sencache.tiny.grammar; print(*{name.split('.')[0] for name in sys.modules})"
+    script = "import sys, sencache.models.words; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"torch", "numpy", "diffusers", "transformers"}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from sencache.tiny import cogvideox, ltx, text, wan
-from sencache.tiny.families import FAMILIES
-from sencache.tiny.noise import Flow, Velocity
+from training import cogvideox, ltx, text, wan
+from training.families import FAMILIES
+from training.noise import Flow, Velocity
 
 ALL = pytest.mark.parametrize("module", FAMILIES.values(), ids=FAMILIES)
 
@@ -180,7 +180,7 @@ def test_words_keep_their_embedding_when_the_vocabulary_grows() -> None:
 def test_unknown_words_are_one_token_and_all_captions_fit() -> None:
     words = text.tokenizer()
     assert len(set(words("zebra zebu").input_ids[:2])) == 1
-    from sencache.tiny.clips import sample_clip
+    from training.clips import sample_clip
 
     rng = np.random.default_rng(0)
     ids = words([sample_clip(rng).caption for _ in range(500)]).input_ids

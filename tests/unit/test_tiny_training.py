@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from sencache.errors import SencacheError
 from sencache.models.spec import ASSETS
-from sencache.tiny import __main__ as program
-from sencache.tiny import clips, loop, ltx, text, wan
-from sencache.tiny.autoencoding import Autoencoding
-from sencache.tiny.denoising import Denoising
-from sencache.tiny.export import FILE_LIMIT, MODEL_LIMIT, check_sizes
-from sencache.tiny.families import family
-from sencache.tiny.latents import Latents, fingerprint, make, read
-from sencache.tiny.optim import Muon, optimizers, orthogonal
-from sencache.tiny.training import Plan, train
+from training import __main__ as program
+from training import clips, loop, ltx, text, wan
+from training.autoencoding import Autoencoding
+from training.denoising import Denoising
+from training.export import FILE_LIMIT, MODEL_LIMIT, check_sizes
+from training.families import family
+from training.latents import Latents, fingerprint, make, read
+from training.optim import Muon, optimizers, orthogonal
+from training.training import Plan, train
 
 # ---- the loop
 
@@ -282,7 +282,7 @@ def test_a_folder_without_a_model_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["sencache.tiny", *(word.format(tmp_path) for word in arguments)])
+    monkeypatch.setattr("sys.argv", ["training", *(word.format(tmp_path) for word in arguments)])
     with pytest.raises(SystemExit) as ended:
         program.main()
     assert ended.value.code == 2 and list(tmp_path.iterdir()) == []

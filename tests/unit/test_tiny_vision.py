@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sencache.tiny import checking, clips, vision
-from sencache.tiny.grammar import BACKGROUNDS, COLOURS, PLAIN_BACKGROUNDS, Scene, Thing
-from sencache.tiny.scoring import ASPECTS, OF_OBJECTS, compare, score, table
+from sencache.models.words import BACKGROUNDS, COLOURS, PLAIN_BACKGROUNDS, Scene, Thing
+from training import checking, clips, vision
+from training.scoring import ASPECTS, OF_OBJECTS, compare, score, table
 
 MIRRORED = {"right": "left", "left": "right"}
 FLIPPED = {"up": "down", "down": "up"}

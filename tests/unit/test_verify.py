@@ -12,15 +12,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sencache.comparison import compare
+from sencache.comparison.compare import compare
+from sencache.comparison.plan import parse_lanes
+from sencache.comparison.report import Report, Unfinished, load_report, write_report
+from sencache.comparison.verify import FindProfile, check_given, profiles_at_hand, verify
 from sencache.errors import SencacheError
 from sencache.models.model import Model
-from sencache.plan import parse_lanes
 from sencache.policies import Reason
-from sencache.profile import Profile, parse_profile
-from sencache.report import Report, Unfinished, load_report, write_report
+from sencache.profiles.profile import Profile, parse_profile
 from sencache.schema import Request
-from sencache.verify import FindProfile, check_given, profiles_at_hand, verify
 
 Path = tuple[str | int, ...]
 

@@ -1,0 +1,107 @@
+"""The page: a header, three tabs, and how the whole is launched."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import Any
+
+import gradio as gr
+
+from sencache.app.offer import describe
+from sencache.app.pages.api import build_api
+from sencache.app.pages.compare import ComparePage
+from sencache.app.pages.how import build_how_page
+from sencache.app.pages.own_profiles import own_profiles
+from sencache.app.pages.profiles import build_profiles_page
+from sencache.app.pages.theme import stylesheets, theme
+from sencache.app.palette import colour_variables
+from sencache.app.recorded import gallery_places, recorded
+from sencache.app.studio import Studio
+from sencache.errors import SencacheError
+
+log = logging.getLogger(__name__)
+
+HEADER = """
+<header class="masthead">
+  <p class="wordmark">SenCache <span>Space</span></p>
+  <p class="tagline">One prompt, one noise, every step cache side by side.</p>
+</header>
+"""
+
+MAX_WAITING = 16
+ONE_HOUR = 3600
+
+
+def start() -> gr.Blocks:
+    """The app for whoever runs it as a program: its log tells how the model was placed, or in one sentence
+    what is missing, with which the process ends as the command line does.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sencache").setLevel(logging.INFO)
+    try:
+        return build_app()
+    except SencacheError as error:
+        log.error("%s", error)
+        raise SystemExit(2) from None
+
+
+def build_app() -> gr.Blocks:
+    """The whole app with the first model loaded and its queue set, not yet launched."""
+    places, studio, offer = gallery_places(), Studio(), describe()
+    for model in offer["models"]:
+        for text in model["pulled"]:
+            log.info("%s: %s", model["key"], text)
+    studio.warm(offer["models"][0]["key"])
+    cards = recorded(places)
+    app: gr.Blocks
+    with gr.Blocks(
+        title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False
+    ) as app:
+        own = own_profiles()
+        gr.HTML(HEADER, padding=False)
+        with gr.Tabs(elem_id="pages"):
+            with gr.Tab("Compare", id="compare"):
+                compare = ComparePage(studio, offer, cards, own)
+            with gr.Tab("Profiles", id="profiles"):
+                build_profiles_page(own)
+            with gr.Tab("How it works", id="how"):
+                build_how_page()
+        compare.wire()
+        build_api(studio, offer)
+        app.load(
+            compare.loaded,
+            None,
+            [*compare.controls.inputs, *compare.results.outputs],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+    return app
+
+
+def launch(app: gr.Blocks) -> None:
+    """Serve `app`; on ZeroGPU its weights are packed first, and a disk that fills up ends the process."""
+    try:
+        app.launch(**launch_options())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        log.error("the disk is full, so the app could not start; name a smaller model in MODEL_ID")
+        raise SystemExit(2) from None
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch` is given besides host and port."""
+    return {
+        "theme": theme(),
+        "css": colour_variables(),
+        "css_paths": stylesheets(),
+        "ssr_mode": False,
+        "show_error": False,
+        "max_file_size": "2mb",
+        "footer_links": ["api", "settings"],
+        "mcp_server": os.environ.get("SENCACHE_MCP", "") == "1",
+    }

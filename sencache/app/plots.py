@@ -1,0 +1,167 @@
+"""Figures of one comparison: decisions and scores over the steps, drift, the profile it walked along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sencache.app.palette import LOOKS, lane_label
+from sencache.comparison.report import Lane, Report
+from sencache.profiles.plots import GREY, profile_figure
+from sencache.profiles.profile import Profile
+from sencache.trace import StepRecord
+
+GRID = "rgba(128,136,144,0.2)"
+REUSED, COMPUTED = "rgba(15,118,110,0.22)", "#0f766e"
+FONT = "Inter, system-ui, sans-serif"
+ROW_PIXELS = 24
+DASHES = ("solid", "dot", "dash")
+SMALLEST = 1e-6
+
+
+def timeline_figure(report: Report) -> Any:
+    """Above, all decisions as one heatmap; below, each lane's score over its tolerance, where 1 is the limit.
+
+    Fewer steps is stretched over the same width. Scores are drawn where the method took one.
+    """
+    from plotly.subplots import make_subplots
+
+    lanes = list(reversed(report.lanes))
+    height = 2 * ROW_PIXELS + ROW_PIXELS * len(lanes)
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.14,
+        row_heights=[height / (height + 300), 300 / (height + 300)],
+        subplot_titles=[
+            "Decisions: dark computed, light reused",
+            "Score over tolerance; reused up to 1",
+        ],
+    )
+    figure.add_trace(_decisions(lanes, report.request.steps), row=1, col=1)
+    figure.add_traces(list(_scores(report.lanes)), rows=2, cols=1)
+    figure.add_hline(y=1, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
+    figure.update_yaxes(type="log", dtick=1, row=2, col=1)
+    figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
+    return _dressed(figure, height + 300 + 110, left=118)
+
+
+def _decisions(lanes: Sequence[Lane], steps: int) -> Any:
+    from plotly.graph_objects import Heatmap
+
+    return Heatmap(
+        z=[[int(_at(lane, step, steps).decision == "compute") for step in range(steps)] for lane in lanes],
+        x=list(range(1, steps + 1)),
+        y=[lane_label(lane.name) for lane in lanes],
+        text=[[_at(lane, step, steps).reason.replace("_", " ") for step in range(steps)] for lane in lanes],
+        hovertemplate="%{y}, step %{x}: %{text}<extra></extra>",
+        colorscale=[[0, REUSED], [1, COMPUTED]],
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        xgap=1,
+        ygap=3,
+    )
+
+
+def _at(lane: Lane, step: int, steps: int) -> StepRecord:
+    """The lane's record at the same part of the way."""
+    return lane.trace[min(step * lane.steps // steps, lane.steps - 1)]
+
+
+def _scores(lanes: Iterable[Lane]) -> Iterable[Any]:
+    from plotly.graph_objects import Scatter
+
+    for lane, dash in _dashed(lanes):
+        held = [r for r in lane.trace if r.score is not None and r.tolerance]
+        if not held:
+            continue
+        yield Scatter(
+            x=[record.step + 1 for record in held],
+            y=[max(_ratio(record), SMALLEST) for record in held],
+            mode="lines+markers",
+            name=lane_label(lane.name),
+            line={"color": LOOKS[lane.method].light, "width": 1.5, "dash": dash},
+            marker={
+                "size": 6,
+                "symbol": ["circle" if r.decision == "compute" else "circle-open" for r in held],
+            },
+            hovertemplate="step %{x}: %{y:.2f}× the tolerance<extra>%{fullData.name}</extra>",
+        )
+
+
+def _ratio(record: StepRecord) -> float:
+    assert record.score is not None and record.tolerance
+    return record.score / record.tolerance
+
+
+def _dashed(lanes: Iterable[Lane]) -> Iterable[tuple[Lane, str]]:
+    """A dash for every further lane of a method, which has one colour."""
+    seen: dict[str, int] = {}
+    for lane in lanes:
+        yield lane, DASHES[seen.get(lane.method, 0) % len(DASHES)]
+        seen[lane.method] = seen.get(lane.method, 0) + 1
+
+
+def drift_figure(report: Report) -> Any:
+    """RMS difference of each lane's latent from the full run's, after the same step; a log axis."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    for lane, dash in _dashed(report.lanes):
+        drifted = [r for r in lane.trace if r.drift]
+        if drifted and lane.metrics is not None:
+            figure.add_trace(
+                Scatter(
+                    x=[record.step + 1 for record in drifted],
+                    y=[record.drift for record in drifted],
+                    name=lane_label(lane.name),
+                    line={"color": LOOKS[lane.method].light, "width": 2, "dash": dash},
+                    hovertemplate="step %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
+                )
+            )
+    figure.update_yaxes(type="log", title={"text": "drift from the full run", "standoff": 8}, dtick=1)
+    figure.update_xaxes(title={"text": "step", "standoff": 4})
+    return _dressed(figure, 520, left=66, top=12)
+
+
+def walked_figure(profile: Profile, report: Report) -> Any:
+    """The profile's sensitivities, with the steps that the SenCache lane computed marked on them."""
+    from plotly.graph_objects import Scatter
+
+    figure = profile_figure(profile.model_copy(update={"magcache": None, "teacache": None}))
+    figure.update_layout(font={"family": FONT})
+    lane = next((lane for lane in report.lanes if lane.method == "sencache"), None)
+    if lane is None or profile.sensitivity is None:
+        return figure
+    table = profile.sensitivities()
+    computed = [r.timestep for r in lane.trace if r.decision == "compute"]
+    for row in (1, 2):
+        marks = Scatter(
+            x=computed,
+            y=[table.at(t)[row - 1] for t in computed],
+            mode="markers",
+            name=f"computed by {lane_label(lane.name)}",
+            marker={"color": "#c2410c", "size": 7, "symbol": "circle-open", "line": {"width": 2}},
+            showlegend=False,
+            hovertemplate="computed at t %{x}: %{y:.4g}<extra></extra>",
+        )
+        figure.add_trace(marks, row=row, col=1)
+    return figure
+
+
+def _dressed(figure: Any, height: int, left: int, top: int = 44) -> Any:
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": left, "r": 12, "t": top, "b": 52},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 12, "color": GREY},
+        legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
+    )
+    figure.update_xaxes(fixedrange=True, gridcolor=GRID, zeroline=False)
+    figure.update_yaxes(fixedrange=True, gridcolor=GRID, zeroline=False)
+    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
+    return figure

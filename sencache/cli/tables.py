@@ -1,0 +1,223 @@
+"""What the command line shows: tables, and the lanes' progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from sencache.comparison.report import Lane, Report
+from sencache.profiles.profile import Profile
+from sencache.trace import StepRecord
+
+Column = tuple[str, Callable[[Lane], float | None], Callable[[float], str], bool]
+
+# Heading, value, how it is written, and whether more is better (None values are the full run's own).
+COLUMNS: tuple[Column, ...] = (
+    ("speed-up", lambda lane: lane.speedup, lambda v: f"{v:.2f}x", True),
+    ("LPIPS", lambda lane: lane.metrics.lpips if lane.metrics else None, lambda v: f"{v:.4f}", False),
+    ("PSNR dB", lambda lane: _psnr(lane), lambda v: "identical" if v == float("inf") else f"{v:.2f}", True),
+    ("SSIM", lambda lane: lane.metrics.ssim if lane.metrics else None, lambda v: f"{v:.4f}", True),
+)
+
+
+def _psnr(lane: Lane) -> float | None:
+    if lane.metrics is None:
+        return None
+    return float("inf") if lane.metrics.identical else lane.metrics.psnr
+
+
+def comparison_table(report: Report) -> Table:
+    """One row per lane: cost, and distance from the full run; the best value of each column in bold."""
+    request = report.request
+    table = Table(
+        title=f"{report.model.id}, {request.steps} steps, seed {request.seed}, on {report.model.device}",
+        caption="speed-up of denoising and distances against the full run; seconds: denoising, whole call",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("method", overflow="fold", min_width=12)
+    for heading in ("NFE", "cached", *(column[0] for column in COLUMNS), "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = [_best(report.lanes, column) for column in COLUMNS]
+    for lane in report.lanes:
+        cells = [_cell(lane, column, top) for column, top in zip(COLUMNS, best, strict=True)]
+        times = f"{lane.denoise_seconds:.2f} {lane.seconds:.2f}"
+        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, times)
+    for one in report.unfinished:
+        table.add_row(one.name, *["-"] * (2 + len(COLUMNS)), "missing")
+    return table
+
+
+def lane_notes(report: Report) -> list[str]:
+    """What the lanes noted of their runs, and which are missing and why, one line each."""
+    notes = [f"{lane.name}: {note}" for lane in report.lanes for note in lane.notes]
+    return notes + [str(one) for one in report.unfinished]
+
+
+def _best(lanes: Iterable[Lane], column: Column) -> float | None:
+    values = [value for lane in lanes if lane.metrics and (value := column[1](lane)) is not None]
+    return (max if column[3] else min)(values, default=None)
+
+
+def _cell(lane: Lane, column: Column, best: float | None) -> str:
+    value = column[1](lane)
+    if value is None:
+        return "-"
+    text = column[2](value)
+    return f"[bold green]{text}[/]" if lane.metrics and value == best else text
+
+
+def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per model, as `listing.describe_model` gives it."""
+    table = Table(
+        caption="GB on the GPU: least, and with all parts on it; computed. here: weights on this machine",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in ("model", "size", "GB", "on GPU", "here"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what it is, licence", overflow="fold", min_width=20)
+    for model in models:
+        size, needed = "{width}x{height}x{frames}".format(**model), model["bytes"]
+        gpu = "any"
+        if "gpu_least" in needed:
+            gpu = f"{needed['gpu_least'] / 1e9:.0f}-{needed['gpu_all_parts'] / 1e9:.0f}"
+        weights, here = f"{needed['weights'] / 1e9:.1f}", "yes" if model["here"] else "no"
+        table.add_row(model["key"], size, weights, gpu, here, f"{model['summary']}; {model['licence']}")
+    return table
+
+
+def profiles_table(profiles: Mapping[str, Profile]) -> Table:
+    """One row per profile; on a narrow screen the names are folded, never cut."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, width in {
+        "profile": 0,
+        "model": 0,
+        "steps": 5,
+        "serves": 9,
+        "kind": 9,
+        "sha256": 12,
+    }.items():
+        table.add_column(heading, overflow="fold", min_width=width)
+    for name, profile in profiles.items():
+        kind, digest, steps = profile.provenance.kind, profile.sha256[:12], str(profile.schedule.steps)
+        table.add_row(name, profile.model.id, steps, ", ".join(profile.serves), kind, digest)
+    return table
+
+
+def cards_table(cards: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per card of a gallery, as `gallery list --json` gives it; what is too long is folded."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading, width in {"card": 12, "model": 8, "device": 4, "videos": 16, "prompt": 16}.items():
+        table.add_column(heading, overflow="fold", min_width=width)
+    for card in cards:
+        videos = f"{len(card['lanes'])} of {card['videos'] or 'a size not stated'}"
+        table.add_row(card["name"], card["model"], card["device"], videos, escape(card["prompt"]))
+    return table
+
+
+def calibration_summary(profile: Profile) -> list[str]:
+    """What a calibration found, in sentences: its cost, the spread over the videos, the presets' cost."""
+    measured, table, fit = profile.calibration, profile.sensitivity, profile.teacache
+    assert measured is not None and table is not None
+    pairs = ((table.alpha_x_std, table.alpha_x), (table.alpha_t_std, table.alpha_t))
+    spreads = [_relative(spread, mean) for spread, mean in pairs if spread is not None]
+    errors = [spread / max(table.samples - 1, 1) ** 0.5 for spread in spreads]
+    lines = [
+        f"{table.samples} videos in {measured.seconds:.1f} s, {measured.cost:.2f} times the evaluations of "
+        "generating them",
+        f"on average over the timesteps: spread over the videos {_shares(spreads, table.samples)}; "
+        f"standard error of the means {_shares(errors, table.samples)}",
+    ]
+    if fit is not None and fit.monotone is False:
+        lines.append(
+            "TeaCache's polynomial is not monotone where it was fitted: a larger change of its signal does "
+            "not always raise its distance"
+        )
+    for preset, methods in profile.preset_nfe.items():
+        counts = (f"{name} {nfe.mean:g} ({nfe.min} to {nfe.max})" for name, nfe in methods.items())
+        lines.append(f"preset {preset}, evaluations of {profile.schedule.steps}: {', '.join(counts)}")
+    return lines
+
+
+def _shares(shares: Sequence[float], samples: int) -> str:
+    """Of alpha_x and alpha_t; one video tells of no spread."""
+    if samples < 2:
+        return "unknown"
+    return ", ".join(
+        f"{name} {share:.0%}" for name, share in zip(("alpha_x", "alpha_t"), shares, strict=True)
+    )
+
+
+def _relative(spread: Sequence[float], mean: Sequence[float]) -> float:
+    return sum(s / m for s, m in zip(spread, mean, strict=True) if m) / len(mean)
+
+
+class _Bars:
+    """Progress bars while the block runs, on a terminal only."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class StepProgress(_Bars):
+    """One bar over all steps of a long measurement, with the time that is left."""
+
+    def __init__(self, console: Console, title: str, steps: int) -> None:
+        text = TextColumn("{task.description}")
+        super().__init__(console, text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._task = self._progress.add_task(title, total=steps)
+
+    def advance(self) -> None:
+        """One more step."""
+        self._progress.advance(self._task)
+
+
+class LaneProgress(_Bars):
+    """One progress bar per lane, with the steps computed so far."""
+
+    def __init__(self, console: Console) -> None:
+        lane, computed = TextColumn("{task.description}"), TextColumn("computed {task.fields[computed]}")
+        super().__init__(console, lane, BarColumn(), MofNCompleteColumn(), computed, TimeElapsedColumn())
+        self._tasks: dict[str, TaskID] = {}
+        self._computed: dict[str, int] = {}
+
+    def begin(self, lane: str, steps: int) -> None:
+        """A lane of `steps` steps is under way."""
+        self._tasks[lane] = self._progress.add_task(lane, total=steps, computed=0)
+        self._computed[lane] = 0
+
+    def step(self, lane: str, record: StepRecord) -> None:
+        """One more step of a lane."""
+        self._computed[lane] += record.decision == "compute"
+        self._progress.update(self._tasks[lane], advance=1, computed=self._computed[lane])

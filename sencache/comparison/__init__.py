@@ -1,0 +1,1 @@
+"""One comparison: lanes from one noise, their events, measures and report."""

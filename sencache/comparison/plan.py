@@ -1,0 +1,168 @@
+"""From what a user typed to the lanes of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sencache.calibration.budget import check_budget, match_nfe
+from sencache.calibration.recording import Recording
+from sencache.errors import SencacheError
+from sencache.policies import METHODS, Full, Policy, make_policy, settings, uses_profile
+from sencache.policies.soundness import check_offer
+from sencache.profiles.profile import Profile
+from sencache.schema import Request
+
+REFERENCE = "none"
+FEWER_STEPS = "fewer-steps"
+LISTS = {"steps"}
+
+
+def method_names() -> list[str]:
+    """Everything that can be a lane."""
+    return [REFERENCE, FEWER_STEPS, *(name for name in METHODS if name != REFERENCE)]
+
+
+@dataclass(frozen=True)
+class LaneSpec:
+    """One lane as asked for: `given` holds the settings that the user chose, still as typed."""
+
+    name: str
+    method: str
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_lanes(methods: str, overrides: Sequence[str] = ()) -> list[LaneSpec]:
+    """Lanes from `method[:key=value...]` separated by commas, with `method.key=value` overrides for all lanes
+    of a method.
+
+    The full run and fewer-steps are added where missing: they are always shown, the full run first. A lane is
+    named after its method, or as typed where several share one. Raises SencacheError on unknown names and on
+    lanes given twice.
+    """
+    typed = [part.strip() for part in methods.split(",") if part.strip()]
+    if len(set(typed)) < len(typed):
+        twice = next(text for text in typed if typed.count(text) > 1)
+        raise SencacheError(f"lane {twice!r} is given twice; give it once or with other settings")
+    common = _overrides(overrides)
+    parsed = [_parse_lane(text) for text in typed]
+    names = [method for method, _ in parsed]
+    lanes = [
+        LaneSpec(method if names.count(method) == 1 else text, method, {**common.get(method, {}), **given})
+        for text, (method, given) in zip(typed, parsed, strict=True)
+    ]
+    unused = sorted(set(common) - set(names))
+    if unused:
+        raise SencacheError(
+            f"a setting for {unused[0]!r} is given, but no lane runs it; add it to the methods"
+        )
+    return with_baselines(lanes)
+
+
+def with_baselines(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
+    """`lanes` with the full run and fewer-steps added where they are missing, the full run first."""
+    missing = [b for b in (REFERENCE, FEWER_STEPS) if not any(lane.method == b for lane in lanes)]
+    added = [*lanes, *(LaneSpec(baseline, baseline) for baseline in missing)]
+    return sorted(added, key=lambda lane: lane.method != REFERENCE)
+
+
+def _parse_lane(text: str) -> tuple[str, dict[str, Any]]:
+    method, *options = text.split(":")
+    _check_method(method)
+    given = [_parse_setting(method, option) for option in options]
+    if len(dict(given)) < len(given):
+        raise SencacheError(f"lane {text!r} gives a setting twice; give it once")
+    return method, dict(given)
+
+
+def _overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        method, dot, option = text.partition(".")
+        if not dot:
+            raise SencacheError(f"cannot read the setting {text!r}; write it as method.key=value")
+        _check_method(method)
+        key, value = _parse_setting(method, option)
+        found.setdefault(method, {})[key] = value
+    return found
+
+
+def _check_method(method: str) -> None:
+    if method not in method_names():
+        raise SencacheError(f"unknown method {method!r}; choose from {', '.join(method_names())}")
+
+
+def _parse_setting(method: str, text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    allowed = [] if method in (REFERENCE, FEWER_STEPS) else settings(method)
+    if not equals or key not in allowed:
+        names = ", ".join(allowed) or "no settings"
+        raise SencacheError(f"{method} cannot take {text!r}; write key=value with one of: {names}")
+    return key, tuple(value.split("+")) if key in LISTS else value
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A lane ready to run: its policy, and the number of steps where it differs from the request's."""
+
+    spec: LaneSpec
+    policy: Policy
+    steps: int
+
+
+def plan_lanes(
+    lanes: Sequence[LaneSpec],
+    request: Request,
+    profiles: Profile | Sequence[Profile] | None,
+    architecture: str,
+) -> list[Planned]:
+    """All lanes, as `plan_lane`; raises SencacheError too for a profile of another architecture."""
+    several = [profiles] if isinstance(profiles, Profile) else profiles or ()
+    for profile in several:
+        profile.require(architecture)
+    return [plan_lane(lane, request, several) for lane in lanes]
+
+
+def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> Planned:
+    """The lane's policy: its defaults, then the request's preset, then what the user gave.
+
+    `profiles` are in order of preference: the method's constants are those of the first that has them, the
+    preset is that of the first that has it for the method.
+
+    Raises SencacheError for settings out of range, an unknown preset, a method whose profile is missing, or
+    settings that rule the budget out.
+    """
+    preset = _preset(spec.method, request.preset, profiles)
+    if spec.method in (REFERENCE, FEWER_STEPS):
+        return Planned(spec, Full(), request.steps)
+    serving = (profile for profile in profiles if spec.method in profile.serves)
+    profile = next(serving, next(iter(profiles), None))
+    if profile is not None:
+        check_offer(profile, spec.method, preset)
+    config = {**preset, **spec.given}
+    policy = make_policy(spec.method, config, profile if uses_profile(spec.method) else None)
+    policy.check(request.steps)
+    if request.nfe is not None:
+        check_budget(policy, request.steps, request.nfe, spec.given)
+    return Planned(spec, policy, request.steps)
+
+
+def _preset(method: str, preset: str | None, profiles: Sequence[Profile]) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    found = [profile.presets[preset] for profile in profiles if preset in profile.presets]
+    if not found:
+        known = ", ".join(dict.fromkeys(name for profile in profiles for name in profile.presets))
+        raise SencacheError(
+            f"unknown preset {preset!r}; this model has: {known or 'none, it has no profile'}"
+        )
+    return dict(next((settings[method] for settings in found if method in settings), {}))
+
+
+def with_budget(planned: Planned, nfe: int, recording: Recording | None = None) -> Planned:
+    """`planned` with the knob that meets `nfe` on the full run on record; fewer-steps needs no record."""
+    if planned.spec.method == FEWER_STEPS:
+        return replace(planned, steps=min(nfe, planned.steps))
+    assert recording is not None
+    return replace(planned, policy=match_nfe(planned.policy, [recording], nfe, planned.spec.given))

@@ -1,0 +1,1 @@
+"""Calibrated constants of one checkpoint on one schedule: read, checked, drawn."""
