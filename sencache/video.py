@@ -210,12 +210,17 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     return pixels[:, header.end() :].reshape(-1, height, width, 3)
 
 
-def run_ffmpeg(arguments: list[str], stdin: bytes = b"", timeout: float = _TIMEOUT_SECONDS) -> bytes:
+def run_ffmpeg(arguments: list[str], stdin: bytes = b"", timeout: float | None = None) -> bytes:
     """What ffmpeg writes to its standard output; raises OSError or subprocess.SubprocessError."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     # A session of its own: Ctrl-C is for the program, which may still want the file.
     done = subprocess.run(
-        command, input=stdin, capture_output=True, timeout=timeout, check=True, start_new_session=True
+        command,
+        input=stdin,
+        capture_output=True,
+        timeout=timeout or _TIMEOUT_SECONDS,
+        check=True,
+        start_new_session=True,
     )
     return done.stdout
 

@@ -63,7 +63,8 @@ def only_sensitive() -> Profile:
 def test_the_authors_file_serves_sencache_at_the_commit_that_is_told(server: FakeHub) -> None:
     commit = server.add(OFFICIAL, {WAN: npz()})
     model = started()
-    assert model["unserved"] == [] and set(model["preselected"]) >= LANES
+    assert model["unserved"] == [] and {*model["preselected"], *model["spared"]} >= LANES
+    assert "sencache" in model["preselected"]
     assert model["pulled"] == [f"SenCache by {WAN} of {OFFICIAL} at commit {commit}"]
     assert server.tokens == [None] * len(server.requests)
     # Asked once a process: what is looked up later is what was shown.
