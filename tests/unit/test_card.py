@@ -19,9 +19,10 @@ import sencache
 from sencache.cli import commands as cli
 from sencache.hub.card import MARK, dataset_card, served
 from sencache.hub.npz import parse_npz
+from sencache.policies.loading import load_profile, parse_profile
 from sencache.profiles.constants import ModelId
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile, parse_profile
+from sencache.profiles.profile import Profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
 REPO = "someone/profiles"

@@ -18,8 +18,8 @@ from sencache.cli.commands import DEFAULT_METHODS
 from sencache.comparison.plan import parse_lanes
 from sencache.errors import SencacheError
 from sencache.gallery.card import THUMBNAIL, Entry, check_card
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import load_profile
 from sencache.video import read_mp4
 
 NAMES = sorted(path.parent.name for path in GALLERY.glob("*/report.json"))

@@ -22,7 +22,7 @@ from sencache.app.studio import Event, Studio
 from sencache.comparison.report import REPORT_NAME, Report, load_report
 from sencache.errors import SencacheError
 from sencache.models.zerogpu import on_zerogpu
-from sencache.profiles.profile import parse_profile
+from sencache.policies.loading import parse_profile
 
 log = logging.getLogger(__name__)
 
