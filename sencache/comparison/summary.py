@@ -1,4 +1,4 @@
-"""What a finished comparison comes to, the same on terminal, page and cards: columns, best values, verdict."""
+"""What a finished comparison comes to, alike on terminal, page and cards: columns, best values, verdict."""
 
 from __future__ import annotations
 
