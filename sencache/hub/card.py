@@ -63,9 +63,12 @@ def front_matter(title: str, fields: Mapping[str, Any]) -> str:
 
 def _section(repo: str, file: str, profile: Profile) -> str:
     stem = PurePosixPath(file).stem
+    made = profile.calibration
+    rows = [("Serves", ", ".join(served(profile)) or "nothing"), *facts(profile)]
+    rows += [("Prompts", "; ".join(made.prompts)[:1000])] if made else []
     parts = (
         f"## {stem}\n\n![What was measured, over the timesteps]({stem}.svg)",
-        table(("what", "value"), [("Serves", ", ".join(served(profile)) or "nothing"), *facts(profile)]),
+        table(("what", "value"), rows),
         _presets(profile),
         _usage(repo, file, profile),
     )

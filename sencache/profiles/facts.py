@@ -1,4 +1,4 @@
-"""What a profile says of itself in words, the same on the Hub, on the app's page and in a file to look at."""
+"""What a profile says of itself in words, the same on the Hub, on the app's page and in the file that `show` draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sencache.profiles.profile import Profile
 CLASSES = {"sencache": "SenCache", "magcache": "MagCache", "teacache": "TeaCache"}
 # What the schedulers call the shift of their schedule.
 SHIFTS = ("flow_shift", "shift", "mu", "snr_shift_scale")
-MAX_PROMPTS = 1000
 
 
 def served(profile: Profile) -> list[str]:
@@ -72,4 +71,3 @@ def _calibration(made: Calibration) -> Iterator[tuple[str, str]]:
     where = f"noised latents of {len(made.clips)} clips" if made.clips else "the model's own trajectories"
     yield "Measured", f"{made.date}, on {where}, {len(made.seeds)} videos, {made.seconds:.0f} s"
     yield "Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())
-    yield "Prompts", "; ".join(made.prompts)[:MAX_PROMPTS]
