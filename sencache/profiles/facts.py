@@ -1,4 +1,4 @@
-"""What a profile says of itself in words, the same on the Hub, on the app's page and in the file that `show` draws."""
+"""What a profile says of itself in words: on the Hub, on the page, and in the file that `show` draws."""
 
 from __future__ import annotations
 
