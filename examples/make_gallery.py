@@ -22,8 +22,7 @@ from sencache.files import whole_folder
 from sencache.gallery.making import make_card, read_finished
 from sencache.models.model import load
 from sencache.policies import Full
-from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import load_profile
+from sencache.policies.loading import load_bundled
 from sencache.schema import Request
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +52,7 @@ def replay(report: Report) -> Replay:
     recording, request = record(report.model.key, report.request), report.request
     lane = next(lane for lane in report.lanes if lane.name == "sencache")
     assert lane.profile is not None and lane.profile.path is not None
-    profile = load_profile(bundled_profile(Path(lane.profile.path).stem))
+    profile = load_bundled(Path(lane.profile.path).stem)
     assert profile.sha256 == lane.profile.sha256
     alphas = [profile.sensitivities().at(timestep) for timestep in recording.timesteps]
     return Replay(

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from sencache.models.model import load
     from sencache.models.stills import read_still
     from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
-    from sencache.profiles.profile import Profile, load_profile, write_profile
+    from sencache.policies.loading import load_profile
+    from sencache.profiles.profile import Profile, write_profile
     from sencache.schema import Request
     from sencache.trace import StepRecord, Trace
 
@@ -46,7 +47,7 @@ _HOMES = {
     "CalibrationPlan": "calibration.profiling",
     "compare": "comparison.compare",
     "load": "models.model",
-    "load_profile": "profiles.profile",
+    "load_profile": "policies.loading",
     "load_report": "comparison.report",
     "parse_lanes": "comparison.plan",
     "read_still": "models.stills",

@@ -49,8 +49,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def bundled_profile() -> Profile:
     """The profile that comes with tiny-wan."""
+    from sencache.policies.loading import load_profile
     from sencache.profiles.library import bundled_profile
-    from sencache.profiles.profile import load_profile
 
     return load_profile(bundled_profile("tiny-wan.unipc-50"))
 

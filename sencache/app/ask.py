@@ -13,8 +13,8 @@ from sencache.comparison.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lan
 from sencache.errors import SencacheError
 from sencache.models import words
 from sencache.models.model import ModelSpec, check_request
-from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile, parse_profile
+from sencache.policies.loading import load_bundled, parse_profile
+from sencache.profiles.profile import Profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
 
 MAX_LANES = 16
@@ -133,4 +133,4 @@ def _chosen(ask: Ask) -> tuple[Profile, ...]:
         given = parse_profile(ask.profile_json, "the uploaded profile")
         at = ask.profile_origin
         return (given.located(at.file, at.repo, at.revision) if at else given,)
-    return (load_profile(bundled_profile(ask.profile)),) if ask.profile else ()
+    return (load_bundled(ask.profile),) if ask.profile else ()

@@ -14,8 +14,8 @@ from sencache.comparison.report import Lane, Report
 from sencache.comparison.verify import profiles_at_hand
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, uses_profile
-from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import Profile, load_profile
+from sencache.policies.loading import load_all_bundled
+from sencache.profiles.profile import Profile
 
 CSV_NAME, ZIP_NAME = "traces.csv", "comparison.zip"
 
@@ -73,7 +73,7 @@ def profile_files(report: Report, profiles: Sequence[Profile]) -> dict[str, Prof
     of the files in which they are handed over.
     """
     used = {lane.profile.sha256 for lane in report.lanes if lane.profile}
-    bundled = {load_profile(path).sha256 for path in bundled_profiles().values()}
+    bundled = {profile.sha256 for profile in load_all_bundled().values()}
     own = {p.sha256: p for p in profiles if p.sha256 in used - bundled}
     return {f"profile-{n}.json" if n > 1 else "profile.json": p for n, p in enumerate(own.values(), 1)}
 

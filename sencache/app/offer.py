@@ -13,8 +13,8 @@ from sencache.app.space import first_lanes, offered_models, spared
 from sencache.comparison.plan import FEWER_STEPS
 from sencache.models.model import ModelSpec
 from sencache.policies import METHODS, Policy, uses_profile
+from sencache.policies.loading import load_bundled
 from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import load_profile
 
 SUMMARIES = {
     FEWER_STEPS: "no cache: the plain sampler with as many steps as the others evaluate",
@@ -82,7 +82,7 @@ def _setting(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _profile(name: str) -> dict[str, Any]:
-    profile = load_profile(bundled_profiles()[name])
+    profile = load_bundled(name)
     return {
         "name": name,
         "model": profile.model.id,

@@ -102,11 +102,11 @@ def compare(
     from sencache.comparison.plan import parse_lanes
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
-    from sencache.policies.soundness import load_sound_profile
+    from sencache.policies.loading import load_profile
 
     spec = find_spec(model, from_image=image is not None)
     own = catalogue.own_profile(spec)
-    profiles = [*map(load_sound_profile, profile or ()), *([own] if own else [])]
+    profiles = [*map(load_profile, profile or ()), *([own] if own else [])]
     request = _request(
         spec,
         prompt=prompt,
@@ -244,7 +244,7 @@ def verify(
     """
     from sencache.comparison.report import load_report
     from sencache.comparison.verify import check_given, profiles_at_hand, verify
-    from sencache.profiles.profile import load_profile
+    from sencache.policies.loading import load_profile
 
     content, given = load_report(report), [load_profile(path) for path in profile or ()]
     check_given(content, given)

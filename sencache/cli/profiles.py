@@ -26,10 +26,9 @@ profiles_app = typer.Typer(
 def profiles_list(as_json: options.Json = False) -> None:
     """List the bundled profiles."""
     from sencache.cli.tables import profiles_table
-    from sencache.profiles.library import bundled_profiles
-    from sencache.profiles.profile import load_profile
+    from sencache.policies.loading import load_all_bundled
 
-    loaded = {name: load_profile(path) for name, path in bundled_profiles().items()}
+    loaded = load_all_bundled()
     if as_json:
         print_json([{"name": name, "model": p.model.id, "sha256": p.sha256} for name, p in loaded.items()])
     else:
@@ -54,9 +53,9 @@ def profiles_show(name: options.ProfileName, html: options.HtmlFile = None) -> N
 @profiles_app.command("validate")
 def profiles_validate(file: options.CheckedFile) -> None:
     """Check a profile file: exit code 2 and one line when it is refused."""
-    from sencache.policies.soundness import load_sound_profile
+    from sencache.policies.loading import load_profile
 
-    profile = load_sound_profile(file)
+    profile = load_profile(file)
     typer.echo(f"{file} is a valid profile of {profile.model.id}, sha256 {profile.sha256}")
 
 
@@ -74,10 +73,8 @@ def profiles_import_npz(
     The official files need no options: what they were measured on is known.
     """
     from sencache.hub.npz import import_npz
-    from sencache.policies.soundness import check_presets
 
     profile = import_npz(file, model=model, shift=shift, latent=_sizes(latent))
-    check_presets(profile)
     _write(profile, out or Path(f"{file.stem}.json"), as_json)
 
 
@@ -140,10 +137,9 @@ def profiles_push(
 
 
 def _find_profile(name: str) -> Any:
-    from sencache.profiles.library import bundled_profile
-    from sencache.profiles.profile import load_profile
+    from sencache.policies.loading import load_bundled, load_profile
 
-    return load_profile(name if os.path.isfile(name) else bundled_profile(name))
+    return load_profile(name) if os.path.isfile(name) else load_bundled(name)
 
 
 def _write(profile: Any, out: Path, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,79 +21,48 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sencache.comparison.report import Lane, Report
+from sencache.comparison.report import Report
+from sencache.comparison.summary import COLUMNS, cells, notes
 from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord
 
-Column = tuple[str, Callable[[Lane], float | None], Callable[[float], str], bool]
-
-# Heading, value, how it is written, and whether more is better (None values are the full run's own).
-COLUMNS: tuple[Column, ...] = (
-    ("speed-up", lambda lane: lane.speedup, lambda v: f"{v:.2f}x", True),
-    ("LPIPS", lambda lane: lane.metrics.lpips if lane.metrics else None, lambda v: f"{v:.4f}", False),
-    ("PSNR dB", lambda lane: _psnr(lane), lambda v: "identical" if v == float("inf") else f"{v:.2f}", True),
-    ("SSIM", lambda lane: lane.metrics.ssim if lane.metrics else None, lambda v: f"{v:.4f}", True),
-)
+# What fits beside the lanes' names on a narrow terminal.
+SHOWN = [COLUMNS[name] for name in ("cached", "speed-up", "LPIPS", "PSNR dB", "SSIM")]
 
 
-def _psnr(lane: Lane) -> float | None:
-    if lane.metrics is None:
-        return None
-    return float("inf") if lane.metrics.identical else lane.metrics.psnr
+def _table(**options: Any) -> Table:
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left", **options)
 
 
 def comparison_table(report: Report) -> Table:
     """One row per lane: cost, and distance from the full run; the best value of each column in bold."""
     request = report.request
-    table = Table(
+    table = _table(
         title=f"{report.model.id}, {request.steps} steps, seed {request.seed}, on {report.model.device}",
         caption="speed-up of denoising and distances against the full run; seconds: denoising, whole call",
         title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
     )
     table.add_column("method", overflow="fold", min_width=12)
-    for heading in ("NFE", "cached", *(column[0] for column in COLUMNS), "seconds"):
+    for heading in ("NFE", *(column.name for column in SHOWN), "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
-    best = [_best(report.lanes, column) for column in COLUMNS]
-    for lane in report.lanes:
-        cells = [_cell(lane, column, top) for column, top in zip(COLUMNS, best, strict=True)]
+    for lane, row in zip(report.lanes, cells(report, SHOWN), strict=True):
+        texts = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in row]
         times = f"{lane.denoise_seconds:.2f} {lane.seconds:.2f}"
-        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, times)
+        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", *texts, times)
     for one in report.unfinished:
-        table.add_row(one.name, *["-"] * (2 + len(COLUMNS)), "missing")
+        table.add_row(one.name, *["–"] * (1 + len(SHOWN)), "missing")
     return table
 
 
 def lane_notes(report: Report) -> list[str]:
     """What the lanes noted of their runs, and which are missing and why, one line each."""
-    notes = [f"{lane.name}: {note}" for lane in report.lanes for note in lane.notes]
-    return notes + [str(one) for one in report.unfinished]
-
-
-def _best(lanes: Iterable[Lane], column: Column) -> float | None:
-    values = [value for lane in lanes if lane.metrics and (value := column[1](lane)) is not None]
-    return (max if column[3] else min)(values, default=None)
-
-
-def _cell(lane: Lane, column: Column, best: float | None) -> str:
-    value = column[1](lane)
-    if value is None:
-        return "-"
-    text = column[2](value)
-    return f"[bold green]{text}[/]" if lane.metrics and value == best else text
+    return [*notes(report), *map(str, report.unfinished)]
 
 
 def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
     """One row per model, as `listing.describe_model` gives it."""
-    table = Table(
-        caption="GB on the GPU: least, and with all parts on it; computed. here: weights on this machine",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    table = _table(
+        caption="GB on the GPU: least, and with all parts on it; computed. here: weights on this machine"
     )
     for heading in ("model", "size", "GB", "on GPU", "here"):
         table.add_column(heading, no_wrap=True)
@@ -108,18 +77,17 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def profiles_table(profiles: Mapping[str, Profile]) -> Table:
-    """One row per profile; on a narrow screen the names are folded, never cut."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading, width in {
-        "profile": 0,
-        "model": 0,
-        "steps": 5,
-        "serves": 9,
-        "kind": 9,
-        "sha256": 12,
-    }.items():
+def _folded(widths: Mapping[str, int]) -> Table:
+    """A column for each heading, at least so wide; on a narrow screen texts are folded, never cut."""
+    table = _table()
+    for heading, width in widths.items():
         table.add_column(heading, overflow="fold", min_width=width)
+    return table
+
+
+def profiles_table(profiles: Mapping[str, Profile]) -> Table:
+    """One row per profile."""
+    table = _folded({"profile": 0, "model": 0, "steps": 5, "serves": 9, "kind": 9, "sha256": 12})
     for name, profile in profiles.items():
         kind, digest, steps = profile.provenance.kind, profile.sha256[:12], str(profile.schedule.steps)
         table.add_row(name, profile.model.id, steps, ", ".join(profile.serves), kind, digest)
@@ -127,10 +95,8 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
 
 
 def cards_table(cards: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per card of a gallery, as `gallery list --json` gives it; what is too long is folded."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading, width in {"card": 12, "model": 8, "device": 4, "videos": 16, "prompt": 16}.items():
-        table.add_column(heading, overflow="fold", min_width=width)
+    """One row per card of a gallery, as `gallery list --json` gives it."""
+    table = _folded({"card": 12, "model": 8, "device": 4, "videos": 16, "prompt": 16})
     for card in cards:
         videos = f"{len(card['lanes'])} of {card['videos'] or 'a size not stated'}"
         table.add_row(card["name"], card["model"], card["device"], videos, escape(card["prompt"]))

@@ -15,8 +15,8 @@ from sencache.comparison.report import Lane, ProfileRef, Report
 from sencache.errors import SencacheError
 from sencache.hub.exchange import kept_profile
 from sencache.policies import METHODS, Full, Policy, Schedule, make_policy, uses_profile
-from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import Profile, load_profile
+from sencache.policies.loading import load_all_bundled, load_profile
+from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord
 
 FindProfile = Callable[[ProfileRef], Profile]
@@ -57,7 +57,7 @@ def profiles_at_hand(given: Sequence[Profile] = (), folder: Path | None = None) 
     """
 
     def find(reference: ProfileRef) -> Profile:
-        for profile in chain(given, _bundled(), _kept(reference), _beside(folder)):
+        for profile in chain(given, load_all_bundled().values(), _kept(reference), _beside(folder)):
             if profile.sha256 == reference.sha256:
                 return profile
         raise SencacheError(
@@ -66,10 +66,6 @@ def profiles_at_hand(given: Sequence[Profile] = (), folder: Path | None = None) 
         )
 
     return find
-
-
-def _bundled() -> Iterator[Profile]:
-    return map(load_profile, bundled_profiles().values())
 
 
 def _kept(reference: ProfileRef) -> Iterator[Profile]:

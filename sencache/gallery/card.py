@@ -8,7 +8,7 @@ fetched or shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,10 +22,10 @@ from sencache.comparison.report import Report, load_report
 from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.errors import SencacheError
 from sencache.gallery.films import Film, probe
-from sencache.policies.soundness import check_presets
+from sencache.policies.loading import load_profile
 from sencache.profiles import profile as profiles
-from sencache.profiles.profile import Profile, parse_profile
-from sencache.reading import check_json, read_limited
+from sencache.profiles.profile import Profile
+from sencache.reading import check_json
 from sencache.schema import MAX_PROMPT, Strict, first_problem
 
 REPORT, INFO, THUMBNAIL = "report.json", "card.json", "thumbnail.png"
@@ -146,7 +146,7 @@ def read_card(folder: Path, source: str | None = None) -> Entry:
     _check_size(folder / REPORT)
     report = load_report(folder / REPORT)
     info = _read_info(folder / INFO) if (folder / INFO).exists() else None
-    entry = Entry(folder.name, folder, report, info, read_profiles(_profile_files(folder)), source)
+    entry = Entry(folder.name, folder, report, info, tuple(map(load_profile, _profile_files(folder))), source)
     for path in entry.files:
         _check_size(path)
     total = sum(path.stat().st_size for path in entry.files)
@@ -164,16 +164,6 @@ def _profile_files(folder: Path) -> list[Path]:
             f"{folder} holds {len(found)} profiles, a card at most {MAX_PROFILES}; remove some"
         )
     return found
-
-
-def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
-    """Profiles from elsewhere, checked as such."""
-    read = tuple(
-        parse_profile(read_limited(path, "profile", profiles.MAX_BYTES), str(path)) for path in paths
-    )
-    for profile in read:
-        check_presets(profile)
-    return read
 
 
 def _check_size(path: Path) -> None:

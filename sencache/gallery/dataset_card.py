@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from sencache.gallery.card import CardInfo
-from sencache.hub.card import PROJECT, table
+from sencache.hub.card import PROJECT, front_matter, table
 
 MARK = "<!-- Written by `sencache gallery add`, which replaces it at the next card. -->"
 ABOUT = (
@@ -29,15 +28,9 @@ LIMITS = (
 def gallery_page(repo: str, cards: Mapping[str, CardInfo]) -> str:
     """README.md of the dataset `repo` that holds `cards` by name, with its YAML front matter."""
     title = f"Step caching compared: {len(cards)} recorded video comparison{'s' if len(cards) > 1 else ''}"
-    fields = {
-        "pretty_name": title,
-        "tags": ["sencache", "step-caching", "video-generation", "diffusers"],
-        "viewer": False,
-    }
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     rows = [(name, info.title[:200], info.videos, info.source) for name, info in sorted(cards.items())]
     parts = (
-        "\n".join(("---", *lines, "---")),
+        front_matter(title, {}),
         f"{MARK}\n\n# {title}\n\n{ABOUT}",
         table(("card", "prompt", "videos", "made by"), rows),
         USE.format(repo=repo),

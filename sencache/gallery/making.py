@@ -21,13 +21,12 @@ from sencache.gallery.card import (
     Entry,
     check_card,
     read_card,
-    read_profiles,
     videos_of,
 )
 from sencache.gallery.films import HEIGHTS, Shrunk, shrink
 from sencache.policies import METHODS, uses_profile
-from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import Profile, load_profile, write_profile
+from sencache.policies.loading import load_all_bundled, load_profile
+from sencache.profiles.profile import Profile, write_profile
 from sencache.video import read_mp4
 
 # As the page shows it, on a screen with three pixels for one.
@@ -56,7 +55,7 @@ def read_finished(folder: Path, given: Sequence[Path] = ()) -> Finished:
             raise SencacheError(
                 f"{folder} lacks {name}, which its report names; give the folder as compare wrote it"
             )
-    known = read_profiles([*given, *sorted(folder.glob("profile*.json"))])
+    known = tuple(map(load_profile, [*given, *sorted(folder.glob("profile*.json"))]))
     find = profiles_at_hand(known)
     used = tuple(_used(report, find))
     problem = next(iter(verify(report, find)), None)
@@ -67,7 +66,7 @@ def read_finished(folder: Path, given: Sequence[Path] = ()) -> Finished:
 
 def _used(report: Report, find: FindProfile) -> Iterator[Profile]:
     """Each profile that `verify` will ask for and that does not come with the software, once."""
-    bundled = {load_profile(path).sha256 for path in bundled_profiles().values()}
+    bundled = {profile.sha256 for profile in load_all_bundled().values()}
     wanted = {
         lane.profile.sha256: lane.profile
         for lane in report.lanes

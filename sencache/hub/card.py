@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sencache.profiles.constants import Calibration
+from sencache.profiles.facts import facts, served
 from sencache.profiles.profile import Profile
 from sencache.schema import SCHEDULERS, SHIFTS
 
@@ -17,7 +18,6 @@ PROJECT = "SenCache Space"
 
 # Identifiers of licences that the Hub knows and profiles use; others are given by name.
 HUB_LICENCES = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail"}
-METHODS = {"sencache": "SenCache", "magcache": "MagCache", "teacache": "TeaCache"}
 # As `--dtype` takes them.
 PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 LIMITS = (
@@ -49,11 +49,13 @@ def _front_matter(title: str, profiles: Iterable[Profile]) -> str:
     others = [licence for licence in licences if licence not in HUB_LICENCES]
     if others:
         fields |= {"license": [*known, "other"] if known else "other", "license_name": "-".join(others)[:100]}
-    fields |= {
-        "pretty_name": title[:200],
-        "tags": ["sencache", "step-caching", "video-generation", "diffusers"],
-        "viewer": False,
-    }
+    return front_matter(title, fields)
+
+
+def front_matter(title: str, fields: Mapping[str, Any]) -> str:
+    """The YAML at the head of a dataset's page."""
+    tags = ["sencache", "step-caching", "video-generation", "diffusers"]
+    fields = {**fields, "pretty_name": title[:200], "tags": tags, "viewer": False}
     # JSON is YAML, and needs no second set of rules for quoting.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return "\n".join(("---", *lines, "---"))
@@ -61,73 +63,23 @@ def _front_matter(title: str, profiles: Iterable[Profile]) -> str:
 
 def _section(repo: str, file: str, profile: Profile) -> str:
     stem = PurePosixPath(file).stem
+    made = profile.calibration
+    rows = [("Serves", ", ".join(served(profile)) or "nothing"), *facts(profile)]
+    rows += [("Prompts", "; ".join(made.prompts)[:1000])] if made else []
     parts = (
         f"## {stem}\n\n![What was measured, over the timesteps]({stem}.svg)",
-        table(("what", "value"), _facts(profile)),
+        table(("what", "value"), rows),
         _presets(profile),
         _usage(repo, file, profile),
     )
     return "\n\n".join(part for part in parts if part)
 
 
-def _facts(profile: Profile) -> list[tuple[str, str]]:
-    schedule, shape, model = profile.schedule, profile.shape, profile.model
-    shifts = {key: schedule.config.get(key) for key in ("flow_shift", "shift", "mu", "snr_shift_scale")}
-    shift = {key: value for key, value in shifts.items() if isinstance(value, (int, float))}
-    size = (
-        f"{shape.width}x{shape.height}, {shape.frames} frames, latent {list(shape.latent)}" if shape else "?"
-    )
-    return [
-        (
-            "checkpoint",
-            f"{model.id}, {model.architecture}" + (f", {model.revision}" if model.revision else ""),
-        ),
-        ("serves", ", ".join(served(profile)) or "nothing"),
-        ("schedule", f"{schedule.scheduler}, {schedule.steps} steps" + _settings(shift, ", ")),
-        ("shape", size),
-        ("guidance, precision", f"{profile.guidance_scale}, {profile.dtype}"),
-        *_measured(profile),
-        ("provenance", f"{profile.provenance.kind}: {profile.provenance.source}"),
-        ("licence", profile.provenance.licence),
-        ("sha256", profile.sha256),
-    ]
-
-
-def _measured(profile: Profile) -> list[tuple[str, str]]:
-    rows = []
-    if table := profile.sensitivity:
-        rows.append(("sensitivities", f"of the network's {table.target}, mean of {table.samples} videos"))
-        rows.append(("spread over videos", _spread(table.alpha_x, table.alpha_x_std, "alpha_x")))
-        rows.append(("", _spread(table.alpha_t, table.alpha_t_std, "alpha_t")))
-    if (fit := profile.teacache) and fit.monotone is False:
-        rows.append(("TeaCache polynomial", "not monotone over the changes that it was fitted on"))
-    if made := profile.calibration:
-        versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
-        where = f"noised latents of {len(made.clips)} clips" if made.clips else "the model's own trajectories"
-        rows.append(("measured", f"{made.date}, on {where}, {len(made.seeds)} videos, {made.seconds:.0f} s"))
-        rows.append(("versions", versions))
-        rows.append(("prompts", "; ".join(made.prompts)[:1000]))
-    return rows
-
-
-def _spread(means: tuple[float, ...], stds: tuple[float, ...] | None, name: str) -> str:
-    shares = sorted(std / mean for mean, std in zip(means, stds or (), strict=False) if mean)
-    if not shares:
-        return f"{name}: not recorded"
-    middle = shares[len(shares) // 2]
-    return f"{name}: median {middle:.1%}, worst timestep {shares[-1]:.1%} of the mean (standard deviation)"
-
-
-def served(profile: Profile) -> list[str]:
-    """The methods that the profile has constants for, by the names of their classes."""
-    return [METHODS[method] for method in profile.serves]
-
-
 def _presets(profile: Profile) -> str:
     rows = [
-        (preset, method, _settings(settings) or "as by default", _evaluations(profile, preset, method))
+        (preset, method, _settings(given) or "as by default", _evaluations(profile, preset, method))
         for preset, methods in profile.presets.items()
-        for method, settings in methods.items()
+        for method, given in methods.items()
     ]
     head = ("preset", "method", "settings", f"evaluations of {profile.schedule.steps}, mean (least to most)")
     return table(head, rows) if rows else ""
@@ -138,8 +90,8 @@ def _evaluations(profile: Profile, preset: str, method: str) -> str:
     return f"{spread.mean:.1f} ({spread.min} to {spread.max})" if spread else "not recorded"
 
 
-def _settings(settings: Mapping[str, Any], before: str = "") -> str:
-    return before + ", ".join(f"{key}={value}" for key, value in settings.items()) if settings else ""
+def _settings(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in given.items())
 
 
 def _usage(repo: str, file: str, profile: Profile) -> str:

@@ -19,9 +19,9 @@ from sencache.hub.commit import README, open_head, with_token
 from sencache.hub.download import Asked, Hub, check_repo, fetch, newest
 from sencache.hub.kept import keep, kept, remember
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
-from sencache.policies.soundness import check_presets
+from sencache.policies.loading import parse_profile
 from sencache.profiles import profile
-from sencache.profiles.profile import Profile, parse_profile
+from sencache.profiles.profile import Profile
 from sencache.reading import read_limited
 
 
@@ -131,7 +131,6 @@ def _read(asked: Asked, content: bytes, stated: Stated | None, remedy: str) -> P
             read = npz.parse_npz(content, asked.file, stated, source)
         else:
             read = parse_profile(content, str(asked))
-        check_presets(read)
     except SencacheError as error:
         named = str(error) if asked.file in str(error) else f"{asked}: {error}"
         raise SencacheError(f"{named}{remedy}") from None

@@ -21,6 +21,7 @@ import numpy as np
 from sencache.errors import SencacheError
 from sencache.hub.archive import MAX_BYTES, Array, parse_archive
 from sencache.hub.official import Facts, Stated, facts_of
+from sencache.policies.soundness import check_presets
 from sencache.profiles.constants import ModelId, Provenance, SamplerSchedule, SensitivityTable
 from sencache.profiles.profile import Profile
 from sencache.reading import read_limited
@@ -58,7 +59,8 @@ def import_npz(
 
     Raises SencacheError when the file is not sound, when something needed is not stated, or when it is stated
     otherwise than known. Codes: those of `reading.read_limited` and `archive.parse_archive`,
-    `npz.missing-array`, `npz.wrong-shape`, `npz.out-of-range`, `npz.timesteps`, `npz.all-zero`.
+    `npz.missing-array`, `npz.wrong-shape`, `npz.out-of-range`, `npz.timesteps`, `npz.all-zero`, and those of
+    `soundness.check_presets`.
     """
     path = Path(path)
     stated = Stated(model, shift, tuple(latent) if latent is not None else None)
@@ -70,7 +72,9 @@ def parse_npz(data: bytes, name: str, stated: Stated | None = None, source: str 
     table = _table(parse_archive(data, NAMES, name), name)
     digest = hashlib.sha256(data).hexdigest()
     facts = facts_of(name, digest, table.timesteps, table.means, stated or Stated())
-    return _profile(table, facts, source or facts.source).located(name)
+    profile = _profile(table, facts, source or facts.source)
+    check_presets(profile)
+    return profile.located(name)
 
 
 def _table(arrays: dict[str, Array], source: str) -> _Table:

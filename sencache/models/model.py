@@ -26,8 +26,9 @@ from sencache.models.schedulers import describe, other_scheduler
 from sencache.models.sharing import Encoded, one_encoding
 from sencache.models.spec import ASSETS, ModelSpec
 from sencache.models.stills import still_pixels
-from sencache.profiles.library import bundled_profile, bundled_profiles
-from sencache.profiles.profile import Profile, load_profile
+from sencache.policies.loading import load_bundled
+from sencache.profiles.library import bundled_profiles
+from sencache.profiles.profile import Profile
 from sencache.schema import ModelInfo, Request
 
 __all__ = [
@@ -60,7 +61,7 @@ ENCODED = {
 
 def own_profile(spec: ModelSpec) -> Profile | None:
     """The profile for the model that comes with this software, if any."""
-    return load_profile(bundled_profile(spec.profile)) if spec.profile in bundled_profiles() else None
+    return load_bundled(spec.profile) if spec.profile in bundled_profiles() else None
 
 
 @dataclass

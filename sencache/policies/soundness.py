@@ -9,27 +9,19 @@ hold: a TeaCache polynomial that rises only where no signal ever goes passes her
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from typing import Any
 
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, Policy, make_policy, uses_profile
 from sencache.policies.base import FORCED, Decision, Schedule
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 
 # Latents have an RMS of about 1, so none is 10 away from another; and a change or error of 1 is one by the
 # full size of what changes.
 LIVELIEST = {"dx_rms": 10.0, "forecast_error": 1.0, "input_change": 1.0, "output_norm": 1.0, "rate": 1.0}
 # So few steps in a row may be reused by design, on a schedule that ends with them.
 HARMLESS = 10
-
-
-def load_sound_profile(path: str | os.PathLike[str]) -> Profile:
-    """A profile file from elsewhere: read with `load_profile`, and all that it offers checked."""
-    profile = load_profile(path)
-    check_presets(profile)
-    return profile
 
 
 def check_presets(profile: Profile) -> None:

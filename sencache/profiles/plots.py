@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from sencache.profiles.facts import facts
 from sencache.profiles.profile import Profile
 
 # One colour per profile of an overlay, told apart by colour-blind eyes on light and dark.
@@ -142,17 +143,15 @@ def _band(line: Line) -> tuple[list[float], list[float]]:
 def profile_html(profile: Profile) -> str:
     """A page of its own, with plotly inside, that needs no network."""
     plot = profile_figure(profile).to_html(full_html=False, include_plotlyjs=True)
-    facts = (
-        f"{profile.schedule.scheduler}, {profile.schedule.steps} steps; {profile.provenance.kind}, "
-        f"{profile.provenance.source}, {profile.provenance.licence}; sha256 {profile.sha256}"
-    )
+    rows = "".join(f"<dt>{label}</dt><dd>{escape(text)}</dd>" for label, text in facts(profile))
     name = escape(profile.model.id)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
         '<meta name="viewport" content="width=device-width">'
         "<style>body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "p{color:#666;overflow-wrap:anywhere}</style>"
-        f"<h1>{name}</h1><p>{escape(facts)}</p>{plot}</html>\n"
+        "dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}"
+        "dt{color:#666}dd{margin:0;overflow-wrap:anywhere}</style>"
+        f"<h1>{name}</h1><dl>{rows}</dl>{plot}</html>\n"
     )
 
 

@@ -2,14 +2,14 @@
 
 One file serves SenCache (sensitivities), MagCache (ratios) and TeaCache (polynomial). Every field is checked
 on reading; an unknown key, a wrong length or a number that is not finite is refused with the field's name and
-the remedy. What a preset would do in a run is judged where policies are known: `soundness.py`.
+the remedy. What it would do in a run is judged where policies are known: profiles are read with
+`policies.loading`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -31,7 +31,7 @@ from sencache.profiles.constants import (
     TeaCacheFit,
     Text,
 )
-from sencache.reading import check_json, read_limited
+from sencache.reading import check_json
 from sencache.schema import Strict, fault, first_problem
 
 MAX_BYTES = 1_000_000
@@ -200,8 +200,10 @@ def _close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return all(abs(x - y) <= 1.0 for x, y in zip(a, b, strict=True))
 
 
-def parse_profile(text: str | bytes, source: str = "profile") -> Profile:
-    """The profile in `text`; raises SencacheError naming `source`, the field, the value and the remedy.
+def read_unchecked(text: str | bytes, source: str) -> Profile:
+    """The profile in `text`, for `policies.loading` alone: nothing is known yet of what it would do in a run.
+
+    Raises SencacheError naming `source`, the field, the value and the remedy.
 
     Its code is one of `file.too-large`, those of `reading.check_json`, and `profile.` with a kind of
     `schema.FAULTS` (`profile.unknown-key`) or `profile.wrong-schema`.
@@ -220,13 +222,6 @@ def parse_profile(text: str | bytes, source: str = "profile") -> Profile:
             f"{source}: {where} is {value!r} ({problem}); correct it or calibrate anew",
             "profile." + ("wrong-schema" if where == "schema" else fault(error)),
         ) from None
-
-
-def load_profile(path: str | os.PathLike[str]) -> Profile:
-    """Read and check one profile file; raises SencacheError when it is missing, too large or not a valid
-    profile, with the codes of `reading.read_limited` and `parse_profile`.
-    """
-    return parse_profile(read_limited(path, "profile", MAX_BYTES), str(path)).located(Path(path).name)
 
 
 def write_profile(profile: Profile, path: str | os.PathLike[str]) -> None:

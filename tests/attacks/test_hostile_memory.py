@@ -23,13 +23,13 @@ FEED = """
 import os, sys
 from sencache.errors import SencacheError
 from sencache.hub.npz import import_npz
-from sencache.policies.soundness import load_sound_profile
+from sencache.policies.loading import load_profile
 
 def read(path):
     if path.endswith(".npz"):
         import_npz(path, model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", shift=5.0, latent=(16, 21, 60, 104))
     else:
-        load_sound_profile(path)
+        load_profile(path)
 
 for path in sys.argv[1:]:
     child = os.fork()

@@ -18,7 +18,7 @@ from sencache import reading
 from sencache.comparison.report import load_report
 from sencache.errors import SencacheError
 from sencache.hub.npz import import_npz
-from sencache.profiles.profile import load_profile
+from sencache.policies.loading import load_profile
 
 WAN: dict[str, Any] = {"model": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "shift": 5.0, "latent": (16, 21, 60, 104)}
 

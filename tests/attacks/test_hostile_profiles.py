@@ -9,7 +9,7 @@ import pytest
 from hostile_profiles import CASES, GROUPS, SOUND
 
 from sencache.errors import SencacheError
-from sencache.policies.soundness import load_sound_profile
+from sencache.policies.loading import load_profile
 
 
 def test_the_cases_are_many_and_no_two_are_one() -> None:
@@ -20,7 +20,7 @@ def test_the_cases_are_many_and_no_two_are_one() -> None:
 def test_what_they_were_made_from_is_taken_in(nothing_stays: Path) -> None:
     path = nothing_stays / "mine.json"
     path.write_bytes(SOUND)
-    assert load_sound_profile(path).schedule.steps == 50
+    assert load_profile(path).schedule.steps == 50
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -29,7 +29,7 @@ def test_it_is_refused(name: str, nothing_stays: Path) -> None:
     path = nothing_stays / "theirs.json"
     path.write_bytes(content)
     with pytest.raises(SencacheError) as caught:
-        load_sound_profile(path)
+        load_profile(path)
     message = str(caught.value)
     assert caught.value.code == code, message
     assert message.isprintable() and len(message) < 1000 and ";" in message

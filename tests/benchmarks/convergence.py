@@ -22,9 +22,10 @@ from sencache.calibration.samples import Sample, measured
 from sencache.files import atomic
 from sencache.models.model import MODELS, load
 from sencache.policies import make_policy
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
 from sencache.profiles.plots import Line, Panel, panels_svg
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 from sencache.versions import versions
 

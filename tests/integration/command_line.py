@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from sencache.cli import commands as cli
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 
 ROOT = Path(cli.__file__).parents[1]
 PROMPT = "a red circle moving right"

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sencache.app.pages.gallery import GALLERY
 from sencache.comparison.report import Lane, Report, load_report, write_report
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile, write_profile
+from sencache.profiles.profile import Profile, write_profile
 from sencache.video import write_mp4
 
 LANES = ("none", "fewer-steps", "sencache")

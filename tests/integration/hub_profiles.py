@@ -13,8 +13,9 @@ from fake_hub import Fault, Handler
 from sencache.errors import SencacheError
 from sencache.hub.download import Hub
 from sencache.hub.exchange import pull_profile
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 
 REPO, FILE = "someone/profiles", "tiny.json"
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))

@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_to_the_client(app: tuple[str, Studio]) -> None:
 
 
 def test_profiles_are_listed_and_given_whole(app: tuple[str, Studio]) -> None:
-    from sencache.profiles.profile import parse_profile
+    from sencache.policies.loading import parse_profile
 
     reader = client(app[0])
     listed = reader.predict(api_name="/profiles")

@@ -15,8 +15,8 @@ import typer
 from command_line import ENVIRONMENT, Program, assert_one_line, bundled, written
 
 from sencache.cli import commands as cli
+from sencache.policies.loading import parse_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import parse_profile
 
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "lpips", "torchvision", "gradio", "accelerate"}
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,8 +21,8 @@ from command_line import (
 )
 
 from sencache.comparison.report import Report, load_report
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import load_profile
 from sencache.video import read_mp4
 
 METHODS = "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"

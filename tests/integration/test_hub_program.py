@@ -19,7 +19,7 @@ from sencache.comparison.plan import parse_lanes
 from sencache.comparison.report import ProfileRef
 from sencache.hub.download import Hub
 from sencache.models import model as models
-from sencache.profiles.profile import load_profile, parse_profile
+from sencache.policies.loading import load_profile, parse_profile
 from sencache.schema import Request
 
 pytestmark = pytest.mark.usefixtures("no_telemetry")

@@ -30,8 +30,8 @@ from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
 from sencache.models.model import load
 from sencache.policies import make_policy
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import load_profile
 
 STEPS = 8
 SMALL: dict[str, Any] = {"steps": STEPS, "height": 32, "width": 32, "frames": 5}

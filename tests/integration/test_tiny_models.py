@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from sencache.models.model import MODELS, load
 from sencache.models.words import hint
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import load_profile
 from sencache.schema import Request
 from training import checking, clips, preview
 from training.__main__ import app

@@ -126,7 +126,7 @@ def test_the_table_holds_the_reports_numbers(after_a_run: Any, report: Report) -
     for text, lane in zip(table, report.lanes, strict=True):
         assert f"\t{lane.nfe}\t" in text and f"{lane.speedup:.2f}×" in text
         if lane.metrics is not None:
-            told = "identical" if lane.metrics.psnr is None else f"{lane.metrics.psnr:.1f} dB"
+            told = "identical" if lane.metrics.psnr is None else f"{lane.metrics.psnr:.2f}"
             assert told in text and f"{lane.metrics.lpips:.4f}" in text
     measured = [lane for lane in report.lanes if lane.metrics]
     best = min(lane.metrics.lpips for lane in measured if lane.metrics)

@@ -14,8 +14,9 @@ from stage import served, visited
 from sencache.app.pages.own_profiles import MOST_OWN, added
 from sencache.app.pages.profiles import build_profiles_page
 from sencache.hub.exchange import LISTED
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><a href="https://example.org">${window.pwned=2}{{7*7}}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -17,11 +17,13 @@ from typer.testing import CliRunner
 
 import sencache
 from sencache.cli import commands as cli
-from sencache.hub.card import MARK, dataset_card, served
+from sencache.hub.card import MARK, dataset_card
 from sencache.hub.npz import parse_npz
+from sencache.policies.loading import load_profile, parse_profile
 from sencache.profiles.constants import ModelId
+from sencache.profiles.facts import served
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile, parse_profile
+from sencache.profiles.profile import Profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
 REPO = "someone/profiles"
@@ -72,7 +74,7 @@ def test_it_says_what_each_profile_is() -> None:
     assert [section.split("\n")[0] for section in sections[1:]] == ["a", "b", "Limits"]
     for name, profile, section in (("a", OWN, sections[1]), ("b", other, sections[2])):
         assert f"({name}.svg)" in section and profile.sha256 in section and str(profile.dtype) in section
-        assert "SenCache, MagCache, TeaCache" in section and "64x64, 17 frames" in section
+        assert "SenCache, MagCache, TeaCache" in section and "64 × 64, 17 frames" in section
         assert "UniPCMultistepScheduler, 50 steps, flow\\_shift=3.0 |" in section
         assert "8 videos" in section and all(prompt in section for prompt in OWN.calibration.prompts)  # type: ignore[union-attr]
 
@@ -82,8 +84,8 @@ def test_the_spread_is_that_of_the_table() -> None:
     data["sensitivity"] |= {"alpha_x_std": [0.1, 0.5, 0.2], "alpha_t_std": None}
     card = dataset_card(REPO, {"p.json": Profile.model_validate(data)})
     # 10 %, 25 % and 5 % of the means.
-    assert "alpha\\_x: median 10.0%, worst timestep 25.0%" in card
-    assert "alpha\\_t: not recorded" in card
+    assert "Spread of alpha\\_x | standard deviation: median 10.0%, worst timestep 25.0%" in card
+    assert "Spread of alpha\\_t | not recorded" in card
 
 
 def test_presets_say_what_they_cost() -> None:

@@ -128,6 +128,11 @@ def test_a_room_imports_only_from_rooms_below() -> None:
     )
 
 
+def test_profiles_are_read_unchecked_in_one_place_only() -> None:
+    known = {m for m in MODULES if "read_unchecked" in SOURCES[m].read_text(encoding="utf-8")}
+    assert known == {"profiles.profile", "policies.loading"}
+
+
 def test_no_module_imports_itself_in_a_circle() -> None:
     graph = {module: own_imports(module) for module in MODULES}
     list(TopologicalSorter(graph).static_order())
@@ -157,7 +162,7 @@ def test_the_pages_know_no_framework_no_method_and_no_engine(module: str) -> Non
     known = {name.split(".")[0] for name in imports(TREES[module])}
     assert not known & {"torch", "diffusers", "transformers", "numpy"}
     own = {name for name in own_imports(module) if name.split(".")[0] in ("policies", "engine")}
-    assert own <= {"policies.soundness"}, "what decides and what runs is not the page's business"
+    assert own <= {"policies.loading"}, "what decides and what runs is not the page's business"
     assert not own_imports(module) & {
         "comparison.compare",
         "comparison.lanes",

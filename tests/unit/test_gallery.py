@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sencache.app.pages.gallery import GALLERY, cards_of, key_lanes, load_gallery, picked
+from sencache.app.pages.gallery import GALLERY, cards_of, load_gallery, picked
 from sencache.app.pages.player import clips_of
 from sencache.app.pages.replay import REPLAY, Replay, load_replay
 from sencache.cli.commands import DEFAULT_METHODS
 from sencache.comparison.plan import parse_lanes
+from sencache.comparison.summary import key_lanes
 from sencache.errors import SencacheError
 from sencache.gallery.card import THUMBNAIL, Entry, check_card
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import load_profile
 from sencache.video import read_mp4
 
 NAMES = sorted(path.parent.name for path in GALLERY.glob("*/report.json"))

@@ -23,7 +23,8 @@ from sencache.hub.archive import parse_archive
 from sencache.hub.npz import import_npz, parse_npz
 from sencache.hub.official import KNOWN, Stated
 from sencache.policies import SenCache
-from sencache.profiles.profile import load_profile, write_profile
+from sencache.policies.loading import load_profile
+from sencache.profiles.profile import write_profile
 
 # The scales that the authors' code multiplies its tolerances with, and what the files are said to hold.
 SCALES = {

@@ -18,13 +18,14 @@ from sencache.app.pages.controls import SPEEDS, Controls, build_controls
 from sencache.app.pages.gallery import load_gallery
 from sencache.app.pages.lanes import board_of
 from sencache.app.pages.links import query_of, query_of_report, read_query, restored
-from sencache.app.pages.numbers import COLUMNS, table_of, verdict
+from sencache.app.pages.numbers import table_of
 from sencache.app.pages.running import Runner, told
 from sencache.app.palette import lane_label
 from sencache.app.plots import drift_figure, timeline_figure, walked_figure
 from sencache.app.studio import Studio
 from sencache.cli.tables import comparison_table, lane_notes
 from sencache.comparison.report import Report, Unfinished
+from sencache.comparison.summary import COLUMNS, verdict
 from sencache.errors import SencacheError
 from sencache.profiles.profile import Profile
 from sencache.schema import Metrics
@@ -203,11 +204,11 @@ def test_the_best_of_a_column_is_marked_and_identical_is_a_word(report: Report) 
     lanes = (*report.lanes[:2], report.lanes[2].model_copy(update={"metrics": perfect}), *report.lanes[3:])
     table = table_of(report.model_copy(update={"lanes": lanes}))
     names = [column["name"] for column in table["columns"]]
-    for name in ("PSNR", "LPIPS"):
+    for name in ("PSNR dB", "LPIPS"):
         marked = [row["label"] for row in table["rows"] if row["cells"][names.index(name)][2]]
         assert marked == [table["rows"][2]["label"]]
-    assert table["rows"][2]["cells"][names.index("PSNR")][0] == "identical"
-    assert [cell[0] for cell in table["rows"][0]["cells"]][names.index("PSNR")] == "–"
+    assert table["rows"][2]["cells"][names.index("PSNR dB")][0] == "identical"
+    assert [cell[0] for cell in table["rows"][0]["cells"]][names.index("PSNR dB")] == "–"
     assert not any(cell[2] for cell in table["rows"][0]["cells"]), "the full run competes with no one"
 
 
@@ -215,11 +216,11 @@ def test_the_verdict_names_the_closest_lane_and_the_closest_cache(report: Report
     psnr = {lane.name: lane.metrics.psnr for lane in report.lanes if lane.metrics and lane.metrics.psnr}
     caches = {lane.name for lane in report.lanes if lane.target}
     closest, cache = max(psnr, key=lambda n: psnr[n]), max(caches, key=lambda n: psnr[n])
-    sentence = verdict(report)
+    sentence = verdict(report, lane_label)
     assert lane_label(closest) in sentence.split(".")[0] and f"{psnr[cache]:.1f} dB" in sentence
     noted = report.lanes[3].model_copy(update={"notes": ("its tables are resampled",)})
     other = report.model_copy(update={"lanes": (*report.lanes[:3], noted, *report.lanes[4:])})
-    assert verdict(other).endswith(f"{lane_label(noted.name)}: its tables are resampled.")
+    assert verdict(other, lane_label).endswith(f"{lane_label(noted.name)}: its tables are resampled.")
 
 
 def test_a_report_that_was_cut_off_says_everywhere_what_is_missing(report: Report) -> None:
@@ -229,8 +230,10 @@ def test_a_report_that_was_cut_off_says_everywhere_what_is_missing(report: Repor
     gone = Unfinished(name=last.name, method=last.method, taken=3, steps=last.steps, why=why)
     cut = report.model_copy(update={"lanes": tuple(kept), "unfinished": (gone,)})
     sentence = f"Missing: {lane_label(last.name)}; {why}."
-    assert told(cut, 34.21) == f"Cut off after 34.2 s. {sentence}" and verdict(cut).endswith(sentence)
-    assert told(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report)
+    assert told(cut, 34.21) == f"Cut off after 34.2 s. {sentence}" and verdict(cut, lane_label).endswith(
+        sentence
+    )
+    assert told(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report, lane_label)
     shown = {lane["name"]: lane for lane in board_of(cut).value()["lanes"]}
     assert {name: lane["state"] for name, lane in shown.items()} == {
         **{lane.name: "done" for lane in kept},
@@ -240,12 +243,12 @@ def test_a_report_that_was_cut_off_says_everywhere_what_is_missing(report: Repor
     assert lane_notes(cut)[-1] == f"{last.name} is missing, after 3 of {last.steps} steps: {why}"
     assert list(comparison_table(cut).columns[-1].cells)[-1] == "missing"
     full = cut.model_copy(update={"lanes": (report.lanes[0],)})
-    assert verdict(full) == sentence, "nothing to compare, but that is said"
+    assert verdict(full, lane_label) == sentence, "nothing to compare, but that is said"
 
 
 def test_a_column_without_a_better_end_marks_nothing(report: Report) -> None:
     table = table_of(report)
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(COLUMNS.values()):
         if column.better is None:
             assert not any(row["cells"][index][2] for row in table["rows"])
 

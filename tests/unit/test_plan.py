@@ -23,8 +23,9 @@ from sencache.comparison.plan import (
 )
 from sencache.errors import SencacheError
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
+from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile as bundled_file
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 NAMES = ["none", "fewer-steps", "fixed", "sencache", "magcache", "teacache", "easycache", "control"]

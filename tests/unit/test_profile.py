@@ -16,8 +16,9 @@ from strategies import examples, polynomial_profile, profile_data, ratio_profile
 
 from sencache.errors import SencacheError
 from sencache.policies import make_policy
+from sencache.policies.loading import load_profile, parse_profile
 from sencache.profiles.library import bundled_profile, bundled_profiles
-from sencache.profiles.profile import Profile, load_profile, parse_profile, write_profile
+from sencache.profiles.profile import Profile, write_profile
 
 # Round trip
 

@@ -9,7 +9,8 @@ from profile_texts import altered, complete, refusal, text
 from strategies import sensitivity
 
 from sencache.errors import SencacheError
-from sencache.profiles.profile import MAX_BYTES, load_profile, parse_profile, write_profile
+from sencache.policies.loading import load_profile, parse_profile
+from sencache.profiles.profile import MAX_BYTES, write_profile
 
 NAN, INF = float("nan"), float("inf")
 

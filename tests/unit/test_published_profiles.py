@@ -15,14 +15,12 @@ import pytest
 from sencache.errors import SencacheError
 from sencache.policies import make_policy
 from sencache.policies.base import Schedule
-from sencache.policies.soundness import check_presets
-from sencache.profiles.library import bundled_profile, bundled_profiles
-from sencache.profiles.profile import Profile, load_profile
+from sencache.policies.loading import load_all_bundled
+from sencache.profiles.library import bundled_profile
+from sencache.profiles.profile import Profile
 
 PUBLISHED = {
-    name: profile
-    for name, path in bundled_profiles().items()
-    if (profile := load_profile(path)).provenance.kind == "published"
+    name: profile for name, profile in load_all_bundled().items() if profile.provenance.kind == "published"
 }
 MAGCACHE, TEACACHE = (
     "Zehong-Ma/MagCache@df81cb181776c2c61477c08e1d21f87fda1cd938",
@@ -296,10 +294,6 @@ def test_as_many_as_published(preset):
     assert tuple(len(magcache_steps(PUBLISHED[name], preset)) for name, _ in listed) == COUNTS[preset]
     offering = {name for name, profile in PUBLISHED.items() if "magcache" in profile.presets.get(preset, {})}
     assert offering == {name for name, _ in listed}
-
-
-def test_all_are_sound(name):
-    check_presets(PUBLISHED[name])
 
 
 def test_sencache_is_refused_with_both_remedies(name):

@@ -18,8 +18,9 @@ from sencache.comparison.compare import compare
 from sencache.comparison.plan import parse_lanes
 from sencache.errors import SencacheError
 from sencache.models.model import Model
+from sencache.policies.loading import parse_profile
 from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import Profile, parse_profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schema"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,16 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from strategies import Course, courses, examples, play, profile_data, sensitivity
 
+import sencache
+from sencache.app.ask import make_ask, understand
+from sencache.app.pages.profiles import read_upload
 from sencache.comparison.plan import parse_lanes, plan_lane
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, make_policy
-from sencache.policies.soundness import check_offer, check_presets
+from sencache.policies.loading import load_all_bundled, load_bundled, load_profile, parse_profile
+from sencache.policies.soundness import check_offer
 from sencache.profiles.library import bundled_profiles
-from sencache.profiles.profile import Profile, load_profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 FORCED = {"first_step", "warmup", "last_step"}
@@ -51,7 +56,27 @@ def test_every_method_is_sound_by_default(method: str) -> None:
 
 @pytest.mark.parametrize("name", bundled_profiles())
 def test_what_comes_with_the_software_is_sound(name: str) -> None:
-    check_presets(load_profile(bundled_profiles()[name]))
+    load_profile(bundled_profiles()[name])
+
+
+def test_no_way_in_takes_a_profile_that_reuses_everything(tmp_path: Path) -> None:
+    greedy = everything(even(50), teacache={"coefficients": [1e-9], "signal": "time_embedding"})
+    text, path = greedy.to_json(), tmp_path / "greedy.json"
+    path.write_text(text, encoding="utf-8")
+    for read in (
+        lambda: sencache.load_profile(path),
+        lambda: parse_profile(text),
+        lambda: read_upload(text.encode(), path.name),
+        lambda: understand(make_ask(prompt="x", profile_json=text)),
+    ):
+        with pytest.raises(SencacheError, match="teacache would reuse every step") as caught:
+            read()
+        assert caught.value.code == "profile.reuses-everything"
+
+
+def test_what_comes_with_the_software_is_read_once() -> None:
+    name = next(iter(bundled_profiles()))
+    assert load_bundled(name) is load_all_bundled()[name] == load_profile(bundled_profiles()[name])
 
 
 def test_ten_in_a_row_are_let_pass_and_eleven_are_not() -> None:

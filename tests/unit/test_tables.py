@@ -6,8 +6,9 @@ import json
 from statistics import fmean
 
 from sencache.cli.tables import calibration_summary
+from sencache.policies.loading import load_profile, parse_profile
 from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import Profile, load_profile, parse_profile
+from sencache.profiles.profile import Profile
 
 OWN = load_profile(bundled_profile("tiny-wan.unipc-50"))
 

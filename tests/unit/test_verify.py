@@ -19,7 +19,8 @@ from sencache.comparison.verify import FindProfile, check_given, profiles_at_han
 from sencache.errors import SencacheError
 from sencache.models.model import Model
 from sencache.policies import Reason
-from sencache.profiles.profile import Profile, parse_profile
+from sencache.policies.loading import parse_profile
+from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 Path = tuple[str | int, ...]

@@ -13,8 +13,7 @@ from sencache.app.ask import make_ask
 from sencache.app.studio import Studio
 from sencache.comparison.report import REPORT_NAME
 from sencache.errors import SencacheError
-from sencache.profiles.library import bundled_profile
-from sencache.profiles.profile import load_profile
+from sencache.policies.loading import load_bundled
 
 GPU = "gpu"
 
@@ -90,7 +89,7 @@ class _Endpoints:
             name: A name that /profiles lists.
         """
         try:
-            return dict(json.loads(load_profile(bundled_profile(name)).to_json()))
+            return dict(json.loads(load_bundled(name).to_json()))
         except SencacheError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

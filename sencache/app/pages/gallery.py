@@ -13,6 +13,7 @@ from pydantic import Field
 from sencache.app.pages.theme import script
 from sencache.app.palette import lane_label
 from sencache.comparison.report import Lane, Report
+from sencache.comparison.summary import key_lanes, quality
 from sencache.errors import SencacheError
 from sencache.gallery.card import THUMBNAIL, Entry, card_folders, read_card
 from sencache.schema import Request
@@ -115,22 +116,9 @@ def _card(entry: Entry) -> Card:
     )
 
 
-def key_lanes(report: Report) -> list[Lane]:
-    """The lanes a card speaks of: SenCache, fewer steps, and the one that came closest to the full run."""
-    measured = [lane for lane in report.lanes if lane.metrics is not None]
-    closest = max(measured, key=lambda lane: _psnr(lane), default=None)
-    named = [lane for lane in measured if lane.name in ("sencache", "fewer-steps")]
-    return named + [lane for lane in measured if lane is closest and lane not in named]
-
-
-def _psnr(lane: Lane) -> float:
-    return float("inf") if lane.metrics is None or lane.metrics.psnr is None else lane.metrics.psnr
-
-
 def _number(lane: Lane) -> Number:
-    psnr = lane.metrics.psnr if lane.metrics else None
-    quality = "identical" if psnr is None else f"{psnr:.1f} dB"
-    return Number(lane=lane_label(lane.name), method=lane.method, text=f"{lane.nfe}/{lane.steps} · {quality}")
+    text = f"{lane.nfe}/{lane.steps} · {quality(lane)}"
+    return Number(lane=lane_label(lane.name), method=lane.method, text=text)
 
 
 class GalleryCards(gr.HTML):

@@ -18,7 +18,7 @@ class HowItWorks(gr.HTML):
         super().__init__(
             value=value.model_dump(mode="json", by_alias=True),
             html_template=template("how"),
-            js_on_load=script("rule") + script("how"),
+            js_on_load=script("rule", "how"),
             **options,
         )
 

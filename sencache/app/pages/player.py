@@ -50,7 +50,7 @@ class SyncPlayer(gr.HTML):
         super().__init__(
             value=value or Clips(),
             html_template=template("player"),
-            js_on_load=script("strip") + script("player"),
+            js_on_load=script("strip", "player"),
             **options,
         )
 

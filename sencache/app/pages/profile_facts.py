@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 
 from sencache.app.pages.theme import script
-from sencache.app.palette import lane_label
-from sencache.hub.card import served
+from sencache.profiles.facts import facts, served
 from sencache.profiles.profile import Profile
 
 CALIBRATE = "python -m sencache calibrate --model MODEL --out profiles/NAME.json"
@@ -34,48 +33,15 @@ class ProfileFacts(gr.HTML):
 
 def facts_of(profile: Profile, name: str, origin: str) -> dict[str, Any]:
     """`name` as listed; `origin`: where the page has it from, in a few words."""
+    taken = (("From", origin), ("Repository", profile.repo), ("Commit", profile.revision))
     return {
         "name": name,
-        "serves": [lane_label(method) for method in served(profile)],
-        "rows": [[label, text] for label, text in _rows(profile, origin) if text],
+        "serves": served(profile),
+        "rows": [*facts(profile), *(pair for pair in taken if pair[1])],
         "warnings": list(_warnings(profile)),
         "file": f"{(profile.origin or 'profile').rsplit('.', 1)[0]}.json",
         "json": profile.to_json(),
     }
-
-
-def _rows(profile: Profile, origin: str) -> Iterator[tuple[str, str]]:
-    model, schedule, shape, where = profile.model, profile.schedule, profile.shape, profile.provenance
-    yield "Model", model.id
-    yield "Model revision", model.revision or ""
-    yield "Architecture", model.architecture
-    yield "Schedule", f"{schedule.scheduler}, {schedule.steps} steps{_shift(profile)}"
-    if shape:
-        yield (
-            "Shape",
-            f"{shape.width} × {shape.height}, {shape.frames} frames, {shape.elements:,} latent elements",
-        )
-    yield "Guidance", "" if profile.guidance_scale is None else f"{profile.guidance_scale:g}"
-    yield "Precision", profile.dtype or ""
-    yield "Presets", ", ".join(profile.presets)
-    if profile.sensitivity:
-        yield (
-            "Sensitivities of",
-            f"the {profile.sensitivity.target}, over {profile.sensitivity.samples} samples",
-        )
-    if profile.calibration:
-        yield "Calibrated", f"{profile.calibration.date}, {len(profile.calibration.prompts)} prompts"
-    yield "Provenance", f"{where.kind}: {where.source}"
-    yield "Licence", where.licence
-    yield "From", origin
-    yield "Repository", profile.repo or ""
-    yield "Commit", profile.revision or ""
-    yield "sha256", profile.sha256
-
-
-def _shift(profile: Profile) -> str:
-    shift = profile.schedule.config.get("flow_shift", profile.schedule.config.get("mu"))
-    return "" if shift is None else f", shift {shift}"
 
 
 def _warnings(profile: Profile) -> Iterator[str]:

@@ -17,10 +17,10 @@ from sencache.app.pages.profile_facts import ProfileFacts, facts_of
 from sencache.errors import SencacheError
 from sencache.hub.exchange import LISTED, pull_profile
 from sencache.hub.npz import parse_npz
-from sencache.policies.soundness import check_presets
+from sencache.policies.loading import load_all_bundled, load_bundled, parse_profile
 from sencache.profiles.library import bundled_profiles
 from sencache.profiles.plots import overlay_figure
-from sencache.profiles.profile import Profile, load_profile, parse_profile
+from sencache.profiles.profile import Profile
 
 NO_OVERLAY = "no other"
 LOOK_EVERY = 0.2
@@ -82,7 +82,7 @@ def _files_of(repo: str) -> Any:
 
 def _bundled() -> list[str]:
     """By name, those that serve SenCache first."""
-    found = {name: load_profile(path) for name, path in bundled_profiles().items()}
+    found = load_all_bundled()
     return sorted(found, key=lambda name: (found[name].sensitivity is None, name))
 
 
@@ -90,10 +90,9 @@ def _profile(name: str, own: Own) -> tuple[Profile, str]:
     """The profile listed as `name`, and where it came from."""
     if name in own:
         return own[name]
-    bundled = bundled_profiles()
-    if name not in bundled:
+    if name not in bundled_profiles():
         raise SencacheError(f"{name!r} is not in the list any more; choose another profile")
-    return load_profile(bundled[name]), "comes with this software"
+    return load_bundled(name), "comes with this software"
 
 
 def _facts(name: str, own: Own) -> dict[str, Any]:
@@ -125,16 +124,15 @@ def _uploaded(path: str, own: Own) -> tuple[Any, ...]:
         content = file.read_bytes()
     finally:
         file.unlink(missing_ok=True)
-    return _added(lambda: (_checked(content, file.name), file.name, "checked here"), own)
+    return _added(lambda: (read_upload(content, file.name), file.name, "checked here"), own)
 
 
-def _checked(content: bytes, name: str) -> Profile:
+def read_upload(content: bytes, name: str) -> Profile:
+    """The profile in a visitor's file; raises SencacheError for one that is none or could serve no run."""
     suffix = Path(name).suffix.lower()
     if suffix not in (".json", ".npz"):
         raise SencacheError(f"{name} is neither .json nor .npz; choose a profile file")
-    profile = parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
-    check_presets(profile)
-    return profile
+    return parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
 
 
 def _pulled(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any, ...]]:

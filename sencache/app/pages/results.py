@@ -13,12 +13,13 @@ from gradio import update
 from sencache.app.deliver import CSV_NAME, ZIP_NAME
 from sencache.app.pages.lanes import board_of, live_lanes
 from sencache.app.pages.note import note, said
-from sencache.app.pages.numbers import numbers_table, table_of, verdict
+from sencache.app.pages.numbers import numbers_table, table_of
 from sencache.app.pages.player import SyncPlayer, clips_of
 from sencache.app.pages.theme import script, template
 from sencache.app.palette import lane_label
 from sencache.app.plots import drift_figure, timeline_figure, walked_figure
 from sencache.comparison.report import REPORT_NAME, Report
+from sencache.comparison.summary import verdict
 from sencache.profiles.profile import Profile
 
 
@@ -117,7 +118,7 @@ def shown(finished: Finished) -> list[Any]:
     return [
         board_of(report).value(),
         clips_of(report, finished.videos),
-        said(verdict(report)),
+        said(verdict(report, lane_label)),
         table_of(report),
         timeline_figure(report),
         drift_figure(report),

@@ -16,13 +16,14 @@ from sencache.app.pages.controls import Controls
 from sencache.app.pages.lanes import LaneBoard, about
 from sencache.app.pages.links import query_of
 from sencache.app.pages.note import said
-from sencache.app.pages.numbers import missing
 from sencache.app.pages.results import Finished, shown
+from sencache.app.palette import lane_label
 from sencache.app.studio import Event, Studio
 from sencache.comparison.report import REPORT_NAME, Report, load_report
+from sencache.comparison.summary import missing
 from sencache.errors import SencacheError
 from sencache.models.zerogpu import on_zerogpu
-from sencache.profiles.profile import parse_profile
+from sencache.policies.loading import parse_profile
 
 log = logging.getLogger(__name__)
 
@@ -147,4 +148,4 @@ def told(report: Report, seconds: float) -> str:
     """What the status says at the end: that all is there, or what is missing and why."""
     if not report.unfinished:
         return f"Done in {seconds:.1f} s."
-    return f"Cut off after {seconds:.1f} s. {' '.join(missing(report))}"
+    return f"Cut off after {seconds:.1f} s. {' '.join(missing(report, lane_label))}"

@@ -87,9 +87,9 @@ def stylesheets() -> list[Path]:
     return sorted(STATIC.glob("*.css"))
 
 
-def script(name: str) -> str:
-    """The JavaScript of one component, read from `static/NAME.js`."""
-    return (STATIC / f"{name}.js").read_text(encoding="utf-8")
+def script(*names: str) -> str:
+    """The JavaScript of one component, read from `static/NAME.js`, after what all of them build with."""
+    return "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in ("dom", *names))
 
 
 def template(name: str) -> str:

@@ -1,13 +1,6 @@
-// The gallery's cards. `props.value` is `Cards` of gallery.py; every text goes through textContent.
-const root = element.querySelector(".gallery-cards");
+// The gallery's cards. `props.value` is `Cards` of gallery.py.
+const root = $(".gallery-cards");
 const FEW = 4, SMALL = 64;
-const make = (tag, parent, className = "", text = "") => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.textContent = text;
-  parent.append(made);
-  return made;
-};
 let pressed = null;
 
 function card(data, row) {
@@ -21,7 +14,7 @@ function card(data, row) {
   if (data.source) make("small", body, "source", data.source);
   for (const number of data.numbers) {
     const line = make("small", body, "number"), dot = make("i", line);
-    dot.style.setProperty("--lane", `var(--method-${number.method.replace(/[^a-z-]/g, "")})`);
+    dot.style.setProperty("--lane", hue(number.method));
     make("span", line, "", number.lane);
     make("span", line, "value", number.text);
   }

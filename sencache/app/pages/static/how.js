@@ -1,9 +1,7 @@
 // The replay on the page "How it works"; the rule itself is in rule.js.
-const $ = (selector) => element.querySelector(selector);
 const run = props.value, total = run.timesteps.length;
 const plot = $(".plot"), slider = $(".tolerance"), exact = $(".tolerance-exact"), cap = $(".reuses"), look = $(".step");
 const LOWEST = 0.003, HIGHEST = 3, ENDS = Number(slider.max);
-const SVG = "http://www.w3.org/2000/svg";
 let tolerance = run.tolerance, steps = [], fixed = [];
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
@@ -46,7 +44,7 @@ function whatBinds() {
 }
 
 function cells(row, decided, name) {
-  while (row.children.length < total) row.append(document.createElement("i"));
+  while (row.children.length < total) make("i", row);
   decided.forEach(({ reuse, step }) => {
     row.children[step].className = `${reuse ? "" : "computed"} ${step == look.value ? "chosen" : ""}`.trim();
   });
@@ -73,13 +71,6 @@ function detail() {
 
 // ---- the plot
 
-function put(parent, name, attributes, text = "") {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
-  parent.append(made);
-}
-
 const left = () => matchMedia("(max-width: 640px)").matches ? 28 : 40;
 
 function draw() {
@@ -89,20 +80,19 @@ function draw() {
   // A tolerance far above every score is drawn on the upper border, or no bar could be seen.
   const top = 1.12 * Math.max(most, Math.min(tolerance, 1.6 * most)), floor = height - 18;
   const y = (value) => floor - (floor - 6) * Math.min(value / top, 1);
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  plot.replaceChildren();
+  const svg = makeSvg("svg", plot, { viewBox: `0 0 ${width} ${height}` });
   for (const tick of ticks(top)) {
-    put(svg, "line", { class: "grid-line", x1: gutter, x2: width, y1: y(tick), y2: y(tick) });
-    put(svg, "text", { x: gutter - 5, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
+    makeSvg("line", svg, { class: "grid-line", x1: gutter, x2: width, y1: y(tick), y2: y(tick) });
+    makeSvg("text", svg, { x: gutter - 5, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
   }
-  put(svg, "text", { x: gutter + 5, y: 11 }, "score");
-  put(svg, "text", { x: gutter - 5, y: height - 4, "text-anchor": "end" }, "step");
+  makeSvg("text", svg, { x: gutter + 5, y: 11 }, "score");
+  makeSvg("text", svg, { x: gutter - 5, y: height - 4, "text-anchor": "end" }, "step");
   change(svg, gutter, cell, floor);
-  put(svg, "rect", { class: "chosen", x: gutter + look.value * cell, y: 0, width: cell, height: floor });
+  makeSvg("rect", svg, { class: "chosen", x: gutter + look.value * cell, y: 0, width: cell, height: floor });
   for (const s of steps) bar(svg, s, gutter + s.step * cell, cell, y);
   limit(svg, gutter, cell, y);
-  for (let step = 1; step <= total; step += 7) put(svg, "text", { x: gutter + (step - 0.5) * cell, y: height - 4, "text-anchor": "middle" }, step);
-  plot.replaceChildren(svg);
+  for (let step = 1; step <= total; step += 7) makeSvg("text", svg, { x: gutter + (step - 0.5) * cell, y: height - 4, "text-anchor": "middle" }, step);
 }
 
 function ticks(top) {
@@ -113,12 +103,12 @@ function ticks(top) {
 function change(svg, gutter, cell, floor) {
   const values = run.timesteps.map((_, step) => step ? run.output_change[step][step - 1] : 0), most = Math.max(...values);
   const points = values.slice(1).map((value, index) => `${gutter + (index + 1.5) * cell},${floor - 0.92 * floor * value / most}`);
-  put(svg, "polygon", { class: "change", points: `${gutter + 1.5 * cell},${floor} ${points.join(" ")} ${gutter + (total - 0.5) * cell},${floor}` });
+  makeSvg("polygon", svg, { class: "change", points: `${gutter + 1.5 * cell},${floor} ${points.join(" ")} ${gutter + (total - 0.5) * cell},${floor}` });
 }
 
 function bar(svg, s, x, cell, y) {
   const place = { x: x + 0.14 * cell, width: 0.72 * cell };
-  const box = (className, from, to) => put(svg, "rect", { class: className, ...place, y: y(to), height: Math.max(y(from) - y(to), 0) });
+  const box = (className, from, to) => makeSvg("rect", svg, { class: className, ...place, y: y(to), height: Math.max(y(from) - y(to), 0) });
   if (s.reason === "first_step") return;
   if (s.reason === "max_reuses") return box("forced", 0, s.score);
   box("bar-x", 0, s.x);
@@ -127,7 +117,7 @@ function bar(svg, s, x, cell, y) {
 
 function limit(svg, gutter, cell, y) {
   const points = steps.flatMap((s) => [`${gutter + s.step * cell},${y(s.limit)}`, `${gutter + (s.step + 1) * cell},${y(s.limit)}`]);
-  put(svg, "polyline", { class: "limit", points: points.join(" ") });
+  makeSvg("polyline", svg, { class: "limit", points: points.join(" ") });
 }
 
 // ---- what the reader does

@@ -1,15 +1,7 @@
 // Live lanes. The template is fixed; this script makes the rows once per run and then only changes cells.
-const $ = (selector) => element.querySelector(selector);
 const rowsBox = $('.lanes-rows'), why = $('.why'), live = $('[role=status]');
 let rows = [], shape = '', looked = null, told = -1;
 
-const make = (tag, name, parent) => {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  parent.append(node);
-  return node;
-};
-const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const figure = (value) => value === null ? '–' : Number(value).toPrecision(4).replace(/(\.\d*?)0+($|e)/, '$1$2').replace(/\.($|e)/, '$1');
 const lanes = () => (props.value && props.value.lanes) || [];
 
@@ -21,15 +13,15 @@ function build() {
 }
 
 function row(lane, index) {
-  const box = make('div', 'lane', rowsBox);
-  box.style.setProperty('--hue', `var(--method-${/^[a-z-]+$/.test(lane.method) ? lane.method : 'none'})`);
-  const name = make('div', 'lane-name', box);
-  make('i', 'swatch', name);
-  const label = make('span', 'lane-label', name), settings = make('span', 'lane-settings', name);
-  write(label, lane.label);
-  const track = make('div', 'track', box);
-  const figures = make('div', 'lane-figures', box);
-  const [nfe, clock, speed] = ['nfe', 'clock', 'speed'].map((part) => make('span', part, figures));
+  const box = make('div', rowsBox, 'lane');
+  box.style.setProperty('--hue', hue(lane.method));
+  const name = make('div', box, 'lane-name');
+  make('i', name, 'swatch');
+  make('span', name, 'lane-label', lane.label);
+  const settings = make('span', name, 'lane-settings');
+  const track = make('div', box, 'track');
+  const figures = make('div', box, 'lane-figures');
+  const [nfe, clock, speed] = ['nfe', 'clock', 'speed'].map((part) => make('span', figures, part));
   listen(track, index);
   return { box, settings, track, nfe, clock, speed, cells: [], text: '', read: [] };
 }
@@ -42,7 +34,7 @@ function paint() {
   write($('.lanes-title'), value.title || '');
   write($('.lanes-about'), value.about || '');
   lanes().forEach((lane, index) => update(rows[index], lane));
-  element.querySelector('.lanes').classList.toggle('empty', !lanes().length);
+  $('.lanes').classList.toggle('empty', !lanes().length);
   announce();
   if (looked) tell();
 }
@@ -51,7 +43,7 @@ function update(r, lane) {
   if (r.cells.length !== lane.steps) {
     r.track.replaceChildren();
     r.track.style.setProperty('--steps', lane.steps || 1);
-    r.cells = Array.from({ length: lane.steps }, () => make('i', 'cell', r.track));
+    r.cells = Array.from({ length: lane.steps }, () => make('i', r.track, 'cell'));
     r.text = '';
     r.read = [];
     r.track.tabIndex = lane.steps ? 0 : -1;
@@ -158,9 +150,9 @@ function facts(pairs) {
   const list = why.querySelector('dl');
   list.replaceChildren();
   for (const [name, value] of pairs) {
-    const pair = make('div', '', list);
-    write(make('dt', '', pair), name);
-    write(make('dd', '', pair), figure(value));
+    const pair = make('div', list);
+    make('dt', pair, '', name);
+    make('dd', pair, '', figure(value));
   }
 }
 

@@ -1,5 +1,5 @@
 // A link to this page with the settings in its query, and a button that copies it.
-const link = element.querySelector('a'), button = element.querySelector('button'), told = element.querySelector('span');
+const link = $('a'), button = $('button'), told = $('span');
 const paint = () => {
   const url = new URL(window.location.href);
   url.search = (props.value || {}).query || '';

@@ -1,29 +1,22 @@
 // The table of numbers: rows from JSON as text, sorted by a click on a heading.
-const head = element.querySelector('thead tr'), body = element.querySelector('tbody');
+const head = $('thead tr'), body = $('tbody');
 let by = null, up = true;
-
-const make = (tag, text, parent) => {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  parent.append(node);
-  return node;
-};
 
 function paint() {
   const { columns = [], rows = [] } = props.value || {};
   if (by !== null && by >= columns.length) by = null;
   head.replaceChildren();
-  make('th', 'Lane', head).scope = 'col';
+  make('th', head, '', 'Lane').scope = 'col';
   columns.forEach((column, index) => heading(column, index));
   body.replaceChildren();
   sorted(rows).forEach(line);
 }
 
 function heading(column, index) {
-  const cell = make('th', '', head);
+  const cell = make('th', head);
   cell.scope = 'col';
   cell.setAttribute('aria-sort', by !== index ? 'none' : up ? 'ascending' : 'descending');
-  const button = make('button', column.name, cell);
+  const button = make('button', cell, '', column.name);
   button.type = 'button';
   button.title = column.better ? `${column.explained}; ${column.better === 'high' ? 'higher' : 'lower'} is better` : column.explained;
   button.addEventListener('click', () => {
@@ -41,21 +34,14 @@ function sorted(rows) {
 }
 
 function line(row) {
-  const tr = document.createElement('tr');
-  const th = make('th', '', tr);
+  const tr = make('tr', body), th = make('th', tr);
   th.scope = 'row';
-  const swatch = make('i', '', th);
-  swatch.className = 'swatch';
-  swatch.style.setProperty('--hue', `var(--method-${/^[a-z-]+$/.test(row.method) ? row.method : 'none'})`);
-  make('span', row.label, th);
+  make('i', th, 'swatch').style.setProperty('--hue', hue(row.method));
+  make('span', th, '', row.label);
   for (const [text, , best] of row.cells) {
-    const td = make('td', text, tr);
-    if (best) {
-      td.className = 'best';
-      td.title = 'best of all lanes';
-    }
+    const td = make('td', tr, best ? 'best' : '', text);
+    if (best) td.title = 'best of all lanes';
   }
-  body.append(tr);
 }
 
 watch('value', paint);

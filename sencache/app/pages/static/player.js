@@ -1,13 +1,4 @@
 // The synced player. `props.value` is `Clips` of player.py; `lineStrip` comes from strip.js.
-// Every text of a clip reaches the page through textContent.
-const $ = (selector) => element.querySelector(selector);
-const make = (tag, parent, className = "", text = "") => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
-};
 const root = $(".player"), grid = $(".grid"), seek = $(".seek"), play = $(".play"), frameText = $(".frame");
 const stage = $(".stage"), canvas = $(".stage canvas"), swipe = $(".swipe"), mix = $(".mix"), gain = $(".gain");
 const selectA = $(".lane-a"), selectB = $(".lane-b"), speed = $(".speed"), loop = $(".loop");
@@ -202,7 +193,7 @@ function figure(clip, index, size) {
   video.setAttribute("aria-label", clip.name);
   difference.setAttribute("aria-hidden", "true");
   made.classList.toggle("reference", clip.reference);
-  made.style.setProperty("--lane", colour(clip));
+  made.style.setProperty("--lane", hue(clip.method));
   frame.style.aspectRatio = `${size.width} / ${size.height}`;
   const caption = make("figcaption", made), name = make("b", caption, "", clip.name);
   name.title = clip.name;

@@ -1,12 +1,5 @@
-// What a profile says of itself. `props.value` comes from profile_facts.py; every text goes through textContent.
-const root = element.querySelector(".profile-facts");
-const make = (tag, parent, className = "", text = "") => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.textContent = text;
-  parent.append(made);
-  return made;
-};
+// What a profile says of itself. `props.value` comes from profile_facts.py.
+const root = $(".profile-facts");
 
 function download(value) {
   const link = document.createElement("a");

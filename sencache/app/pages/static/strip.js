@@ -1,19 +1,10 @@
-// The colour of a lane's method, which palette.py defines for both themes.
-const colour = (clip) => `var(--method-${clip.method.replace(/[^a-z-]/g, "")})`;
-
 // Lines per frame, one per lane, aligned with a range input whose thumb is `2 * PAD` wide.
 function lineStrip(holder, onPick) {
-  const SVG = "http://www.w3.org/2000/svg", PAD = 10, HEIGHT = 92, TOP = 12, BOTTOM = 8;
+  const PAD = 10, HEIGHT = 92, TOP = 12, BOTTOM = 8;
   const plot = holder.querySelector(".plot"), marker = holder.querySelector(".marker");
   const scale = holder.querySelector(".scale");
   let clips = [], frames = 1, metric = "psnr", at = 0;
 
-  const put = (name, attributes, parent) => {
-    const made = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    parent.append(made);
-    return made;
-  };
   const left = (frame, width) => PAD + (width - 2 * PAD) * (frames > 1 ? frame / (frames - 1) : 0.5);
   const text = ([low, high]) => metric === "psnr"
     ? `per frame, ${low.toFixed(1)} to ${high.toFixed(1)} dB, up is closer to the full run; ○ identical`
@@ -27,10 +18,9 @@ function lineStrip(holder, onPick) {
   }
 
   function draw() {
-    const width = plot.clientWidth, svg = document.createElementNS(SVG, "svg"), bounds = range();
-    svg.setAttribute("viewBox", `0 0 ${Math.max(width, 1)} ${HEIGHT}`);
-    svg.setAttribute("aria-hidden", "true");
-    plot.replaceChildren(svg);
+    const width = plot.clientWidth, bounds = range();
+    plot.replaceChildren();
+    const svg = makeSvg("svg", plot, { viewBox: `0 0 ${Math.max(width, 1)} ${HEIGHT}`, "aria-hidden": "true" });
     scale.textContent = bounds ? text(bounds) : "every frame of every lane is identical to the full run";
     const y = (value) => value === null ? 5
       : HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - bounds[0]) / (bounds[1] - bounds[0]);
@@ -38,7 +28,7 @@ function lineStrip(holder, onPick) {
     clips.forEach((clip, index) => {
       const values = clip[metric], repeated = used.get(clip.method) ?? 0;
       used.set(clip.method, repeated + 1);
-      const group = put("g", { style: `--lane:${colour(clip)}`, "data-lane": index }, svg);
+      const group = makeSvg("g", svg, { style: `--lane:${hue(clip.method)}`, "data-lane": index });
       line(group, values, y, width, repeated);
       identical(group, values, y, width);
     });
@@ -51,14 +41,14 @@ function lineStrip(holder, onPick) {
       if (value !== null) path += `${open ? "L" : "M"}${left(frame, width).toFixed(1)} ${y(value).toFixed(1)}`;
       open = value !== null;
     });
-    if (path) put("path", { d: path, "stroke-dasharray": repeated ? "5 3" : "none" }, group);
+    if (path) makeSvg("path", group, { d: path, "stroke-dasharray": repeated ? "5 3" : "none" });
   }
 
   // A frame without any error has no PSNR: it is a ring on the upper border, never a number.
   function identical(group, values, y, width) {
     if (metric !== "psnr") return;
     values.forEach((value, frame) => {
-      if (value === null) put("circle", { cx: left(frame, width), cy: y(null), r: 3 }, group);
+      if (value === null) makeSvg("circle", group, { cx: left(frame, width), cy: y(null), r: 3 });
     });
   }
 
