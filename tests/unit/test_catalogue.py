@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from guide_tables import memory_table
 from torch.utils.flop_counter import FlopCounterMode
 
 import sencache
 from sencache.models import families, flops
 from sencache.models.catalogue import MODELS
 from sencache.models.layout import read_config
-from sencache.models.listing import describe_model, memory_table
+from sencache.models.listing import describe_model
 from sencache.models.spec import ModelSpec
 
 ROOT = Path(sencache.__file__).parent.parent
@@ -220,8 +221,7 @@ def test_the_guides_table_is_that_of_the_list() -> None:
     lines = GUIDE.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| model | repository |"))
     assert lines[start : start + len(memory_table(MODELS.values()))] == memory_table(MODELS.values()), (
-        "paste the output of: python -c 'from sencache.models.catalogue import MODELS; "
-        'from sencache.models.listing import memory_table; print(*memory_table(MODELS.values()), sep="\\n")\''
+        "paste the output of: python docs/guide_tables.py"
     )
 
 
