@@ -20,12 +20,12 @@ STEPS = 4
 @pytest.mark.parametrize("on_clips", [False, True], ids=["trajectory", "clips"])
 @pytest.mark.parametrize("key", ["tiny-wan", "tiny-cogvideox", "tiny-ltx"])
 def test_a_profile_is_that_of_a_cpu(key: str, on_clips: bool, tmp_path: Path) -> None:
-    frames = np.linspace(0, 1, 5 * 32 * 32 * 3, dtype=np.float32).reshape(5, 32, 32, 3)
+    frames = np.linspace(0, 1, 9 * 32 * 32 * 3, dtype=np.float32).reshape(9, 32, 32, 3)
     write_mp4(tmp_path / "clip.mp4", frames, 8)
 
     def made(device: str) -> Profile:
         model = sencache.load(key, device)
-        size = {"steps": STEPS, "height": 32, "width": 32, "frames": 5, "guidance_scale": 4.0}
+        size = {"steps": STEPS, "height": 32, "width": 32, "frames": 9, "guidance_scale": 4.0}
         clips = [tmp_path / "clip.mp4"] if on_clips else []
         plan = CalibrationPlan(model, Request(prompt="a", **size), ["a red circle"], samples=1, clips=clips)
         return calibrate(plan)

@@ -43,7 +43,7 @@ def compared(
 ) -> tuple[Report, dict[str, Any]]:
     """The report, whose every decision holds, and every lane's frames."""
     (model, *copies), frames = models, {}
-    size = {"steps": 6, "height": 32, "width": 32, "frames": 5, "guidance_scale": 4.0}
+    size = {"steps": 6, "height": 32, "width": 32, "frames": 9, "guidance_scale": 4.0}
     request = Request(prompt="a red circle", **{**size, **changes})
     profile = own_profile(model.spec)
     for event in compare(model, request, parse_lanes(lanes, settings), profile, copies):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from sencache.comparison.compare import compare
@@ -74,13 +73,7 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and two test runs at once would fight over the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=COMPARISONS.values(), ids=COMPARISONS)
