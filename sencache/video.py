@@ -80,26 +80,6 @@ def frame_pair(frames: Frames, reference: Frames) -> tuple[NDArray[np.float32], 
     return unit_frames(frames), unit_frames(reference)
 
 
-def difference(frames: Frames, reference: Frames, gain: float) -> NDArray[np.uint8]:
-    """Show where two clips differ: `|frames - reference| * gain`, clipped to white.
-
-    Args:
-        frames: `[frames, height, width, 3]`, floats in [0, 1] or uint8.
-        reference: the same shape.
-        gain: amplification; 1 shows the plain difference.
-
-    Returns:
-        uint8 frames of the same shape.
-
-    Raises:
-        SencacheError: if the shapes differ, the gain is not positive, or for what `unit_frames` refuses.
-    """
-    if not 0 < gain < math.inf:
-        raise SencacheError(f"A gain of {gain} shows nothing; pass a positive number such as 8.")
-    first, second = frame_pair(frames, reference)
-    return to_uint8(np.minimum(np.abs(first - second) * np.float32(gain), 1))
-
-
 def write_mp4(path: str | Path, frames: Frames, fps: float, min_side: int = 256) -> None:
     """Write a clip as H.264 in MP4, ready to stream and to step through in a browser.
 

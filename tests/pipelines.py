@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -307,6 +308,16 @@ def _quiet(tiny: Tiny) -> Tiny:
 
 
 ALL: dict[str, Callable[[], Tiny]] = {"wan": wan, "cogvideox": cogvideox, "ltx": ltx}
+METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
+TARGETS, FORECASTS = ("residual", "output", "delta"), ("hold", "linear")
+# Pipeline, method, target, forecast: every method in every way, and every way on every pipeline.
+CROSSED = [
+    (name, method, target, forecast)
+    for m, method in enumerate(METHODS)
+    for w, (target, forecast) in enumerate(product(TARGETS, FORECASTS))
+    for n, name in enumerate(ALL)
+    if (m + w + n) % 3 == 0
+]
 FROM_IMAGE: dict[str, Callable[[], Tiny]] = {
     "wan": wan_image,
     "cogvideox": cogvideox_image,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from sencache.errors import SencacheError
 from sencache.hub.download import COMMIT, Hub, check_repo, explained
@@ -191,19 +191,10 @@ def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> 
 def _tensors(spec: ModelSpec, file: Path) -> Iterator[tuple[str, int]]:
     """Name and number of elements of every tensor in a file."""
     try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if not 0 < length < 100_000_000:
-                raise ValueError("its header has no length")
-            header: dict[str, Any] = json.loads(opened.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"))
-        if 8 + length + end != file.stat().st_size:
-            raise ValueError(f"{file.stat().st_size:,} bytes instead of {8 + length + end:,}")
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        with safe_open(file, "numpy") as opened:
+            yield from ((name, prod(opened.get_slice(name).get_shape())) for name in opened.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
         raise unreadable(spec, f"{file.parent.name}/{file.name}: {error}") from None
-    for name, entry in header.items():
-        if name != "__metadata__":
-            yield name, prod(entry["shape"])
 
 
 def _kept(repo: str, patterns: tuple[str, ...]) -> Path | None:

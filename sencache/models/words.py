@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
 SHAPES = ("circle", "square", "triangle")
-SIZES = ("small", "medium", "large")
 MOTIONS = (
     *("right", "left", "up", "down", "side", "bounce"),
     *("spin", "grow", "shrink", "orbit", "still"),

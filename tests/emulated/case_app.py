@@ -29,8 +29,8 @@ def test_the_page_as_it_opens(key: str, devices: str | None, monkeypatch: pytest
     if devices:
         monkeypatch.setenv("SENCACHE_DEVICE", devices)
     methods = preselected(offered_model(key))
-    size = {"height": 32, "width": 32, "frames": 9, "steps": 24}
-    ask = make_ask(model=key, prompt="a red circle", methods=methods, nfe=12, **size)
+    size = {"height": 32, "width": 32, "frames": 9, "steps": 12}
+    ask = make_ask(model=key, prompt="a red circle", methods=methods, nfe=6, **size)
     *_, last = service.Studio().run(ask)
     service._loaded.cache_clear()
     assert last["kind"] == "done"

@@ -22,6 +22,11 @@ MODELS = ("tiny-wan", "tiny-cogvideox", "tiny-ltx")
 CACHING = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 TARGETS, FORECASTS = ("residual", "output", "delta"), ("hold", "linear")
 WAYS = [f":target={target}:forecast={forecast}" for target, forecast in itertools.product(TARGETS, FORECASTS)]
+# Two ways for a method on each model: all of them on all three.
+LANES = {
+    key: [CACHING[k] + WAYS[(k + 2 * nth + more) % 6] for k in range(6) for more in (0, 1)]
+    for nth, key in enumerate(MODELS)
+}
 SETTINGS = [
     *("fixed.interval=3", "easycache.forced_first=3", "easycache.threshold=1", "teacache.threshold=50"),
     *("sencache.tolerance=2", "magcache.threshold=1", "control.tolerance=1"),
@@ -51,7 +56,7 @@ def compared(
 
 def test_every_method_target_and_forecast(model: Model) -> None:
     """All reuse, and where they do not, they are the plain run of a CPU, bit for bit."""
-    lanes = [method + way for method in CACHING for way in WAYS]
+    lanes = LANES[model.spec.key]
     exact = [f"control:tolerance=0:target={target}" for target in TARGETS]
     report, frames = compared([model], ",".join([*lanes, *exact]), SETTINGS)
     assert (report.model.device, report.model.dtype) == ("cuda", "float32")
@@ -79,12 +84,11 @@ def test_presets_run(model: Model) -> None:
     assert report.request.preset == "fast"
 
 
-@pytest.mark.parametrize("nfe", [None, 4])
-def test_several_gpus_make_the_videos_of_one(nfe: int | None) -> None:
+def test_several_gpus_make_the_videos_of_one() -> None:
     pair = [sencache.load("tiny-wan", f"cuda:{index}") for index in range(2)]
     lanes = "sencache,magcache,teacache,control"
-    one, frames = compared(pair[:1], lanes, [], nfe=nfe)
-    two, spread = compared(pair, lanes, [], nfe=nfe)
+    one, frames = compared(pair[:1], lanes, [], nfe=4)
+    two, spread = compared(pair, lanes, [], nfe=4)
     assert (one.model.device, two.model.device) == ("cuda:0", "cuda:0,cuda:1")
     for name, video in frames.items():
         assert np.array_equal(spread[name], video), name

@@ -27,7 +27,8 @@ from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 STEPS = 4
-METHODS = "sencache,magcache,teacache,easycache:forced_first=2,control"
+# The others run on every architecture in case_comparisons.py.
+METHODS = "sencache,control"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) 
     assert all(np.isfinite(video).all() for video in frames.values())
 
 
-@pytest.mark.parametrize("folder", ["wan", "wan2.2-a14b", "cogvideox-5b"], indirect=True)
+@pytest.mark.parametrize("folder", ["wan2.2-a14b", "cogvideox-5b"], indirect=True)
 def test_wherever_its_parts_wait_the_videos_are_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

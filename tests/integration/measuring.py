@@ -12,7 +12,6 @@ from sencache.engine.attach import attach
 from sencache.policies import Policy
 from sencache.trace import StepRecord, Trace
 
-METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 TARGETS = ("residual", "output", "delta")
 
 

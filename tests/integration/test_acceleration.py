@@ -318,12 +318,14 @@ def in_precision(tiny: Tiny, dtype: torch.dtype) -> Tiny:
     return Tiny(tiny.name, tiny.pipe, arguments, tiny.guidance)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(tiny: Tiny, dtype: torch.dtype, counting: Counting) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.bfloat16) for name in pipelines.ALL), ("wan", torch.float16)]
+)
+def test_half_precision(name: str, dtype: torch.dtype, counting: Counting) -> None:
     """Nothing reused is bit for bit the plain pipeline; lanes are as attached; distances are finite, and not
     those of rounded latents where the sampler keeps float32.
     """
-    tiny = in_precision(tiny, dtype)
+    tiny = in_precision(pipelines.ALL[name](), dtype)
     plain = tiny()
     assert torch.isfinite(plain.float()).all()
     for policy in pipelines.exact(tiny.name).values():

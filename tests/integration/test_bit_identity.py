@@ -10,7 +10,7 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from pipelines import Tiny
+from pipelines import CROSSED, FORECASTS, METHODS, TARGETS, Tiny
 
 from sencache.engine.attach import attach
 from sencache.models.model import Model
@@ -18,9 +18,6 @@ from sencache.policies import Fixed, Full, Policy, SenCache
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
-TARGETS = ("residual", "output", "delta")
-FORECASTS = ("hold", "linear")
-METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "unguided": {"guidance_scale": 1.0},
@@ -48,10 +45,9 @@ def test_full_is_the_plain_pipeline(tiny: Tiny, variant: str) -> None:
     assert torch.equal(latents, tiny(**VARIANTS[variant]))
 
 
-@pytest.mark.parametrize("forecast", FORECASTS)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("method", METHODS)
-def test_tolerance_zero_is_the_plain_pipeline(tiny: Tiny, method: str, target: Any, forecast: Any) -> None:
+@pytest.mark.parametrize(("name", "method", "target", "forecast"), CROSSED)
+def test_tolerance_zero_is_the_plain_pipeline(name: str, method: str, target: Any, forecast: Any) -> None:
+    tiny = pipelines.ALL[name]()
     policy = replace(pipelines.exact(tiny.name)[method], target=target, forecast=forecast)
     latents, trace = under(tiny, policy)
     assert trace.nfe == pipelines.STEPS

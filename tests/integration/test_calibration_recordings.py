@@ -8,8 +8,8 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from measuring import METHODS, size
-from pipelines import STEPS, Tiny
+from measuring import size
+from pipelines import METHODS, STEPS, Tiny
 
 from sencache.calibration.budget import match_nfe
 from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity

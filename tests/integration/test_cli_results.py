@@ -103,10 +103,10 @@ def test_verify_accepts_it(compared: Answer, folder: Path, run: Program) -> None
     assert re.fullmatch(r"9 lanes, \d+ decisions: all hold\n", answer.out)
 
 
-def test_verify_finds_a_change(compared: Answer, folder: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_change(compared: Answer, folder: Path, tmp_path: Path, run: Program) -> None:
     text = (folder / "report.json").read_text(encoding="utf-8")
     (tmp_path / "forged.json").write_text(text.replace('"decision": "reuse"', '"decision": "compute"', 1))
-    answer = program("verify", str(tmp_path / "forged.json"))
+    answer = run("verify", tmp_path / "forged.json")
     assert (answer.code, answer.err) == (1, "")
     assert "fixed: step 1: decision is compute on record, reuse when replayed\n" in answer.out
     assert "the digest is not that of the content" in answer.out

@@ -57,8 +57,9 @@ def by_lane(events: list[Any]) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("nfe", [None, 4])
-@pytest.mark.parametrize("slow", [None, 0, 1], ids=["level", "full run behind", "full run ahead"])
+@pytest.mark.parametrize(
+    ("slow", "nfe"), [(None, 4), (0, None), (1, 4)], ids=["level", "full run behind", "full run ahead"]
+)
 def test_two_devices_tell_what_one_does(
     pair: tuple[Model, Model], bundled_profile: Profile, nfe: int | None, slow: int | None
 ) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import layouts
 import numpy as np
 import pytest
-import torch
 from diffusers import CogVideoXDPMScheduler
 from layouts import LAYOUTS
 from PIL import Image
@@ -37,13 +35,7 @@ from sencache.schema import Request, Still
 STEPS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and two test runs at once would fight over the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from pipelines import STEPS, Tiny
+from pipelines import CROSSED, METHODS, STEPS, Tiny
 
 from sencache.calibration.samples import probe
 from sencache.comparison.compare import compare
@@ -25,7 +25,6 @@ from sencache.models.placement import Work
 from sencache.policies import Full, Policy
 from sencache.schema import Request
 
-METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 FLOAT = 4
 
 # Of one sample: what the network is given, what its blocks pass on, what TeaCache looks at.
@@ -49,10 +48,9 @@ def reckoned(tiny: Tiny, policy: Policy, batch: int = 1, guided: bool = True) ->
     return branches * (2 if policy.forecast == "linear" else 1) * value + own.get(policy.name, 0)
 
 
-@pytest.mark.parametrize("forecast", ["hold", "linear"])
-@pytest.mark.parametrize("target", ["residual", "output", "delta"])
-@pytest.mark.parametrize("method", METHODS)
-def test_the_trace_tells_the_size_of_the_cache(tiny: Tiny, method: str, target: Any, forecast: Any) -> None:
+@pytest.mark.parametrize(("name", "method", "target", "forecast"), CROSSED)
+def test_the_trace_tells_the_size_of_the_cache(name: str, method: str, target: Any, forecast: Any) -> None:
+    tiny = pipelines.ALL[name]()
     policy = replace(pipelines.lively(tiny.name)[method], target=target, forecast=forecast)
     with attach(tiny.pipe, policy) as trace:
         tiny(steps=6)

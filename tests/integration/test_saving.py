@@ -81,8 +81,7 @@ def test_after_every_lane_the_folder_holds_all_that_have_ended(
     assert {path.name for path in tmp_path.iterdir()} == {REPORT_NAME, *videos.values()}
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["in place", "in a thread"])
-@pytest.mark.parametrize("lanes", range(5))
+@pytest.mark.parametrize(("lanes", "beside"), [(0, True), (1, False), (2, True), (3, False), (4, True)])
 def test_an_error_after_any_lane_leaves_what_had_ended(
     events: list[Event], tmp_path: Path, beside: bool, lanes: int
 ) -> None:
@@ -106,8 +105,7 @@ def test_an_error_after_any_lane_leaves_what_had_ended(
     ]
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["in place", "in a thread"])
-@pytest.mark.parametrize("what", ["video", "report"])
+@pytest.mark.parametrize(("what", "beside"), [("video", True), ("report", False)])
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_whole(
     events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool, what: str
 ) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from measuring import METHODS, check_distances, distances, under
-from pipelines import STEPS, Tiny
+from measuring import check_distances, distances, under
+from pipelines import METHODS, STEPS, Tiny
 
 from sencache.engine.attach import attach
 

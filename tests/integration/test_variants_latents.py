@@ -9,8 +9,8 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from measuring import METHODS, TARGETS, check_distances, distances, own_rms, under
-from pipelines import STEPS, Tiny
+from measuring import TARGETS, check_distances, distances, own_rms, under
+from pipelines import METHODS, STEPS, Tiny
 
 # --- What the distance is measured on -------------------------------------------------------------
 

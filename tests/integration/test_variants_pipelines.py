@@ -16,8 +16,8 @@ from diffusers import (
     WanPipeline,
     WanVideoToVideoPipeline,
 )
-from measuring import METHODS, TARGETS, pattern, under
-from pipelines import STEPS, Tiny
+from measuring import TARGETS, pattern, under
+from pipelines import METHODS, STEPS, Tiny
 
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compare_visits import opened, settled
 from stage import chromium
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +57,16 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"the app did not answer: {log.read_text()[-3000:]}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """One Chromium per module."""
-    with chromium() as opened:
-        yield opened
+    """One Chromium for all."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def front(browser: Any, app_url: str) -> Iterator[Any]:
+    """The page as it opens, in light; tests leave it on its first tab."""
+    with opened(browser, f"{app_url}/?__theme=light", viewport={"width": 1440, "height": 900}) as page:
+        settled(page)
+        yield page

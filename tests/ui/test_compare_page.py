@@ -58,26 +58,31 @@ def report(after_a_run: Any) -> Report:
 # ---- first paint
 
 
-def test_the_page_is_alive_before_anything_is_run(browser: Any, app_url: str) -> None:
-    with opened(browser, app_url) as page:
-        settled(page)
-        entry = next(e for e in load_gallery() if e.report.request.nfe)
-        assert page.inner_text("#status").strip().startswith("A finished comparison")
-        assert page.inner_text(".lanes-title") == entry.report.request.prompt
-        assert page.input_value("#prompt textarea") == entry.report.request.prompt
-        cells = page.evaluate(CELLS)
-        assert list(cells.values()) == [
-            "".join(r.decision[0] for r in lane.trace) for lane in entry.report.lanes
-        ]
-        assert page.locator("#player video").count() == len(entry.report.lanes)
-        assert page.locator("#numbers tbody tr").count() == len(entry.report.lanes)
-        assert page.inner_text("#estimate").startswith("About")
+def test_the_page_is_alive_before_anything_is_run(front: Any) -> None:
+    entry = next(e for e in load_gallery() if e.report.request.nfe)
+    assert front.inner_text("#status").strip().startswith("A finished comparison")
+    assert front.inner_text(".lanes-title") == entry.report.request.prompt
+    assert front.input_value("#prompt textarea") == entry.report.request.prompt
+    cells = front.evaluate(CELLS)
+    assert list(cells.values()) == ["".join(r.decision[0] for r in lane.trace) for lane in entry.report.lanes]
+    assert front.locator("#player video").count() == len(entry.report.lanes)
+    assert front.locator("#numbers tbody tr").count() == len(entry.report.lanes)
+    assert front.inner_text("#estimate").startswith("About")
 
 
-def test_a_card_opens_its_comparison_and_takes_over_its_settings(browser: Any, app_url: str) -> None:
-    with opened(browser, link(app_url, methods="control")) as page:
+def test_bad_input_is_refused_before_it_queues_and_a_card_takes_over_its_settings(
+    browser: Any, app_url: str
+) -> None:
+    with opened(browser, link(app_url, frames=18, methods="control"), tolerated="422") as page:
         settled(page)
+        refused(page, "18 frames")
         page.click("#advanced > button")
+        page.fill("#frames input", "17")
+        page.fill("#height input", "33")
+        refused(page, "33 pixels")
+        page.fill("#height input", "32")
+        page.fill("#prompt textarea", " ")
+        refused(page, "the prompt is empty")
         assert page.input_value("#width input") == "32"
         entry = load_gallery()[-1]
         page.locator("#gallery button").last.click()
@@ -97,6 +102,18 @@ def test_a_card_opens_its_comparison_and_takes_over_its_settings(browser: Any, a
         assert Report.model_validate_json(downloaded(page, "Report, JSON")).digest == entry.report.digest
         rows = list(csv.reader(io.StringIO(downloaded(page, "All steps, CSV").decode())))
         assert len(rows) == 1 + sum(lane.steps for lane in entry.report.lanes)
+
+
+def refused(page: Any, said: str) -> None:
+    page.wait_for_function(
+        "(said) => document.querySelector('#estimate').textContent.includes(said)", arg=said
+    )
+    title = page.inner_text(".lanes-title")
+    with page.expect_response(lambda response: "queue/join" in response.url) as answer:
+        page.click("#run")
+    assert answer.value.status == 422
+    assert page.inner_text(".lanes-title") == title
+    assert page.is_enabled("#run")
 
 
 # ---- a run
@@ -172,16 +189,21 @@ def test_the_zip_holds_everything(after_a_run: Any, report: Report) -> None:
         assert Report.model_validate_json(packed.read("report.json")).digest == report.digest
 
 
-def test_the_link_restores_the_settings(browser: Any, after_a_run: Any, app_url: str) -> None:
-    address = after_a_run.locator("#settings-link a").get_attribute("href")
-    with opened(browser, address) as page:
+@pytest.fixture(scope="module")
+def restored(browser: Any, after_a_run: Any) -> Iterator[Any]:
+    """The page that the link on the first one leads to."""
+    with opened(browser, after_a_run.locator("#settings-link a").get_attribute("href")) as page:
         settled(page)
-        for there in (page, after_a_run):
-            there.click("#advanced > button")
-        for field in ("#prompt textarea", "#steps input", "#width input", "#frames input"):
-            assert page.input_value(field) == after_a_run.input_value(field)
-        checked = "[...document.querySelectorAll('#methods input')].map((box) => box.checked)"
-        assert page.evaluate(checked) == after_a_run.evaluate(checked) == [True] * len(ALL)
+        page.click("#advanced > button")
+        yield page
+
+
+def test_the_link_restores_the_settings(restored: Any, after_a_run: Any) -> None:
+    after_a_run.click("#advanced > button")
+    for field in ("#prompt textarea", "#steps input", "#width input", "#frames input"):
+        assert restored.input_value(field) == after_a_run.input_value(field)
+    checked = "[...document.querySelectorAll('#methods input')].map((box) => box.checked)"
+    assert restored.evaluate(checked) == after_a_run.evaluate(checked) == [True] * len(ALL)
 
 
 def test_the_code_is_that_of_the_chosen_lane(after_a_run: Any) -> None:
@@ -189,37 +211,50 @@ def test_the_code_is_that_of_the_chosen_lane(after_a_run: Any) -> None:
 
 
 def test_a_profile_checked_on_one_page_serves_a_run_on_the_other(
-    browser: Any, app_url: str, tmp_path: Path, bundled_profile: Profile
+    restored: Any, tmp_path: Path, bundled_profile: Profile
 ) -> None:
     """And what cannot be pulled is said beside the field in which it was named."""
-    path = tmp_path / "mine.json"
+    path, page = tmp_path / "mine.json", restored
     alone = {"magcache": None, "teacache": None, "presets": {}, "preset_nfe": {}}
     path.write_text(bundled_profile.model_copy(update=alone).to_json(), encoding="utf-8")
-    with opened(browser, link(app_url, methods="sencache,magcache")) as page:
-        settled(page)
-        page.get_by_role("tab", name="Profiles").click()
-        with page.expect_file_chooser() as chooser:
-            page.locator("#profile-upload").click()
-        chooser.value.set_files(path)
-        page.locator("#profile-facts h3", has_text="mine.json").wait_for()
-        page.get_by_role("tab", name="Compare").click()
-        page.click("#advanced > button")
-        page.click("#pull-source-button")
-        page.locator("#pull-source-note .bad", has_text="the Hub is switched off").wait_for()
-        page.click("#profile input")
-        page.get_by_role("option", name="mine.json").click()
-        run_to_the_end(page)
-        report = Report.model_validate_json(downloaded(page, "Report, JSON"))
-        used = {lane.name: lane.profile.path for lane in report.lanes if lane.profile}
-        assert used == {"sencache": "mine.json", "magcache": "tiny-wan.unipc-50.json"}
+    page.get_by_role("tab", name="Profiles").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#profile-upload").click()
+    chooser.value.set_files(path)
+    page.locator("#profile-facts h3", has_text="mine.json").wait_for()
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#pull-source-button")
+    page.locator("#pull-source-note .bad", has_text="the Hub is switched off").wait_for()
+    page.click("#profile input")
+    page.get_by_role("option", name="mine.json").click()
+    run_to_the_end(page)
+    report = Report.model_validate_json(downloaded(page, "Report, JSON"))
+    used = {lane.method: lane.profile.path for lane in report.lanes if lane.profile}
+    bundled = dict.fromkeys(("magcache", "teacache"), "tiny-wan.unipc-50.json")
+    assert used == {"sencache": "mine.json", **bundled}
 
 
 # ---- runs that end otherwise
 
 
-def test_a_second_run_is_the_same_as_the_first(browser: Any, app_url: str) -> None:
-    with opened(browser, link(app_url, methods="sencache,control")) as page:
+def test_cancel_stops_and_runs_after_it_go_through_and_agree(browser: Any, app_url: str) -> None:
+    with opened(browser, link(app_url, steps=400, methods="sencache,control")) as page:
         settled(page)
+        page.click("#run")
+        page.wait_for_function(
+            "document.querySelector('#status .note').textContent.startsWith('Running')", timeout=LONG
+        )
+        page.wait_for_function("document.querySelectorAll('#lanes .track .cell.c').length > 5")
+        page.click("#cancel")
+        page.wait_for_function(f"{STATUS}.startsWith('Cancelled')")
+        # What was on its way is drawn a moment later.
+        page.wait_for_timeout(500)
+        reached = page.evaluate(CELLS)
+        assert any("-" in cells for cells in reached.values())
+        page.wait_for_timeout(700)
+        assert page.evaluate(CELLS) == reached
+        page.click("#advanced > button")
+        page.fill("#steps input", str(STEPS))
         found = []
         for _ in range(2):
             run_to_the_end(page)
@@ -230,70 +265,31 @@ def test_a_second_run_is_the_same_as_the_first(browser: Any, app_url: str) -> No
                     for lane in report.lanes
                 ]
             )
-        assert found[0] == found[1]
+        assert found[0] == found[1] and report.request.steps == STEPS
 
 
-def test_cancel_stops_and_the_next_run_goes_through(browser: Any, app_url: str) -> None:
-    with opened(browser, link(app_url, steps=400, methods="fixed,control")) as page:
-        settled(page)
-        page.click("#run")
-        page.wait_for_function(
-            "document.querySelector('#status .note').textContent.startsWith('Running')", timeout=LONG
-        )
-        page.wait_for_function("document.querySelectorAll('#lanes .track .cell.c').length > 5")
-        page.click("#cancel")
-        page.wait_for_function(f"{STATUS}.startsWith('Cancelled')")
-        reached = page.evaluate(CELLS)
-        assert any("-" in cells for cells in reached.values())
-        page.wait_for_timeout(700)
-        assert page.evaluate(CELLS) == reached
-        page.goto(link(app_url, methods="control"))
-        settled(page)
-        run_to_the_end(page)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [({"prompt": " "}, "the prompt is empty"), ({"frames": 18}, "18 frames"), ({"height": 33}, "33 pixels")],
-)
-def test_bad_input_is_refused_before_it_queues(
-    browser: Any, app_url: str, wrong: dict[str, Any], said: str
+def test_hostile_text_stays_text_and_a_link_sets_only_what_its_fields_offer(
+    browser: Any, app_url: str
 ) -> None:
-    with opened(browser, link(app_url, **wrong), tolerated="422") as page:
-        settled(page)
-        if "prompt" in wrong:
-            page.fill("#prompt textarea", wrong["prompt"])
-        page.wait_for_function(
-            "(said) => document.querySelector('#estimate').textContent.includes(said)", arg=said
-        )
-        title = page.inner_text(".lanes-title")
-        with page.expect_response(lambda response: "queue/join" in response.url) as answer:
-            page.click("#run")
-        assert answer.value.status == 422
-        assert page.inner_text(".lanes-title") == title
-        assert page.is_enabled("#run")
-
-
-def test_hostile_text_stays_text(browser: Any, app_url: str) -> None:
-    with opened(browser, link(app_url, prompt=HOSTILE, methods="fixed")) as page:
-        settled(page)
-        run_to_the_end(page)
-        assert page.inner_text(".lanes-title") == HOSTILE
-        assert page.evaluate("window.pwned") is None
-        assert page.locator("img[src=x]").count() == 0
-        assert repr(HOSTILE) in page.inner_text("#code").replace("\n", "")
-
-
-def test_a_link_cannot_set_what_its_fields_do_not_offer(browser: Any, app_url: str) -> None:
+    """On a phone, where Run brings the lanes into sight."""
     hostile = {
+        "prompt": HOSTILE,
         "speed": HOSTILE,
         "budget": "x",
-        "methods": f"{HOSTILE},control",
+        "methods": f"{HOSTILE},fixed",
         "seed": "1e999",
         "steps": "-4",
+        "sencache.target": HOSTILE,
     }
-    with opened(browser, link(app_url, **hostile, **{"sencache.target": HOSTILE})) as page:
+    phone = {"viewport": {"width": 390, "height": 844}}
+    with opened(browser, link(app_url, **hostile), **phone) as page:
         settled(page)
         assert page.evaluate("window.pwned") is None
         assert page.locator("#methods input:checked").count() == 1
         assert page.locator("#speed input:checked").get_attribute("value") == "2"
+        run_to_the_end(page)
+        assert 0 <= page.evaluate("document.querySelector('#lanes').getBoundingClientRect().top") < 400
+        assert page.inner_text(".lanes-title") == HOSTILE
+        assert page.evaluate("window.pwned") is None
+        assert page.locator("img[src=x]").count() == 0
+        assert repr(HOSTILE) in page.inner_text("#code").replace("\n", "")

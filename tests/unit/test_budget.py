@@ -58,7 +58,7 @@ def nfe(policy: Policy, recording: Recording) -> int:
 
 @pytest.mark.parametrize("name", sorted(lively((2.0, 1.0))))
 @given(courses(least=4))
-@examples(40)
+@examples(20)
 def test_a_recording_plays_as_the_definitions_say(name, course):
     """The engine's sensors on tensors against the same signals in plain Python."""
     policy = lively(course.timesteps)[name]
@@ -240,7 +240,7 @@ def test_methods_without_a_knob_stay_as_they_are():
 
 
 @given(st.integers(1, STEPS))
-@examples(30)
+@examples(10)
 def test_fixed_spreads_exactly_the_budget(budget):
     found = match_nfe(Fixed(interval=5), [steady(0.125)], budget)
     computed = [record.step for record in simulate(found, steady(0.125)) if record.decision == "compute"]

@@ -7,18 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from guide_tables import memory_table
 from torch.utils.flop_counter import FlopCounterMode
 
 import sencache
 from sencache.models import families, flops
 from sencache.models.catalogue import MODELS
 from sencache.models.layout import read_config
-from sencache.models.listing import describe_model, memory_table
+from sencache.models.listing import describe_model
 from sencache.models.spec import ModelSpec
 
 ROOT = Path(sencache.__file__).parent.parent
@@ -110,10 +112,16 @@ def build(kind: str, config: dict[str, Any]) -> torch.nn.Module:
         return getattr(transformers, model)(getattr(transformers, f"{kind}Config")(**config))
 
 
+@cache
+def real(name: str) -> Any:
+    """One of the configurations, built once."""
+    return build(*CONFIGURATIONS[name])
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_counts_are_those_of_the_real_classes(name: str) -> None:
     """Every parameter once, tied ones too; nothing is allocated."""
-    counted = {id(p): p.numel() for p in build(*CONFIGURATIONS[name]).parameters()}
+    counted = {id(p): p.numel() for p in real(name).parameters()}
     assert getattr(families, name) == sum(counted.values())
 
 
@@ -126,7 +134,7 @@ def test_every_count_is_counted() -> None:
 def test_widths_are_those_of_the_real_transformers(key: str) -> None:
     spec = MODELS[key]
     name = next(name for name in CONFIGURATIONS if getattr(families, name) == spec.parameters["transformer"])
-    config: Any = build(*CONFIGURATIONS[name]).config
+    config = real(name).config
     assert spec.inner == config.num_attention_heads * config.attention_head_dim
     assert spec.feed_forward == getattr(config, "ffn_dim", 4 * spec.inner)
     assert spec.layers == config.num_layers
@@ -176,8 +184,8 @@ def one_step(spec: ModelSpec, transformer: Any) -> Callable[[], Any]:
     return lambda: transformer(hidden_states=latent, encoder_hidden_states=prompt, **common)
 
 
-TRANSFORMERS = ("wan-1.3b", "wan-14b-i2v-480p", "wan2.2-ti2v-5b", "cogvideox-2b", "cogvideox-5b")
-TRANSFORMERS += ("cogvideox1.5-5b", "ltx", "tiny-wan", "tiny-cogvideox", "tiny-ltx")
+TRANSFORMERS = ("wan-14b-i2v-480p", "wan2.2-ti2v-5b", "cogvideox-2b", "cogvideox1.5-5b")
+TRANSFORMERS += ("ltx", "tiny-wan", "tiny-cogvideox", "tiny-ltx")
 
 
 @pytest.mark.parametrize("key", TRANSFORMERS)
@@ -188,7 +196,7 @@ def test_flops_of_a_step_are_those_of_the_real_transformer(key: str) -> None:
         transformer = bundled_part(spec, "transformer")
     else:
         names = (n for n in CONFIGURATIONS if getattr(families, n) == spec.parameters["transformer"])
-        transformer = build(*CONFIGURATIONS[next(names)])
+        transformer = real(next(names))
     calls = 2 if spec.architecture == "wan" else 1
     assert flops.guided_step(spec) == pytest.approx(calls * counted(one_step(spec, transformer)), rel=0.01)
     unguided = replace(spec, guidance_scale=1.0)
@@ -206,7 +214,7 @@ def test_flops_of_decoding_are_those_of_the_real_vae(key: str) -> None:
     """
     spec = MODELS[key]
     spec = replace(spec, frames=min(spec.frames, 33)) if key in ("wan-1.3b", "wan2.2-ti2v-5b") else spec
-    vae: Any = build(*CONFIGURATIONS[VAES[key]]) if key in VAES else bundled_part(spec, "vae")
+    vae: Any = real(VAES[key]) if key in VAES else bundled_part(spec, "vae")
     channels = getattr(vae.config, "z_dim", None) or vae.config.latent_channels
     cell = {"tiny-ltx": 16, "wan2.2-ti2v-5b": 16, "ltx": 32, "ltx-0.9.1": 32}.get(key, 8)
     frames = (spec.frames - 1) // spec.temporal_compression + 1
@@ -220,8 +228,7 @@ def test_the_guides_table_is_that_of_the_list() -> None:
     lines = GUIDE.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| model | repository |"))
     assert lines[start : start + len(memory_table(MODELS.values()))] == memory_table(MODELS.values()), (
-        "paste the output of: python -c 'from sencache.models.catalogue import MODELS; "
-        'from sencache.models.listing import memory_table; print(*memory_table(MODELS.values()), sep="\\n")\''
+        "paste the output of: python docs/guide_tables.py"
     )
 
 

@@ -114,7 +114,7 @@ def after(controls: Controls, query: dict[str, str], before: dict[str, Any]) -> 
     return values | {name: update["value"] for name, update in updates if "value" in update}
 
 
-@settings(deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from guide_tables import first_run_table, seconds_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from sencache.app.seconds import (
     rate_of,
     reserved,
 )
-from sencache.app.timetable import first_run_table, seconds_table
 from sencache.models.catalogue import MODELS
 from sencache.models.flops import guided_step
 
@@ -182,4 +182,4 @@ def test_devices_are_learnt_apart() -> None:
 )
 def test_the_guides_tables_are_those_of_the_code(table: Any, keys: list[str]) -> None:
     written, lines = GUIDE.read_text(encoding="utf-8"), table(MODELS[key] for key in keys)
-    assert "\n".join(lines) + "\n\n" in written, "paste this:\n" + "\n".join(lines)
+    assert "\n".join(lines) + "\n\n" in written, "paste the output of: python docs/guide_tables.py"

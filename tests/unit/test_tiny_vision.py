@@ -19,7 +19,7 @@ BACKWARDS = {**MIRRORED, **FLIPPED, "grow": "shrink", "shrink": "grow"}
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[Scene, np.ndarray]]:
     rng = np.random.default_rng(11)
-    sample = [clips.sample_clip(rng, held_out=bool(i % 2)) for i in range(120)]
+    sample = [clips.sample_clip(rng, held_out=bool(i % 2)) for i in range(70)]
     return [(clip.scene, clips.render(clip)) for clip in sample]
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from sencache.comparison.compare import compare
@@ -45,7 +44,7 @@ OWN_SCHEDULE = {"lanes.trace.timestep", "lanes.trace.sigma"}
 # Settings need not have made a difference to the decisions on record; knobs have a test of their own.
 SETTINGS = "lanes.config."
 DIGEST_PROBLEM = "the digest is not that of the content: something was changed after the run"
-SAMPLE = 2
+SAMPLE = 1
 
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "preset": (
@@ -75,13 +74,7 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and two test runs at once would fight over the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=COMPARISONS.values(), ids=COMPARISONS)
@@ -121,7 +114,7 @@ def field_of(path: Path) -> str:
 
 
 def sampled(data: dict[str, Any]) -> Iterator[tuple[Path, float]]:
-    """The first numbers and the last of every field of every lane."""
+    """The first number and the last of every field of every lane."""
     groups: dict[tuple[Any, str], list[tuple[Path, float]]] = defaultdict(list)
     for path, value in leaves(data):
         groups[path[1] if path[0] == "lanes" else None, field_of(path)].append((path, value))
@@ -189,7 +182,7 @@ def test_any_changed_number_is_noticed(findings: dict[Path, list[str]]) -> None:
 
 
 def test_any_last_digit_is_under_the_digest(one: dict[str, Any], report: Report) -> None:
-    for path, value in leaves(one):
+    for path, value in sampled(one):
         other = value + 1 if isinstance(value, int) else math.nextafter(value, math.inf)
         assert changed(one, path, other).content_digest() != report.digest, path
 
@@ -220,17 +213,25 @@ def test_replay_notices_whatever_follows_from_other_numbers(
 
 def test_a_flipped_decision_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
     other = {"compute": "reuse", "reuse": "compute"}
-    for path, was in words(one, "decision"):
-        assert any("decision is" in problem for problem in verify(changed(one, path, other[was]), find)), path
+    for pair in pairs(one):
+        for path, was in words(pair, "decision"):
+            problems = verify(changed(pair, path, other[was]), find)
+            assert any("decision is" in problem for problem in problems), path
 
 
 def test_another_reason_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
     reasons = [reason for reason in get_args(Reason) if reason != "no_cache"]
-    for count, (path, was) in enumerate(words(one, "reason")):
-        other = next(reason for reason in reasons[count % len(reasons) :] + reasons if reason != was)
-        assert any(f"reason is {other}" in problem for problem in verify(changed(one, path, other), find)), (
-            path
-        )
+    for pair in pairs(one):
+        for count, (path, was) in enumerate(words(pair, "reason")):
+            other = next(reason for reason in reasons[count % len(reasons) :] + reasons if reason != was)
+            problems = verify(changed(pair, path, other), find)
+            assert any(f"reason is {other}" in problem for problem in problems), path
+
+
+def pairs(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each lane beside the full run alone: no decision rests on another lane."""
+    for lane in data["lanes"][1:]:
+        yield {**data, "lanes": [data["lanes"][0], lane]}
 
 
 def words(data: dict[str, Any], name: str) -> Iterator[tuple[Path, str]]:
@@ -307,11 +308,12 @@ def test_a_changed_copy_of_a_profile_has_another_hash(bundled_profile: Profile) 
 
 
 def test_a_forged_record_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
-    for path, was in words(one, "signals"):
-        if was:
-            assert any("signals" in problem for problem in verify(changed(one, path, {}), find)), path
-    for path, _ in words(one, "reason"):
-        assert verify(changed(one, path, "no_cache"), find)
+    for pair in pairs(one):
+        for path, was in words(pair, "signals"):
+            if was:
+                assert any("signals" in problem for problem in verify(changed(pair, path, {}), find)), path
+        for path, _ in words(pair, "reason"):
+            assert verify(changed(pair, path, "no_cache"), find)
 
 
 def test_a_report_without_a_full_run_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
@@ -374,11 +376,14 @@ def test_settings_that_no_run_can_have_are_a_problem_not_an_error(
     assert "names a profile, which fixed does not use" in problem
 
 
-@pytest.mark.parametrize("value", [10**400, 1e308, -1e308, -1])
+@pytest.mark.parametrize("value", [10**400, 1e308, -1e308])
 def test_no_number_whatever_makes_it_crash(one: dict[str, Any], find: FindProfile, value: float) -> None:
-    for path, was in sampled(one):
-        try:
-            report = changed(one, path, type(was)(value))
-        except (ValidationError, OverflowError):
-            continue
-        assert DIGEST_PROBLEM in verify(report, find), path
+    for nth, pair in enumerate(pairs(one)):
+        for path, was in sampled(pair):
+            if nth and path[:2] != ("lanes", 1):
+                continue
+            try:
+                report = changed(pair, path, type(was)(value))
+            except (ValidationError, OverflowError):
+                continue
+            assert DIGEST_PROBLEM in verify(report, find), path

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sencache import video
 from sencache.errors import SencacheError
-from sencache.video import difference, read_mp4, safe_name, to_uint8, write_mp4
+from sencache.video import read_mp4, safe_name, to_uint8, write_mp4
 
 CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
 LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
@@ -255,25 +255,6 @@ def test_floats_round_to_the_nearest_byte() -> None:
         assert np.array_equal(to_uint8(values)[0, :, :, 0].ravel(), levels)
     half = np.array([0.25, 0.5, 1.0], np.float16).reshape(1, 1, 1, 3)
     assert to_uint8(half).ravel().tolist() == [64, 128, 255]
-
-
-def test_difference_is_absolute_amplified_and_clipped() -> None:
-    reference = np.full((1, 2, 2, 3), 100, np.uint8)
-    frames = reference.copy()
-    frames[0, 0] = [[90, 100, 110], [101, 200, 0]]
-    shown = difference(frames, reference, gain=4)
-    assert shown.dtype == np.uint8
-    assert shown[0, 0].tolist() == [[40, 0, 40], [4, 255, 255]]
-    assert np.array_equal(shown, difference(reference, frames, gain=4))
-    assert not difference(reference, reference, gain=1000).any()
-    assert np.array_equal(difference(frames / 255, reference, gain=4), shown)
-
-
-def test_difference_refuses_what_it_cannot_show() -> None:
-    with pytest.raises(SencacheError, match="same frame count"):
-        difference(ramp(2), ramp(3), gain=1)
-    with pytest.raises(SencacheError, match="gain of 0"):
-        difference(ramp(2), ramp(2), gain=0)
 
 
 @pytest.mark.parametrize("name", ["none", "fewer-steps", "fixed", "sencache", "teacache", "control", "a_1"])
