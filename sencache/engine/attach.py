@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sencache.engine.architectures import ARCHITECTURES
+from sencache.architectures import known_transformers
 from sencache.engine.mount import Mount
 from sencache.engine.run import Observer
 from sencache.engine.session import Session
@@ -28,7 +28,7 @@ from sencache.trace import Trace
 def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> Iterator[Trace]:
     """Run `pipe` under `policy` inside the `with` block; yields the trace of its newest generation.
 
-    `pipe` is a diffusers pipeline with a Wan, CogVideoX or LTX-Video transformer. Inside the block call it as
+    `pipe` is a diffusers pipeline with a transformer of a known architecture. Inside the block call it as
     usual, as often as you like: every call starts afresh. Raises SencacheError when the pipeline or the
     profile cannot be used, when another cache is active, or when the block ends without the transformer ever
     having been called.
@@ -55,7 +55,7 @@ def _transformers(pipe: Any) -> list[torch.nn.Module]:
     if not found:
         raise SencacheError(
             f"a {type(pipe).__name__} has no transformer to attach to; "
-            f"use a pipeline with one of {', '.join(ARCHITECTURES)}"
+            f"use a pipeline with one of {known_transformers()}"
         )
     return found
 

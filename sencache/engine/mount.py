@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 
-from sencache.engine.architectures import BlockSignal, ChildSignal, architecture_of
+from sencache.architectures import architecture_of
+from sencache.architectures.base import BlockSignal, ChildSignal
 from sencache.engine.cache import History, cached_value
 from sencache.engine.compiled import closed, closed_to_itself
 from sencache.engine.run import Run, Turn
@@ -50,7 +52,7 @@ class Mount:
         self.architecture = architecture_of(module)
         config: Any = module.config
         self.channels = config.out_channels or config.in_channels
-        self.blocks: Any = module._modules[self.architecture.blocks]
+        self.lists: list[Any] = [module._modules[name] for name in self.architecture.blocks]
         self.signal = self._find_signal()
         self.stand_ins = self._make_stand_ins()
         self.originals = {name: module._modules[name] for name in self.stand_ins}
@@ -69,7 +71,7 @@ class Mount:
                 "choose a profile made for this architecture"
             )
         signal = known[wanted]
-        if isinstance(signal, BlockSignal) and signal.weights and self._on_disk(self.blocks[0]):
+        if isinstance(signal, BlockSignal) and signal.weights and self._on_disk(self.lists[0][0]):
             raise SencacheError(
                 f"the signal {wanted!r} needs a block's weights, which are offloaded to disk; "
                 "offload to memory, or use a method that looks at no signal"
@@ -83,9 +85,9 @@ class Mount:
         return hook is not None and hook.group.offload_to_disk_path is not None
 
     def _make_stand_ins(self) -> dict[str, torch.nn.Module]:
-        stand_ins: dict[str, torch.nn.Module] = {
-            self.architecture.blocks: torch.nn.ModuleList([Stack(self.play, self.blocks)])
-        }
+        first, *rest = self.architecture.blocks
+        stand_ins: dict[str, torch.nn.Module] = {name: torch.nn.ModuleList() for name in rest}
+        stand_ins[first] = torch.nn.ModuleList([Stack(self.play, self.lists)])
         if isinstance(self.signal, ChildSignal):
             child: Any = self.module._modules[self.signal.child]
             stand_ins[self.signal.child] = Tap(child, self.show)
@@ -124,7 +126,11 @@ class Mount:
         return expected[made % len(expected)]
 
     def _expected_branches(self) -> tuple[str, ...]:
-        return self.architecture.branches if self.session.guided() else self.architecture.branches[:1]
+        run = self.session.run
+        if self.architecture.embedded_guidance and run and run.seen:
+            return tuple(run.seen)
+        guided = self.session.guided(self.architecture)
+        return self.architecture.branches if guided else self.architecture.branches[:1]
 
     def restore(self) -> None:
         """Put the transformer's own children back."""
@@ -159,7 +165,7 @@ class Mount:
 
     @closed_to_itself
     def _computed(self, block_call: BlockCall, keep: Callable[[torch.Tensor], object] | None) -> Any:
-        done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
+        done = run_blocks(chain.from_iterable(self.lists), self.architecture.text_stream, block_call)
         if keep is not None:
             keep(done.hidden - block_call.hidden)
         return done.returned(self.architecture.text_stream)
@@ -172,7 +178,7 @@ class Mount:
     @closed
     def _decide(self, call: Call, block_call: BlockCall) -> None:
         if isinstance(self.signal, BlockSignal):
-            call.signal = self.signal.read(self.blocks[0], block_call)
+            call.signal = self.signal.read(self.lists[0][0], block_call)
         conditional = slice(len(call.latent) // 2, None) if self.session.doubled else slice(None)
         call.scene = Scene(call.turn.step, call.latent, conditional, id(self.module), call.signal)
         call.scene.latent = self.session.unrounded.of(call.scene.latent)
@@ -255,7 +261,7 @@ class Mount:
             self.architecture.latent(hidden, self.channels).copy_(_repeated(latent, len(hidden)))
         residuals: list[torch.Tensor] = []
         self.rerunning = residuals
-        self.module._modules[self.architecture.blocks] = self.stand_ins[self.architecture.blocks]
+        self.module._modules.update({name: self.stand_ins[name] for name in self.architecture.blocks})
         try:
             args, kwargs = _with_hidden(hidden, args, {**kwargs, "timestep": moved})
             output: torch.Tensor = self.module(*args, **kwargs)[0]

@@ -43,6 +43,8 @@ class Run:
         self.rule = policy.start(schedule)
         self.sensors = [SENSORS[sense]() for sense in policy.senses]
         self.turn: Turn | None = None
+        # Every branch called so far.
+        self.seen: dict[str, None] = {}
         self._histories: dict[tuple[int, str], History] = {}
 
     def enter(self, branch: str, index: int | None) -> Turn:
@@ -54,6 +56,7 @@ class Run:
         if turn is None or branch in turn.branches or (index is not None and index != last):
             turn = self.turn = Turn(self._step(last + 1 if index is None else index))
         turn.branches.add(branch)
+        self.seen[branch] = None
         return turn
 
     def _step(self, index: int) -> Step:

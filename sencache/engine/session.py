@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sencache.engine.architectures import Architecture
+from sencache.architectures.base import Architecture
 from sencache.engine.run import Observer, Run
 from sencache.engine.unrounded import Unrounded
 from sencache.policies.base import Policy, Schedule
@@ -34,7 +34,7 @@ class Session:
             schedule = _schedule(self.pipe)
             self._check_profile(architecture, schedule, latent)
             # The batch is doubled, or not, for a whole run, whatever happens to the scale during it.
-            self.doubled = len(architecture.branches) == 1 and self.guided()
+            self.doubled = architecture.doubles_batch and self.guided(architecture)
             self.run = Run(self.policy, schedule, self.trace, self.observer)
             self.unrounded.follow(self.pipe.scheduler)
         return self.run
@@ -45,9 +45,9 @@ class Session:
             profile.require(architecture.name)
             self.trace.notes += profile.differences(schedule.timesteps, latent[0].numel())
 
-    def guided(self) -> bool:
+    def guided(self, architecture: Architecture) -> bool:
         """Whether the pipeline evaluates both guidance branches at this step."""
-        return bool(getattr(self.pipe, "guidance_scale", 2.0) > 1)
+        return architecture.guided(getattr(self.pipe, "guidance_scale", 2.0))
 
     def drop(self) -> None:
         """Give up the run in progress: the next call starts another, whatever its timesteps."""

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from sencache.schema import MAX_STEPS, Strict
 
-Architecture = Literal["wan", "cogvideox", "ltx"]
+# Those that are known are found where a model is at hand; a profile of another one loads and serves none.
+Architecture = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_.-]*$")]
 Text = Annotated[str, Field(max_length=2000)]
 # What may become a part of a path or of an address: no separators, no leading dots.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
