@@ -29,12 +29,14 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
 def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
     config = pipe.vae.config
     if config.latents_mean is None or config.latents_std is None:
-        return encoded * config.scaling_factor
+        scaled: torch.Tensor = encoded * config.scaling_factor
+        return scaled
     mean, std = (
         encoded.new_tensor(values).view(1, -1, 1, 1, 1)
         for values in (config.latents_mean, config.latents_std)
     )
-    return (encoded - mean) * config.scaling_factor / std
+    normal: torch.Tensor = (encoded - mean) * config.scaling_factor / std
+    return normal
 
 
 ARCHITECTURE = Architecture(

@@ -11,6 +11,7 @@ from sencache.errors import SencacheError
 from sencache.models.families import (
     COGVIDEOX15_5B,
     COGVIDEOX_2B,
+    COGVIDEOX_5B,
     COGVIDEOX_5B_IMAGE,
     COGVIDEOX_MODEL,
     COGVIDEOX_VAE,
@@ -160,6 +161,7 @@ MODELS: dict[str, ModelSpec] = {
             key="cogvideox-5b",
             summary="CogVideoX, text to video, 720x480",
             source="THUDM/CogVideoX-5b",
+            parameters=t5_parts(COGVIDEOX_5B, COGVIDEOX_VAE),
             profile="cogvideox-5b",
         ),
         COGVIDEOX_MODEL(

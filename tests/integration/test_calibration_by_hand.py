@@ -127,7 +127,7 @@ def _doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ARCHITECTURES,
         "toy",
-        Architecture("toy", ("ToyDenoiser",), blocks=("blocks",), branches=("cond_uncond",), channel_axis=1),
+        Architecture("toy", ("ToyDenoiser",), ("blocks",), 1, ("cond_uncond",)),
     )
 
 

@@ -33,6 +33,7 @@ def unipc(**changes: Any) -> Any:
 FLOW = {
     "unipc": unipc,
     "euler": lambda: laid_out(FlowMatchEulerDiscreteScheduler(shift=3.0)),
+    "inverted": lambda: laid_out(FlowMatchEulerDiscreteScheduler(shift=3.0, invert_sigmas=True)),
 }
 VARIANCE = {
     f"{cls.__name__}-{prediction}-{spacing}-{rescaled}": (
