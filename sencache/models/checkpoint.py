@@ -144,10 +144,15 @@ def missing_files(folder: Path) -> list[str]:
     missing = [f"{name}/" for name in named if not (folder / name).is_dir()]
     missing += [f"{name}/config.json" for name in parts if not (folder / name / "config.json").is_file()]
     missing += [file for name in parts for file in _missing_weights(folder, name)]
-    # Without a vocabulary transformers makes one up.
-    if not missing and not any((folder / name).is_file() for name in (FAST, SLOW)):
-        missing.append(SLOW)
-    return missing
+    return missing or [file for name in named if (file := _missing_vocabulary(folder, name))]
+
+
+def _missing_vocabulary(folder: Path, part: str) -> str | None:
+    """Without one transformers makes it up."""
+    if not part.startswith("tokenizer"):
+        return None
+    files = (SLOW, FAST) if part == "tokenizer" else (f"{part}/vocab.json", f"{part}/tokenizer.json")
+    return None if any((folder / file).is_file() for file in files) else files[0]
 
 
 def _missing_weights(folder: Path, part: str) -> list[str]:
