@@ -27,7 +27,8 @@ class Attachment:
         run.
         """
         if self.run is None or self.pipe.scheduler.timesteps is not self.scheduler.timesteps:
-            self.called, self.run = True, None
+            self.called = True
+            self.drop()
             if not self.scheduler.goes_on:
                 self.trace.clear()
             self.scheduler.follow(self.pipe)
