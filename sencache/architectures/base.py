@@ -118,9 +118,9 @@ class Architecture:
     The network. `transformers`: its classes. `blocks`: attributes of its block lists, which run one after the
     other and are skipped together. `text_stream`: blocks take and return the text's states beside the
     video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels;
-    image-to-video models append theirs after them. `branches`: cache-context names of the calls that make one
-    guided step; a single name means that guidance doubles the batch instead. `embedded_guidance`: the
-    pipeline's guidance_scale goes into the network and calls it no second time. `signals`: what TeaCache may
+    image-to-video models append theirs after them. `doubles_batch`: guidance doubles the batch of a call,
+    where others make a second one. `embedded_guidance`: the pipeline's guidance_scale goes into the network
+    and needs no second prompt. `signals`: what TeaCache may
     look at, the first one being the default.
 
     The pipelines. `pipelines`: classes of diffusers, and whether each starts from a still; `choose` tells
@@ -138,7 +138,6 @@ class Architecture:
     transformers: tuple[str, ...]
     blocks: tuple[str, ...]
     channel_axis: int
-    branches: tuple[str, ...]
     pipelines: Mapping[str, bool] = field(default_factory=dict)
     samplers: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -148,6 +147,7 @@ class Architecture:
     encode: Callable[..., tuple[Any, ...]] = encode_both
     text_encoders: tuple[str, ...] = ("text_encoder",)
     text_stream: bool = False
+    doubles_batch: bool = False
     embedded_guidance: bool = False
     signals: Mapping[str, BlockSignal | ChildSignal] = field(default_factory=dict)
     choose: Callable[[Config, bool], str] = named_class
@@ -158,7 +158,7 @@ class Architecture:
             raise SencacheError(
                 f"{self.name!r} cannot name an architecture; use small letters, digits and any of _.-"
             )
-        required = ["transformers", "blocks", "branches", "encoded", "text_encoders"]
+        required = ["transformers", "blocks", "encoded", "text_encoders"]
         required += ["samplers", "defaults", "describe"] if self.pipelines else []
         for fact in required:
             given = getattr(self, fact)
@@ -178,11 +178,6 @@ class Architecture:
     def default_signal(self) -> str | None:
         """The signal a calibration fits TeaCache's polynomial on."""
         return next(iter(self.signals), None)
-
-    @property
-    def doubles_batch(self) -> bool:
-        """Whether guidance doubles the batch of one call."""
-        return len(self.branches) == 1
 
     def guided(self, guidance_scale: float) -> bool:
         """Whether a step at this scale evaluates the network for a second prompt."""

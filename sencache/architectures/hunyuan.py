@@ -46,8 +46,6 @@ ARCHITECTURE = Architecture(
     transformers=("HunyuanVideoTransformer3DModel",),
     blocks=("transformer_blocks", "single_transformer_blocks"),
     channel_axis=1,
-    # The second where the pipeline is called with a true_cfg_scale.
-    branches=("cond", "uncond"),
     text_stream=True,
     embedded_guidance=True,
     signals={"time_embedding": BlockSignal(read_temb)},

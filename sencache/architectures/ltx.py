@@ -66,7 +66,7 @@ ARCHITECTURE = Architecture(
     transformers=("LTXVideoTransformer3DModel",),
     blocks=("transformer_blocks",),
     channel_axis=2,
-    branches=("cond_uncond",),
+    doubles_batch=True,
     signals={"modulated_input": BlockSignal(_modulated, weights=True)},
     pipelines={"LTXPipeline": False, "LTXConditionPipeline": False, "LTXImageToVideoPipeline": True},
     samplers={"euler": "FlowMatchEulerDiscreteScheduler"},

@@ -65,7 +65,6 @@ ARCHITECTURE = Architecture(
     transformers=("WanTransformer3DModel",),
     blocks=("blocks",),
     channel_axis=1,
-    branches=("cond", "uncond"),
     signals={
         "time_projection": BlockSignal(read_temb),
         "time_embedding": ChildSignal("condition_embedder"),

@@ -164,7 +164,7 @@ def test_a_second_tokenizer_needs_its_vocabulary(name: str, folder: Path) -> Non
     [
         ({"name": "My Model"}, "'My Model' cannot name an architecture; use small letters"),
         ({"blocks": "blocks"}, "wan has 'blocks' as blocks; give at least one, not as a bare text"),
-        ({"branches": ()}, r"wan has \(\) as branches"),
+        ({"transformers": ()}, r"wan has \(\) as transformers"),
         ({"describe": None}, "wan has None as describe"),
         ({"signals": {"temb": "temb"}}, "the signal 'temb' of wan is a str; give a BlockSignal"),
     ],
@@ -179,7 +179,7 @@ def test_what_nobody_knows_is_named_with_what_there_is() -> None:
         find_architecture("flux")
     with pytest.raises(SencacheError, match=r"the transformer Linear; use a pipeline with one of .*Wan"):
         architecture_of(torch.nn.Linear(1, 1))
-    bare = Architecture("bare", ("Bare",), ("blocks",), 1, ("cond",))
+    bare = Architecture("bare", ("Bare",), ("blocks",), 1)
     assert bare.default_signal is None and not bare.pipelines
 
 

@@ -116,9 +116,7 @@ def _toys_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ARCHITECTURES,
         "toy",
-        Architecture(
-            "toy", ("ToyDenoiser",), blocks=("blocks",), branches=("cond", "uncond"), channel_axis=1
-        ),
+        Architecture("toy", ("ToyDenoiser",), ("blocks",), 1),
     )
 
 
@@ -127,7 +125,7 @@ def _doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ARCHITECTURES,
         "toy",
-        Architecture("toy", ("ToyDenoiser",), ("blocks",), 1, ("cond_uncond",)),
+        Architecture("toy", ("ToyDenoiser",), ("blocks",), 1, doubles_batch=True),
     )
 
 
