@@ -11,12 +11,6 @@ from typing_extensions import TypedDict
 MAX_PROMPT = 2000
 MAX_STEPS = 1000
 
-# The samplers offered for each architecture, by the words that choose them.
-SCHEDULERS = {
-    "wan": {"unipc": "UniPCMultistepScheduler", "euler": "FlowMatchEulerDiscreteScheduler"},
-    "cogvideox": {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"},
-    "ltx": {"euler": "FlowMatchEulerDiscreteScheduler"},
-}
 # What each flow-matching class calls the shift of its schedule towards high noise.
 SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
 

@@ -14,11 +14,15 @@ from typing import Any
 import diffusers
 import torch
 from pipelines import unipc
-from published import COGVIDEOX_2B, COGVIDEOX_5B, LTX, WAN, Form, publish
+from published import COGVIDEOX_2B, COGVIDEOX_5B, HUNYUAN, LTX, MOCHI, WAN, Form, publish, subword_tokenizers
 from transformers import (
     CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    LlamaConfig,
+    LlamaModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -194,6 +198,76 @@ def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
     )
 
 
+def skyreels() -> Any:
+    return diffusers.SkyReelsV2Pipeline(
+        tokenizer=tokenizer(),
+        text_encoder=text_encoder(multilingual=True),
+        vae=wan_vae(),
+        scheduler=unipc(),
+        transformer=diffusers.SkyReelsV2Transformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            text_dim=WIDTH,
+            freq_dim=32,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=32,
+        ).eval(),
+    )
+
+
+def mochi() -> Any:
+    return diffusers.MochiPipeline(
+        tokenizer=tokenizer(),
+        text_encoder=text_encoder(multilingual=False),
+        vae=diffusers.AutoencoderKLMochi(
+            encoder_block_out_channels=(32, 32, 32, 32),
+            decoder_block_out_channels=(32, 32, 32, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+        ).eval(),
+        transformer=diffusers.MochiTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            pooled_projection_dim=16,
+            text_embed_dim=WIDTH,
+            time_embed_dim=4,
+        ).eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+    )
+
+
+def hunyuan() -> Any:
+    tokens, tokens_2 = subword_tokenizers()
+    sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": 2}
+    clip = CLIPTextConfig(
+        vocab_size=len(tokens_2), num_hidden_layers=1, eos_token_id=tokens_2.eos_token_id, **sizes
+    )
+    return diffusers.HunyuanVideoPipeline(
+        tokenizer=tokens,
+        # The pipeline takes the states before its last two layers.
+        text_encoder=LlamaModel(LlamaConfig(vocab_size=len(tokens), num_hidden_layers=3, **sizes)).eval(),
+        tokenizer_2=tokens_2,
+        text_encoder_2=CLIPTextModel(clip).eval(),
+        vae=diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2
+        ).eval(),
+        transformer=diffusers.HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            text_embed_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            rope_axes_dim=(4, 4, 4),
+        ).eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a checkpoint is made and published, a size that it takes, and whether it starts from a still."""
@@ -232,6 +306,9 @@ LAYOUTS: dict[str, Layout] = {
     "ltx": Layout(ltx, LTX, frames=9),
     "ltx-0.9.1": Layout(lambda: ltx(timestep_aware=True), LTX, frames=9),
     "ltx-condition": Layout(lambda: ltx("LTXConditionPipeline"), LTX, frames=9),
+    "skyreels": Layout(skyreels, WAN),
+    "mochi": Layout(mochi, MOCHI, frames=7),
+    "hunyuan": Layout(hunyuan, HUNYUAN),
     "ltx-image": Layout(lambda: ltx("LTXImageToVideoPipeline"), LTX, frames=9, image=True),
 }
 

@@ -28,7 +28,8 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from sencache.models.model import ENCODED, MODELS, Model
+from sencache.architectures import ARCHITECTURES
+from sencache.models.model import MODELS, Model
 from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
 from sencache.profiles.constants import (
     MagnitudeRatios,
@@ -286,7 +287,7 @@ class Prompted(Model):
     def encode(self, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, torch.Tensor]:
         """Those that the pipeline's own arguments hold."""
         arguments = self.tiny.arguments(1)
-        return {name: arguments[name] for name in ENCODED[self.tiny.name]}
+        return {name: arguments[name] for name in ARCHITECTURES[self.tiny.name].encoded}
 
 
 def model_of(tiny: Tiny) -> Prompted:

@@ -1,7 +1,7 @@
 """Blocks compiled ahead of time: ZeroGPU lends no time for torch.compile within a visitor's call.
 
 Blocks and not whole transformers, so that a cache can still leave them out. One package serves all blocks of
-a transformer, each with its own weights. It is made for one kind of GPU and one size of video; calls of any
+a list, each with its own weights. It is made for one kind of GPU and one size of video; calls of any
 other layout run the blocks as they are. LoRA weights must be loaded before.
 
 Run on a CPU, inductor included; not yet on ZeroGPU.
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from sencache.engine.architectures import architecture_of
+from sencache.architectures import architecture_of
 
 Layout = Any
 
@@ -80,4 +80,5 @@ def layout_of(value: Any) -> Layout:
 
 
 def _blocks(transformer: Any) -> Any:
-    return transformer.get_submodule(architecture_of(transformer).blocks)
+    # One package holds one kind of block: where there are several lists, that of the first.
+    return transformer.get_submodule(architecture_of(transformer).blocks[0])

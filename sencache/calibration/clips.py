@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from sencache.architectures import find_architecture
 from sencache.errors import SencacheError
 from sencache.video import reason, run_ffmpeg
 
@@ -52,35 +52,9 @@ def clean_latent(pipe: Any, architecture: str, pixels: torch.Tensor) -> torch.Te
     vae = pipe.vae
     with torch.no_grad():
         encoded = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    return LAYOUTS[architecture](pipe, encoded)
-
-
-def _wan(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
-    mean, std = (
-        torch.tensor(getattr(pipe.vae.config, name)).view(1, -1, 1, 1, 1).to(encoded)
-        for name in ("latents_mean", "latents_std")
-    )
-    return (encoded - mean) / std
-
-
-def _cogvideox(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
-    latent = (encoded * pipe.vae_scaling_factor_image).permute(0, 2, 1, 3, 4)
-    # Models with a temporal patch pad in front, and drop the padding when they decode.
-    missing = -latent.shape[1] % (pipe.transformer.config.patch_size_t or 1)
-    return torch.cat([latent[:, :1].expand(-1, missing, -1, -1, -1), latent], dim=1)
-
-
-def _ltx(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
-    vae = pipe.vae
-    normal = pipe._normalize_latents(encoded, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
-    packed: torch.Tensor = pipe._pack_latents(
-        normal, pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size
-    )
-    return packed
-
-
-LAYOUTS: Mapping[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
-    "wan": _wan,
-    "cogvideox": _cogvideox,
-    "ltx": _ltx,
-}
+    clean = find_architecture(architecture).clean
+    if clean is None:
+        raise SencacheError(
+            f"nothing is known of how {architecture} lays out an encoded clip; use --method trajectory"
+        )
+    return clean(pipe, encoded)

@@ -12,7 +12,8 @@ from sencache.errors import SencacheError
 class Noising:
     """The schedule that `scheduler` has laid out for the run in progress, as signal and noise levels.
 
-    Flow matching schedules mix `(1 - sigma) x_0 + sigma noise` and predict `noise - x_0`; the others mix
+    Flow matching schedules mix `(1 - sigma) x_0 + sigma noise` and predict `noise - x_0`, inverted ones
+    `sigma x_0 + (1 - sigma) noise` and `x_0 - noise`; the others mix
     `sqrt(a) x_0 + sqrt(1 - a) noise` and predict what `prediction_type` says. Raises SencacheError for a
     scheduler that is neither.
     """
@@ -21,6 +22,7 @@ class Noising:
         self.scheduler = scheduler
         config = scheduler.config
         self.flow = not hasattr(scheduler, "alphas_cumprod") or bool(config.get("use_flow_sigmas"))
+        self.inverted = bool(config.get("invert_sigmas"))
         self.prediction = "flow_prediction" if self.flow else config.get("prediction_type")
         if self.prediction not in ("flow_prediction", "v_prediction", "epsilon", "sample"):
             raise SencacheError(
@@ -36,7 +38,7 @@ class Noising:
         """(signal, noise) at the step: the latent is `signal x_0 + noise_level noise`."""
         if self.flow:
             sigma = float(self.scheduler.sigmas[step])
-            return 1 - sigma, sigma
+            return (sigma, 1 - sigma) if self.inverted else (1 - sigma, sigma)
         kept = float(self.scheduler.alphas_cumprod[int(self.timestep(step))])
         return kept**0.5, (1 - kept) ** 0.5
 
@@ -52,7 +54,9 @@ class Noising:
         here, there = self.levels(step), self.levels(step + 1)
         x, output, dtype = x.float(), output.float(), x.dtype
         if self.flow:
-            return (x + (there[1] - here[1]) * output).to(dtype)
+            # Along sigma, which is the noise's share or, inverted, the signal's.
+            level = 0 if self.inverted else 1
+            return (x + (there[level] - here[level]) * output).to(dtype)
         clean, noise = self._parts(x, output, here)
         return (there[0] * clean + there[1] * noise).to(dtype)
 

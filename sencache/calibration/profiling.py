@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from sencache.architectures import architecture_of
 from sencache.calibration.budget import match_nfe
 from sencache.calibration.recording import Array, Recording, simulate
 from sencache.calibration.samples import Sample, Task, measured
 from sencache.calibration.sensitivity import Measured
-from sencache.engine.architectures import architecture_of
 from sencache.errors import SencacheError
 from sencache.models.model import Model
 from sencache.policies import METHODS, Fixed, Policy, make_policy, uses_profile

@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from sencache.architectures import architecture_of
 from sencache.calibration.clips import clean_latent, read_clip
 from sencache.calibration.noising import Noising
 from sencache.calibration.recording import Array, Recorder, Recording
 from sencache.calibration.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
-from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
 from sencache.files import atomic

@@ -14,7 +14,8 @@ import torch
 from sencache.calibration.noising import Noising
 from sencache.calibration.recording import Array, to_host
 from sencache.engine.run import Observer
-from sencache.engine.sensors import Evaluated, Scene, relative_l1, rms
+from sencache.engine.sensors import relative_l1, rms
+from sencache.engine.step import Evaluated, StepState
 from sencache.errors import SencacheError
 
 Measured = Literal["output", "residual"]
@@ -27,7 +28,7 @@ class Together:
         self.observers = observers
         self.signal = next((observer.signal for observer in observers if observer.signal), None)
 
-    def observe(self, scene: Scene) -> None:
+    def observe(self, scene: StepState) -> None:
         """Each in turn."""
         for observer in self.observers:
             observer.observe(scene)
@@ -49,7 +50,7 @@ class Trajectory:
         self._alphas: list[torch.Tensor] = []
         self._before: tuple[float, torch.Tensor, Evaluated] | None = None
 
-    def observe(self, scene: Scene) -> None:
+    def observe(self, scene: StepState) -> None:
         """Compare the step with the one before."""
         assert scene.rerun is not None
         now = evaluated(scene)
@@ -83,7 +84,7 @@ class Noised:
         self.target, self.noising = target, noising
         self._alphas: list[torch.Tensor] = []
 
-    def observe(self, scene: Scene) -> None:
+    def observe(self, scene: StepState) -> None:
         """Measure the step, if another one follows."""
         step = scene.step
         if step.index + 1 == step.total:
@@ -112,7 +113,7 @@ class Magnitudes:
         self._rows: list[torch.Tensor] = []
         self._before: Evaluated | None = None
 
-    def observe(self, scene: Scene) -> None:
+    def observe(self, scene: StepState) -> None:
         """Compare the step with the one before."""
         now = evaluated(scene)
         if self._before is not None:
@@ -127,7 +128,7 @@ class Magnitudes:
         return to_host(self._rows)
 
 
-def evaluated(scene: Scene) -> Evaluated:
+def evaluated(scene: StepState) -> Evaluated:
     """What the step's own forward gave for the prompt; raises SencacheError for a batch of several videos."""
     assert scene.residual is not None and scene.output is not None
     if len(scene.latent) != 1:

@@ -20,7 +20,7 @@ from sencache.comparison.devices import Clock, Peak
 from sencache.comparison.stepping import Stepwise
 from sencache.engine.attach import attach
 from sencache.engine.run import Observer
-from sencache.engine.sensors import Scene
+from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies.base import Policy
 from sencache.trace import StepRecord, Trace
@@ -99,7 +99,7 @@ class _OffTheClock:
         self.signal = observer.signal
         self._observer, self._clock = observer, clock
 
-    def observe(self, scene: Scene) -> None:
+    def observe(self, scene: StepState) -> None:
         with self._clock.paused():
             self._observer.observe(scene)
 

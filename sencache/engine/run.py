@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from sencache.engine.cache import History
-from sencache.engine.sensors import SENSORS, Scene, fetch
+from sencache.engine.sensors import SENSORS, fetch
+from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies.base import Policy, Schedule, Step
 from sencache.trace import Trace
+
+# The prompt and the negative prompt; what a pipeline calls beyond them may differ from step to step.
+MAX_BRANCHES = 2
 
 
 class Observer(Protocol):
@@ -20,83 +23,115 @@ class Observer(Protocol):
 
     signal: str | None
 
-    def observe(self, scene: Scene) -> None:
+    def observe(self, scene: StepState) -> None:
         """Called after the first call of every computed step."""
-
-
-@dataclass
-class Turn:
-    """The step under way: the guidance branches called so far, and the decision that all of them share."""
-
-    step: Step
-    branches: set[str] = field(default_factory=set)
-    reuse: bool = False
 
 
 class Run:
     """State of one generation; made when the pipeline lays out its timesteps, dropped when it ends
     or fails.
+
+    A step begins with the first transformer call after `scheduler.step`. The calls until the next one are its
+    guidance branches, in the pipeline's order, and share its decision. `first` is the place of step 0 in the
+    scheduler's timesteps.
     """
 
-    def __init__(self, policy: Policy, schedule: Schedule, trace: Trace, observer: Observer | None) -> None:
-        self.policy, self.schedule, self.trace, self.observer = policy, schedule, trace, observer
+    def __init__(
+        self, policy: Policy, schedule: Schedule, first: int, trace: Trace, observer: Observer | None
+    ) -> None:
+        self.policy, self.schedule, self.first = policy, schedule, first
+        self.trace, self.observer = trace, observer
         self.rule = policy.start(schedule)
         self.sensors = [SENSORS[sense]() for sense in policy.senses]
-        self.turn: Turn | None = None
-        self._histories: dict[tuple[int, str], History] = {}
+        self.step: Step | None = None
+        self.branches = self.branches_before = 0
+        self.reuse = self.over = False
+        self._histories: dict[tuple[int, int], History] = {}
 
-    def enter(self, branch: str, index: int | None) -> Turn:
-        """Note a call of `branch` and return its step. `index` is the pipeline's own count, where it gives
-        one.
-        """
-        turn = self.turn
-        last = turn.step.index if turn else -1
-        if turn is None or branch in turn.branches or (index is not None and index != last):
-            turn = self.turn = Turn(self._step(last + 1 if index is None else index))
-        turn.branches.add(branch)
-        return turn
-
-    def _step(self, index: int) -> Step:
-        if index >= len(self.schedule):
+    def enter(self, place: int | None) -> tuple[Step, int]:
+        """Note a call at this place of the schedule, where it is known; return its step and its branch."""
+        if self.step is None or not self.branches:
+            self.step = self._next(place)
+        self.branches += 1
+        if self.branches > MAX_BRANCHES:
             raise SencacheError(
-                f"the transformer was called for step {index} of a run of {len(self.schedule)}; "
-                "attach covers pipeline calls only, detach before calling the transformer yourself"
+                f"the transformer was called {self.branches} times in step {self.step.index} before the "
+                f"pipeline's scheduler took it; {MAX_BRANCHES} guidance branches can be cached: "
+                "run this pipeline without a cache"
+            )
+        return self.step, self.branches - 1
+
+    def _next(self, place: int | None) -> Step:
+        last = -1 if self.step is None else self.step.index
+        index = last + 1 if place is None else place - self.first
+        if self.over or not last < index < len(self.schedule):
+            raise SencacheError(
+                f"the transformer was called for step {index} after step {last} of a run of "
+                f"{len(self.schedule)}; attach covers pipeline calls only, detach before calling the "
+                "transformer yourself"
             )
         return self.schedule.step(index)
 
-    def history(self, module: int, branch: str) -> History:
+    def stepped(self, place: int | None) -> None:
+        """The scheduler took the step at this place. After the last the run is over: its tensors are freed
+        before the pipeline decodes.
+        """
+        if self.step is None or not self.branches:
+            return
+        if place is not None and place - self.first != self.step.index:
+            raise SencacheError(
+                f"the scheduler took step {place - self.first} where the transformer was called for step "
+                f"{self.step.index}; run this pipeline without a cache"
+            )
+        if not self.reuse:
+            self._forget_branches()
+        self.branches_before, self.branches = self.branches, 0
+        if self.step.index == len(self.schedule) - 1:
+            self.release()
+
+    def _forget_branches(self) -> None:
+        # What a branch left that this computed step did not call is too old to be reused.
+        old = [key for key in self._histories if key[1] >= self.branches]
+        if old:
+            self._measure()
+        for key in old:
+            del self._histories[key]
+
+    def history(self, transformer: int, branch: int) -> History:
         """What is kept of `branch` of one transformer."""
-        key = (module, branch)
+        key = (transformer, branch)
         if key not in self._histories:
             self._histories[key] = History(self.policy.forecast)
         return self._histories[key]
 
-    def decide(self, turn: Turn, scene: Scene, cached: Callable[[], bool]) -> None:
+    def decide(self, state: StepState, cached: Callable[[], bool]) -> None:
         """Take the step's one decision and put it on record. `cached` tells whether there is anything to
         reuse.
         """
         for sensor in self.sensors:
-            sensor.arrive(scene)
-        decision = self.rule.decide(turn.step, lambda: fetch(self.sensors), cached=cached())
-        turn.reuse = decision.reuse
-        self.trace.records.append(decision.record(turn.step))
+            sensor.arrive(state)
+        decision = self.rule.decide(state.step, lambda: fetch(self.sensors), cached=cached())
+        self.reuse = decision.reuse
+        self.trace.records.append(decision.record(state.step))
 
-    def computed(self, scene: Scene) -> None:
+    def computed(self, state: StepState) -> None:
         """Let sensors and the observer see the first call of a computed step."""
         for sensor in self.sensors:
-            sensor.computed(scene)
+            sensor.computed(state)
         if self.observer is not None:
-            self.observer.observe(scene)
+            self.observer.observe(state)
 
     def _measure(self) -> None:
-        # What is kept only grows during a run, so its peak is what is there at the end.
         kept = [t for sensor in self.sensors for t in sensor.tensors() if t is not None]
         kept += [value for history in self._histories.values() for value in history]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         self.trace.cache_bytes = max(self.trace.cache_bytes, sum(storages.values()))
 
     def release(self) -> None:
-        """Free every tensor; the trace stays, and says how much memory there was to free."""
+        """Free every tensor; the trace stays, and says how much memory there was to free: its peak, as what
+        is kept only grows until something is forgotten.
+        """
         self._measure()
+        self.over = True
         self.sensors.clear()
         self._histories.clear()

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from sencache.architectures import ARCHITECTURES
 from sencache.profiles.constants import Calibration
 from sencache.profiles.facts import facts, served
 from sencache.profiles.profile import Profile
-from sencache.schema import SCHEDULERS, SHIFTS
+from sencache.schema import SHIFTS
 
 MARK = "<!-- Written by `sencache profiles push`, which replaces it at the next push. -->"
 PROJECT = "SenCache Space"
@@ -129,7 +130,8 @@ def _reproduce(file: str, profile: Profile) -> str:
 def _calibration_options(profile: Profile, made: Calibration) -> Iterator[str]:
     schedule, shape = profile.schedule, profile.shape
     yield f"--samples {len(made.seeds)} --seed {min(made.seeds, default=0)} --steps {schedule.steps}"
-    names = {cls: name for name, cls in SCHEDULERS[profile.model.architecture].items()}
+    known = ARCHITECTURES.get(profile.model.architecture)
+    names = {cls: name for name, cls in known.samplers.items()} if known else {}
     if schedule.scheduler in names:
         yield f"--scheduler {names[schedule.scheduler]}"
     shift = schedule.config.get(SHIFTS.get(schedule.scheduler, ""))

@@ -6,10 +6,12 @@ Loads no framework, so that a list of models is quick. A new checkpoint of a kno
 
 from __future__ import annotations
 
+from sencache.architectures.ltx import TIMESTEP_AWARE, VAE091_FLOPS
 from sencache.errors import SencacheError
 from sencache.models.families import (
     COGVIDEOX15_5B,
     COGVIDEOX_2B,
+    COGVIDEOX_5B,
     COGVIDEOX_5B_IMAGE,
     COGVIDEOX_MODEL,
     COGVIDEOX_VAE,
@@ -18,9 +20,7 @@ from sencache.models.families import (
     LTX_13B_MODEL,
     LTX_MODEL,
     LTX_VAE,
-    TIMESTEP_AWARE,
     TINY_MODEL,
-    VAE_FLOPS,
     WAN22_5B_MODEL,
     WAN22_14B_IMAGE,
     WAN_1_3B,
@@ -44,7 +44,7 @@ MODELS: dict[str, ModelSpec] = {
             pipeline="WanPipeline",
             architecture="wan",
             size_multiple=16,
-            vae_flops=VAE_FLOPS["tiny-wan"],
+            vae_flops=77_400,
             profile="tiny-wan.unipc-50",
         ),
         TINY_MODEL(
@@ -55,7 +55,7 @@ MODELS: dict[str, ModelSpec] = {
             architecture="cogvideox",
             size_multiple=16,
             temporal_factor=8,
-            vae_flops=VAE_FLOPS["tiny-cogvideox"],
+            vae_flops=229_000,
             profile="tiny-cogvideox.ddim-50",
         ),
         TINY_MODEL(
@@ -66,7 +66,8 @@ MODELS: dict[str, ModelSpec] = {
             architecture="ltx",
             size_multiple=32,
             token_side=16,
-            vae_flops=VAE_FLOPS["tiny-ltx"],
+            token_values=128,
+            vae_flops=87_300,
             profile="tiny-ltx.euler-50",
         ),
         WAN_MODEL(
@@ -160,6 +161,7 @@ MODELS: dict[str, ModelSpec] = {
             key="cogvideox-5b",
             summary="CogVideoX, text to video, 720x480",
             source="THUDM/CogVideoX-5b",
+            parameters=t5_parts(COGVIDEOX_5B, COGVIDEOX_VAE),
             profile="cogvideox-5b",
         ),
         COGVIDEOX_MODEL(
@@ -181,6 +183,7 @@ MODELS: dict[str, ModelSpec] = {
             frames=81,
             fps=16,
             max_frames=161,
+            token_values=128,
             temporal_patch=2,
             parameters=t5_parts(COGVIDEOX15_5B, COGVIDEOX_VAE),
             profile="cogvideox1.5-5b",
@@ -196,7 +199,7 @@ MODELS: dict[str, ModelSpec] = {
             summary="LTX-Video 0.9.1, text to video",
             source="a-r-r-o-w/LTX-Video-0.9.1-diffusers",
             parameters=t5_parts(LTX_2B, LTX091_VAE),
-            vae_flops=VAE_FLOPS["ltx-0.9.1"],
+            vae_flops=VAE091_FLOPS,
             call=TIMESTEP_AWARE,
             profile="ltx-video-0.9.1",
         ),

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sencache.architectures import find_architecture, text_encoders
 from sencache.errors import SencacheError
 from sencache.hub.download import COMMIT, Hub, check_repo, explained
 from sencache.models.catalogue import MODELS
@@ -23,7 +24,9 @@ from sencache.models.zerogpu import check_disk, on_zerogpu
 
 # Folders of the parts only: many repositories hold the same weights again in other forms.
 _FOLDERS = (
-    *("tokenizer", "text_encoder", "image_encoder", "image_processor", "scheduler", "vae"),
+    *(part.replace("text_encoder", "tokenizer") for part in text_encoders()),
+    *text_encoders(),
+    *("image_encoder", "image_processor", "scheduler", "vae"),
     *TRANSFORMERS,
 )
 CONFIGS = (INDEX, *(f"{folder}/*config.json" for folder in _FOLDERS))
@@ -38,7 +41,6 @@ FAST, SLOW = "tokenizer/tokenizer.json", "tokenizer/spiece.model"
 NOT_FILES = ("*.fp16*", "*.bf16*", "*.fp8*", "*.non_ema*")
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_BLOCK = re.compile(r"(?:transformer_)?blocks\.(\d+)\.")
 
 
 def find_spec(key: str, from_image: bool = False) -> ModelSpec:
@@ -142,10 +144,15 @@ def missing_files(folder: Path) -> list[str]:
     missing = [f"{name}/" for name in named if not (folder / name).is_dir()]
     missing += [f"{name}/config.json" for name in parts if not (folder / name / "config.json").is_file()]
     missing += [file for name in parts for file in _missing_weights(folder, name)]
-    # Without a vocabulary transformers makes one up.
-    if not missing and not any((folder / name).is_file() for name in (FAST, SLOW)):
-        missing.append(SLOW)
-    return missing
+    return missing or [file for name in named if (file := _missing_vocabulary(folder, name))]
+
+
+def _missing_vocabulary(folder: Path, part: str) -> str | None:
+    """Without one transformers makes it up."""
+    if not part.startswith("tokenizer"):
+        return None
+    files = (SLOW, FAST) if part == "tokenizer" else (f"{part}/vocab.json", f"{part}/tokenizer.json")
+    return None if any((folder / file).is_file() for file in files) else files[0]
 
 
 def _missing_weights(folder: Path, part: str) -> list[str]:
@@ -172,6 +179,8 @@ def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> 
     """
     parts, blocks = {}, dict.fromkeys(TRANSFORMERS, 0)
     largest = 0
+    lists = find_architecture(spec.architecture).blocks
+    block = re.compile(rf"(?:{'|'.join(lists)})\.\d+\.")
     for part in model_parts(read_config(folder / INDEX)):
         size = BYTES[dtype or spec.dtypes.get(part, spec.dtype)]
         counts = [
@@ -181,8 +190,8 @@ def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> 
         if part in TRANSFORMERS:
             single: dict[str, int] = {}
             for name, count in counts:
-                if found := _BLOCK.match(name):
-                    single[found[1]] = single.get(found[1], 0) + size * count
+                if found := block.match(name):
+                    single[found[0]] = single.get(found[0], 0) + size * count
             blocks[part] = sum(single.values())
             largest = max(largest, *single.values(), 0)
     return Weights(parts, sum(blocks.values()), largest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sencache.architectures import find_architecture
 from sencache.errors import SencacheError
 from sencache.models.spec import ModelSpec
 from sencache.schema import MAX_PROMPT, Request
@@ -23,6 +24,11 @@ def check_request(spec: ModelSpec, request: Request) -> None:
         raise SencacheError(
             f"a budget of {request.nfe} evaluations and the preset {request.preset!r} would both set the "
             "methods' knobs; give only one of them"
+        )
+    if request.negative_prompt and find_architecture(spec.architecture).embedded_guidance:
+        raise SencacheError(
+            f"{spec.key} is guided by one prompt alone and cannot use the negative prompt "
+            f"{request.negative_prompt[:40]!r}; leave it out"
         )
     _check_image(spec, request)
     if request.guidance_scale_2 is not None and "transformer_2" not in spec.parameters:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from sencache.architectures import find_architecture, wan
+from sencache.architectures.ltx import TIMESTEP_AWARE
 from sencache.models.spec import ModelSpec
 
 # Counted on the classes of diffusers 0.42.1 and transformers with the published configurations; a test counts
@@ -16,18 +18,6 @@ WAN_14B, WAN_14B_IMAGE, WAN22_14B_IMAGE = 14_288_491_584, 16_394_878_784, 14_288
 WAN_1_3B, WAN22_5B = 1_418_996_800, 4_999_787_712
 COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_5B_IMAGE = 1_693_783_872, 5_570_283_072, 5_570_479_680
 COGVIDEOX15_5B, LTX_2B, LTX_13B = 5_570_676_352, 1_923_385_472, 13_042_569_344
-
-# Of decoding, for each pixel of each frame, counted while those classes decode a video of the usual size.
-VAE_FLOPS = {
-    "wan": 8_512_000,
-    "wan2.2": 18_445_000,
-    "cogvideox": 18_603_000,
-    "ltx": 871_000,
-    "ltx-0.9.1": 1_417_000,
-    "tiny-wan": 77_400,
-    "tiny-cogvideox": 229_000,
-    "tiny-ltx": 87_300,
-}
 
 
 def wan_parts(transformer: int, *, vae: int = WAN_VAE, **more: int) -> dict[str, int]:
@@ -51,6 +41,7 @@ TINY_PROMPTS = (
     "a pink triangle moving in a circle, on a gray background",
     "a small cyan triangle moving left, and a red square shrinking, on a black background",
 )
+# Their VAEs' FLOPs are counted as those of the architectures are.
 TINY_MODEL: Any = partial(
     ModelSpec,
     licence="apache-2.0",
@@ -71,32 +62,15 @@ TINY_MODEL: Any = partial(
     inner=192,
     feed_forward=768,
     layers=6,
+    token_values=64,
 )
-WAN_MODEL: Any = partial(
-    ModelSpec,
-    pipeline="WanPipeline",
-    architecture="wan",
-    licence="apache-2.0",
-    frames=81,
-    fps=16,
-    steps=50,
-    guidance_scale=5.0,
-    scheduler="UniPCMultistepScheduler",
-    shift=5.0,
-    size_multiple=16,
-    temporal_factor=4,
-    min_side=128,
-    max_side=1280,
-    max_frames=121,
-    max_sequence_length=512,
-    # The authors' and diffusers' examples keep them in full precision.
-    dtypes={"vae": "float32", "image_encoder": "float32"},
-    inner=5120,
-    feed_forward=13824,
-    layers=40,
-    vae_values=96,
-    vae_flops=VAE_FLOPS["wan"],
-)
+
+
+def _family(name: str) -> Any:
+    return partial(ModelSpec, architecture=name, **find_architecture(name).defaults)
+
+
+WAN_MODEL, COGVIDEOX_MODEL, LTX_MODEL = _family("wan"), _family("cogvideox"), _family("ltx")
 WAN_IMAGE_MODEL: Any = partial(
     WAN_MODEL,
     pipeline="WanImageToVideoPipeline",
@@ -115,62 +89,10 @@ WAN22_5B_MODEL: Any = partial(
     inner=3072,
     feed_forward=14336,
     layers=30,
+    token_values=192,
     vae_values=64,
-    vae_flops=VAE_FLOPS["wan2.2"],
+    vae_flops=wan.VAE22_FLOPS,
 )
-COGVIDEOX_MODEL: Any = partial(
-    ModelSpec,
-    pipeline="CogVideoXPipeline",
-    architecture="cogvideox",
-    licence="CogVideoX licence",
-    height=480,
-    width=720,
-    frames=49,
-    fps=8,
-    steps=50,
-    guidance_scale=6.0,
-    scheduler="CogVideoXDDIMScheduler",
-    size_multiple=16,
-    # Its VAE makes other numbers of frames from an even number of latent ones.
-    temporal_factor=8,
-    min_side=256,
-    max_side=1360,
-    max_frames=49,
-    max_sequence_length=226,
-    parameters=t5_parts(COGVIDEOX_5B, COGVIDEOX_VAE),
-    inner=3072,
-    feed_forward=12288,
-    layers=42,
-    vae_values=128,
-    vae_flops=VAE_FLOPS["cogvideox"],
-)
-LTX_MODEL: Any = partial(
-    ModelSpec,
-    pipeline="LTXPipeline",
-    architecture="ltx",
-    licence="see the repository",
-    height=512,
-    width=768,
-    frames=161,
-    fps=25,
-    steps=50,
-    guidance_scale=3.0,
-    scheduler="FlowMatchEulerDiscreteScheduler",
-    size_multiple=32,
-    temporal_factor=8,
-    min_side=128,
-    max_side=1280,
-    max_frames=257,
-    max_sequence_length=128,
-    inner=2048,
-    feed_forward=8192,
-    layers=28,
-    vae_values=8,
-    vae_flops=VAE_FLOPS["ltx"],
-    temporal_compression=8,
-)
-# VAEs that take part in the denoising; the values that diffusers' documentation gives.
-TIMESTEP_AWARE = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
 LTX_13B_MODEL: Any = partial(
     LTX_MODEL,
     pipeline="LTXConditionPipeline",

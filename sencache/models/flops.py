@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sencache.models.placement import latent_values, tokens
+from sencache.architectures import find_architecture
+from sencache.models.placement import tokens
 from sencache.models.spec import ModelSpec
 from sencache.schema import Request
 
@@ -22,18 +23,18 @@ def at_size(spec: ModelSpec, request: Request) -> ModelSpec:
 def evaluation(spec: ModelSpec) -> int:
     """Of the transformer's work on one video under one prompt."""
     video, text, width = tokens(spec), spec.max_sequence_length, spec.inner
-    joint = spec.architecture == "cogvideox"
+    joint = find_architecture(spec.architecture).text_stream
     count = video + text if joint else video
     block = count * width * (4 * width + 2 * spec.feed_forward) + 2 * count**2 * width
     if not joint:
         block += 2 * (video + text) * width**2 + 2 * video * text * width
-    ends = 2 * video * width * latent_values(spec)
+    ends = 2 * video * width * spec.token_values
     return 2 * (spec.layers * block + ends)
 
 
 def branches(spec: ModelSpec) -> int:
-    """Evaluations in one step: two under guidance, which Wan makes one by one and others at once."""
-    return 2 if spec.guidance_scale > 1 else 1
+    """Evaluations in one step: two under guidance, made one by one or at once."""
+    return 2 if find_architecture(spec.architecture).guided(spec.guidance_scale) else 1
 
 
 def guided_step(spec: ModelSpec) -> int:
@@ -48,4 +49,6 @@ def decoding(spec: ModelSpec) -> int:
 
 def encoding(spec: ModelSpec) -> int:
     """Of the text encoder's work on the prompts, roughly: every parameter once a token."""
-    return 2 * branches(spec) * spec.max_sequence_length * spec.parameters.get("text_encoder", 0)
+    parts = find_architecture(spec.architecture).text_encoders
+    parameters = sum(spec.parameters.get(part, 0) for part in parts)
+    return 2 * branches(spec) * spec.max_sequence_length * parameters

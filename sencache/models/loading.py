@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sencache.engine.architectures import architecture_of
+from sencache.architectures import architecture_of, find_architecture, text_encoders
 from sencache.errors import SencacheError
 from sencache.models.checkpoint import measure_weights, unreadable
 from sencache.models.placement import TRANSFORMERS, Placement, Work, check_ram, gigabytes, plan_placement
@@ -22,7 +23,7 @@ from sencache.models.zerogpu import CARD_BYTES, check_disk, on_zerogpu
 from sencache.schema import Request
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-PARTS = ("text_encoder", "image_encoder", "vae", *TRANSFORMERS)
+log = logging.getLogger(__name__)
 
 
 def find_device(name: str) -> torch.device:
@@ -87,6 +88,8 @@ def choose_placement(
         replace(spec, height=request.height, width=request.width, frames=request.frames) if request else spec
     )
     weights, work = measure_weights(spec, folder, dtype), Work.of(sized, dtype)
+    if find_architecture(spec.architecture).decoder is None:
+        log.warning("memory is not planned for the VAE of %s: decoding may run out of it", spec.key)
     if device.type == "cpu":
         check_ram(spec.key, weights, work, free_ram())
         return None
@@ -166,7 +169,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def place(pipe: Any, device: torch.device, placement: Placement | None) -> None:
     """Move every part of `pipe` to where `placement` wants it; None puts all on `device`."""
-    for name in PARTS:
+    for name in (*text_encoders(), "image_encoder", "vae", *TRANSFORMERS):
         part = getattr(pipe, name, None)
         if part is None or (placement and name == "text_encoder" and placement.text_encoder == "host"):
             continue
@@ -189,16 +192,17 @@ def bring_blocks_one_by_one(transformer: Any, device: torch.device, ahead: bool 
     """
     from diffusers.hooks import apply_group_offloading
 
-    name = architecture_of(transformer).blocks
+    names = architecture_of(transformer).blocks
     for child_name, child in transformer.named_children():
-        if child_name != name:
+        if child_name not in names:
             child.to(device)
     for own in (*transformer.parameters(recurse=False), *transformer.buffers(recurse=False)):
         own.data = own.data.to(device)
     holder = torch.nn.Module()
-    holder.blocks = blocks = transformer.get_submodule(name)
+    for name in names:
+        holder.add_module(name, transformer.get_submodule(name))
     if ahead:
-        _pin(blocks)
+        _pin(holder)
     apply_group_offloading(
         holder,
         onload_device=device,
@@ -210,7 +214,7 @@ def bring_blocks_one_by_one(transformer: Any, device: torch.device, ahead: bool 
         low_cpu_mem_usage=ahead,
     )
     if ahead:
-        _bring_next_beside(blocks)
+        _bring_next_beside([block for blocks in holder.children() for block in blocks.children()])
 
 
 def _pin(blocks: torch.nn.Module) -> None:
@@ -224,7 +228,7 @@ def _pin(blocks: torch.nn.Module) -> None:
         ) from None
 
 
-def _bring_next_beside(blocks: Any) -> None:
+def _bring_next_beside(blocks: Sequence[Any]) -> None:
     """Tell every block's hook which one comes next; the first is waited for. diffusers finds the order out in
     the first forward of a whole transformer; here it is that of the list in every lane, and a reused step
     calls no block.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sencache.architectures import find_architecture
 from sencache.models.catalogue import MODELS, model_spec
 from sencache.models.checkpoint import find_spec, revision_of, weights_folder
 from sencache.models.checks import check_request
@@ -33,7 +34,6 @@ from sencache.schema import ModelInfo, Request
 
 __all__ = [
     "ASSETS",
-    "ENCODED",
     "MODELS",
     "Model",
     "ModelSpec",
@@ -44,19 +44,6 @@ __all__ = [
 ]
 
 Callback = Callable[..., dict[str, Any]]
-
-# What each pipeline's `encode_prompt` returns, in order, under the names by which its `__call__` takes it
-# back.
-ENCODED = {
-    "wan": ("prompt_embeds", "negative_prompt_embeds"),
-    "cogvideox": ("prompt_embeds", "negative_prompt_embeds"),
-    "ltx": (
-        "prompt_embeds",
-        "prompt_attention_mask",
-        "negative_prompt_embeds",
-        "negative_prompt_attention_mask",
-    ),
-}
 
 
 def own_profile(spec: ModelSpec) -> Profile | None:
@@ -98,19 +85,20 @@ class Model:
 
         So is what the first lane makes of a still.
         """
+        architecture = find_architecture(self.spec.architecture)
         with (
             torch.no_grad(),
             encoder_at_hand(self.pipe, self.text_encoder, self.device, self.placement),
         ):
-            encoded = self.pipe.encode_prompt(
+            encoded = architecture.encode(
+                self.pipe,
                 prompt,
                 negative_prompt,
-                do_classifier_free_guidance=guidance_scale > 1,
+                guidance_scale,
                 max_sequence_length=self.spec.max_sequence_length,
                 device=self.device,
             )
-        names = ENCODED[self.spec.architecture]
-        named = zip(names, encoded, strict=True)
+        named = zip(architecture.encoded, encoded, strict=True)
         return Encoded({name: value for name, value in named if value is not None})
 
     def generate(

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sencache.architectures import find_architecture
+from sencache.architectures.base import Decoder
 from sencache.errors import SencacheError
 from sencache.models.spec import ModelSpec
 
@@ -33,31 +35,6 @@ PINNED = 2
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """What a VAE holds at full size: `frames` at once (None: all), in as many `tensors`, and `tile` pixels
-    of them when it works in tiles.
-
-    diffusers states 19 GB for CogVideoX-2b's 49 frames of 720x480, which gives its 26 tensors; the other two
-    have plainer blocks and no published figure, and 12 is assumed.
-    """
-
-    frames: int | None
-    tensors: int
-    tile: int
-
-    def bytes(self, pixels: int, frames: int, size: int) -> int:
-        """For `frames` of `pixels` each, of `size` bytes in a tensor."""
-        return pixels * min(frames, self.frames or frames) * self.tensors * size
-
-
-DECODERS = {
-    "wan": Decoder(frames=4, tensors=12, tile=256 * 256),
-    "cogvideox": Decoder(frames=8, tensors=26, tile=240 * 360),
-    "ltx": Decoder(frames=None, tensors=12, tile=512 * 512),
-}
-
-
-@dataclass(frozen=True)
 class Work:
     """Bytes that a run takes on top of the weights.
 
@@ -75,13 +52,14 @@ class Work:
 
     @classmethod
     def of(cls, spec: ModelSpec, dtype: str | None = None, lanes: int = LANES) -> Work:
-        """At the size in `spec`, for so many caching lanes."""
+        """At the size in `spec`, for so many caching lanes; without decoding where nobody knows the VAE."""
         size = BYTES[dtype or spec.dtype]
         vae = spec.vae_values * BYTES[dtype or spec.dtypes.get("vae", spec.dtype)]
-        count, batch = tokens(spec), 1 if spec.architecture == "wan" else 2
+        architecture = find_architecture(spec.architecture)
+        count, batch = tokens(spec), 2 if architecture.doubles_batch else 1
         # Latents are in float32, whatever the network computes in.
-        residual, latent = count * spec.inner * size, count * latent_values(spec) * 4
-        pixels, decoder = spec.height * spec.width, DECODERS[spec.architecture]
+        residual, latent = count * spec.inner * size, count * spec.token_values * 4
+        pixels, decoder = spec.height * spec.width, architecture.decoder or Decoder(None, 0, 0)
         video = 2 * 3 * 4 * pixels * spec.frames
         return cls(
             step=count * (8 * spec.inner + 2 * spec.feed_forward) * size * batch,
@@ -106,13 +84,6 @@ def tokens(spec: ModelSpec) -> int:
     side = spec.token_side or spec.size_multiple
     area = (spec.height // side) * (spec.width // side)
     return -(-latent_frames // spec.temporal_patch) * area
-
-
-def latent_values(spec: ModelSpec) -> int:
-    """Of one token: channels times patch."""
-    # The VAE of Wan 2.2 5B has 48 channels where the others have 16.
-    wan = 192 if spec.size_multiple == 32 else 64
-    return {"wan": wan, "cogvideox": 64 * spec.temporal_patch, "ltx": 128}[spec.architecture]
 
 
 @dataclass(frozen=True)

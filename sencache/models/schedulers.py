@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from sencache.architectures import find_architecture
 from sencache.errors import SencacheError
-from sencache.schema import SCHEDULERS, SHIFTS
+from sencache.schema import SHIFTS
 
 
 def other_scheduler(own: Any, architecture: str, name: str | None, shift: float | None) -> Any:
@@ -43,7 +44,7 @@ def describe(scheduler: Any) -> str:
 
 
 def _class_name(architecture: str, name: str) -> str:
-    known = SCHEDULERS[architecture]
+    known = find_architecture(architecture).samplers
     if name not in known:
         raise SencacheError(f"unknown scheduler {name!r}; this model takes {', '.join(known)}")
     return known[name]

@@ -1,4 +1,4 @@
-"""What is known of a model before it is loaded, as plain facts, and the pipelines that can be run."""
+"""What is known of a model before it is loaded, as plain facts."""
 
 from __future__ import annotations
 
@@ -7,26 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sencache.architectures import find_architecture
+
 ASSETS = Path(__file__).parents[1] / "assets"
 
-
-@dataclass(frozen=True)
-class PipelineKind:
-    """A pipeline class of diffusers: its transformer's architecture, and whether it starts from a still."""
-
-    architecture: str
-    from_image: bool = False
-
-
-PIPELINES: Mapping[str, PipelineKind] = {
-    "WanPipeline": PipelineKind("wan"),
-    "WanImageToVideoPipeline": PipelineKind("wan", from_image=True),
-    "CogVideoXPipeline": PipelineKind("cogvideox"),
-    "CogVideoXImageToVideoPipeline": PipelineKind("cogvideox", from_image=True),
-    "LTXPipeline": PipelineKind("ltx"),
-    "LTXConditionPipeline": PipelineKind("ltx"),
-    "LTXImageToVideoPipeline": PipelineKind("ltx", from_image=True),
-}
 
 # For models that come without prompts of their own.
 PROMPTS = (
@@ -52,7 +36,8 @@ class ModelSpec:
     `inner` and `feed_forward` the transformer's widths, `vae_values` the VAE's at full size, per pixel and
     frame, `temporal_compression` frames in a latent frame: what memory is computed from. What time is
     computed from on top: `layers`, and `vae_flops` of decoding per pixel and frame. `token_side` are a
-    token's pixels where they are not `size_multiple`. `call` are further arguments of the pipeline.
+    token's pixels where they are not `size_multiple`, `token_values` its channels times its patch. `call` are
+    further arguments of the pipeline.
     """
 
     key: str
@@ -86,6 +71,7 @@ class ModelSpec:
     feed_forward: int = 0
     layers: int = 0
     token_side: int = 0
+    token_values: int = 0
     vae_values: int = 0
     vae_flops: int = 0
     temporal_compression: int = 4
@@ -105,4 +91,4 @@ class ModelSpec:
     @property
     def from_image(self) -> bool:
         """Whether the model needs a still to start from."""
-        return PIPELINES[self.pipeline].from_image
+        return find_architecture(self.architecture).pipelines[self.pipeline]

@@ -9,7 +9,6 @@ hold: a TeaCache polynomial that rises only where no signal ever goes passes her
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 from sencache.errors import SencacheError
@@ -69,9 +68,9 @@ def check_offer(profile: Profile, method: str, config: dict[str, Any]) -> None:
 def _play(policy: Policy, profile: Profile) -> list[Decision]:
     """The decisions over the profile's schedule, an even one where it states none that never repeats."""
     steps, stated = profile.schedule.steps, profile.schedule.timesteps
-    falling = stated and all(a > b for a, b in pairwise(stated))
+    usable = stated and len(set(stated)) == len(stated)
     even = tuple(1000 - 1000 * i / steps for i in range(steps))
     change = profile.teacache.liveliest() if profile.teacache else 1.0
-    schedule = Schedule(stated if stated and falling else even)
+    schedule = Schedule(stated if stated and usable else even)
     rule = policy.start(schedule)
     return [rule.decide(step, lambda: {**LIVELIEST, "relative_l1": change}) for step in schedule]

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from sencache.schema import MAX_STEPS, Strict
 
-Architecture = Literal["wan", "cogvideox", "ltx"]
+# Those that are known are found where a model is at hand; a profile of another one loads and serves none.
+Architecture = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_.-]*$")]
 Text = Annotated[str, Field(max_length=2000)]
 # What may become a part of a path or of an address: no separators, no leading dots.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
@@ -96,10 +97,13 @@ class SamplerSchedule(Strict):
                 raise ValueError(
                     f"{name} has {len(values)} entries for {self.steps} steps; give one per step"
                 )
-        for a, b in pairwise(self.timesteps or ()):
-            if b > a:
+        timesteps = self.timesteps or (0.0,)
+        rising = timesteps[-1] > timesteps[0]
+        for a, b in pairwise(timesteps):
+            if a != b and (b > a) != rising:
+                turned = "fall" if rising else "rise"
                 raise ValueError(
-                    f"timesteps rise from {a} to {b}; list them in sampling order, from high to low"
+                    f"timesteps {turned} from {a} to {b}; list them in sampling order, which falls or rises"
                 )
         return self
 
@@ -245,11 +249,13 @@ class Sensitivities:
         rows = zip(timesteps, table.alpha_x, table.alpha_t, strict=False)
         self._rows = sorted({t: (t, x, a) for t, x, a in reversed(list(rows))}.values())
         self._keys = [row[0] for row in self._rows]
+        # Sampling runs from high to low timesteps in most models.
+        self._first = min if timesteps[-1] > timesteps[0] else max
 
     def at(self, timestep: float) -> tuple[float, float]:
         """The pair at the calibrated timestep nearest to `timestep` (0..1000)."""
         above = bisect_left(self._keys, timestep)
         near = self._rows[max(above - 1, 0) : above + 1]
-        # Sampling runs from high to low timesteps: on a tie the higher one comes first.
-        _, alpha_x, alpha_t = min(near, key=lambda row: (abs(row[0] - timestep), -row[0]))
+        nearest = min(abs(row[0] - timestep) for row in near)
+        _, alpha_x, alpha_t = self._first(row for row in near if abs(row[0] - timestep) == nearest)
         return alpha_x, alpha_t

@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot of one quantity. `falling`: x runs from high to low, as timesteps do while sampling."""
+    """One plot of one quantity. `falling`: x runs from high to low, as most models' timesteps."""
 
     title: str
     x_title: str
@@ -40,12 +40,13 @@ def panels(profile: Profile) -> list[Panel]:
     table, timesteps = profile.sensitivity, profile.schedule.timesteps
     if table is not None and timesteps is not None:
         t = timesteps[: len(table.alpha_x)]
+        down = t[0] >= t[-1]
         x, along_t = (
             Line(t, table.alpha_x, table.alpha_x_std),
             Line(t, table.alpha_t, table.alpha_t_std),
         )
-        found.append(Panel(f"alpha_x, change of the {table.target} per change of the latent", "t", x, True))
-        found.append(Panel(f"alpha_t, change of the {table.target} per unit of t", "t", along_t, True))
+        found.append(Panel(f"alpha_x, change of the {table.target} per change of the latent", "t", x, down))
+        found.append(Panel(f"alpha_t, change of the {table.target} per unit of t", "t", along_t, down))
     if profile.magcache is not None:
         ratios = profile.magcache.ratios
         steps = tuple(float(step) for step in range(len(ratios)))

@@ -13,9 +13,10 @@ import pytest
 import torch
 from measuring import size
 
+from sencache.architectures import ARCHITECTURES
+from sencache.architectures.base import Architecture
 from sencache.calibration.profiling import magnitude_ratios, sensitivity
 from sencache.calibration.samples import probe
-from sencache.engine.architectures import ARCHITECTURES, Architecture
 from sencache.errors import SencacheError
 
 
@@ -114,8 +115,8 @@ class Toy:
 def _toys_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ARCHITECTURES,
-        "ToyDenoiser",
-        Architecture("toy", blocks="blocks", branches=("cond", "uncond"), channel_axis=1),
+        "toy",
+        Architecture("toy", ("ToyDenoiser",), ("blocks",), 1),
     )
 
 
@@ -123,8 +124,8 @@ def _toys_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def _doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ARCHITECTURES,
-        "ToyDenoiser",
-        Architecture("toy", blocks="blocks", branches=("cond_uncond",), channel_axis=1),
+        "toy",
+        Architecture("toy", ("ToyDenoiser",), ("blocks",), 1, doubles_batch=True),
     )
 
 

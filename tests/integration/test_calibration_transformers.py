@@ -20,9 +20,9 @@ from diffusers.hooks import MagCacheConfig
 from measuring import size
 from pipelines import STEPS, Tiny
 
+from sencache.architectures import architecture_of
 from sencache.calibration.profiling import magnitude_ratios, sensitivity
 from sencache.calibration.samples import probe
-from sencache.engine.architectures import ARCHITECTURES
 from sencache.errors import SencacheError
 
 # --- Real transformers ----------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_the_extra_evaluation_is_the_network_at_new_latent_and_old_timestep(setu
     own = slice(None) if tiny.branches == 2 else slice(1, None)
     alphas = probe(tiny.pipe, tiny).alphas
     channels = transformer.config.out_channels or transformer.config.in_channels
-    axis = ARCHITECTURES[type(transformer).__name__].channel_axis
+    axis = architecture_of(transformer).channel_axis
 
     def output(call: dict[str, Any], timestep: torch.Tensor) -> torch.Tensor:
         return transformer(**{**call, "timestep": timestep})[0][own]

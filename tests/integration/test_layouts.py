@@ -13,6 +13,7 @@ from layouts import LAYOUTS
 from PIL import Image
 from typer.testing import CliRunner
 
+from sencache.architectures import architecture_of
 from sencache.calibration.profiling import CalibrationPlan, calibrate
 from sencache.cli.commands import DEFAULT_METHODS, app
 from sencache.comparison.compare import compare
@@ -107,16 +108,15 @@ def test_headers_give_the_size_that_loading_takes(folder: Path, model: Model) ->
         # Positions are stored as a buffer in some, tied embeddings once.
         stored = sum(loaded.values())
         assert stored <= size <= stored * 1.2 + 20_000, name
-    blocks = sum(
-        p.numel() * 4
-        for name in ("transformer", "transformer_2")
-        if getattr(model.pipe, name, None) is not None
-        for key, p in getattr(model.pipe, name).named_parameters()
-        if "blocks." in key
-    )
-    assert weights.blocks == blocks and weights.block == blocks / (
-        4 if weights.parts.get("transformer_2") else 2
-    )
+    parts = [getattr(model.pipe, name, None) for name in ("transformer", "transformer_2")]
+    blocks = [
+        sum(p.numel() * 4 for p in block.parameters())
+        for part in parts
+        if part is not None
+        for name in architecture_of(part).blocks
+        for block in part.get_submodule(name)
+    ]
+    assert (weights.blocks, weights.block) == (sum(blocks), max(blocks))
 
 
 def test_a_profile_is_measured_on_it(model: Model, profile: Profile) -> None:
@@ -193,7 +193,9 @@ def test_a_still_is_encoded_once_for_all_lanes(
     assert {"encode_image", "prepare_latents"}.isdisjoint(vars(model.pipe))
 
 
-@pytest.mark.parametrize("layout", ["wan", "wan2.2-a14b-image", "cogvideox-5b", "ltx"], indirect=True)
+@pytest.mark.parametrize(
+    "layout", ["wan", "wan2.2-a14b-image", "cogvideox-5b", "ltx", "hunyuan"], indirect=True
+)
 @pytest.mark.parametrize("transformers", ["device", "swapped", "blocks"])
 def test_wherever_its_parts_wait_the_frames_are_the_same(
     folder: Path, model: Model, asked: Request, transformers: Any

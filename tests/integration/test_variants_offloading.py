@@ -19,9 +19,9 @@ from diffusers.hooks.group_offloading import GroupOffloadingConfig, GroupOffload
 from measuring import under
 from pipelines import STEPS, Tiny
 
+from sencache.architectures import architecture_of
 from sencache.comparison.lanes import Finished, lane, shallow_pipeline
 from sencache.comparison.stepping import round_robin
-from sencache.engine.architectures import architecture_of
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
 from sencache.models.loading import bring_blocks_one_by_one
@@ -183,7 +183,7 @@ def stream_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple
     def stream(transformer: Any) -> list[tuple[str, int]]:
         log: list[tuple[str, int]] = []
         bring_blocks_one_by_one(transformer, CPU, ahead=True)
-        blocks = transformer.get_submodule(architecture_of(transformer).blocks)
+        blocks = transformer.get_submodule(architecture_of(transformer).blocks[0])
         for index, block in enumerate(blocks):
             Place(block._diffusers_hook.get_hook("group_offloading").group, log, index)
         return log

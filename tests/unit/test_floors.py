@@ -29,6 +29,7 @@ LAYERS = (
     ("models",),
     ("hub",),
     ("engine",),
+    ("architectures",),
     ("policies",),
     ("profiles",),
     ("trace",),

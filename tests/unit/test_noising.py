@@ -33,6 +33,7 @@ def unipc(**changes: Any) -> Any:
 FLOW = {
     "unipc": unipc,
     "euler": lambda: laid_out(FlowMatchEulerDiscreteScheduler(shift=3.0)),
+    "inverted": lambda: laid_out(FlowMatchEulerDiscreteScheduler(shift=3.0, invert_sigmas=True)),
 }
 VARIANCE = {
     f"{cls.__name__}-{prediction}-{spacing}-{rescaled}": (
@@ -54,10 +55,15 @@ def draw(*seeds: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ALL)
 def test_clips_are_noised_as_diffusers_does(name: str) -> None:
     scheduler, (clean, noise) = ALL[name](), draw(0, 1)
-    own = scheduler.scale_noise if name == "euler" else scheduler.add_noise
     for step in range(STEPS):
         t = scheduler.timesteps[step : step + 1]
-        expected = own(clean, t, noise) if name == "euler" else own(clean, noise, t)
+        if name == "inverted":
+            # diffusers knows no such thing: there sigma is the noise's share alone.
+            expected = scheduler.scale_noise(noise, t, clean)
+        elif name == "euler":
+            expected = scheduler.scale_noise(clean, t, noise)
+        else:
+            expected = scheduler.add_noise(clean, noise, t)
         assert torch.allclose(Noising(scheduler).noised(clean, noise, step), expected, atol=1e-5), step
 
 
@@ -69,7 +75,7 @@ def test_the_exact_prediction_leads_to_the_same_mixture_at_the_next_step(name: s
     for step in range(2, STEPS - 1):
         signal, level = noising.levels(step)
         exact = {
-            "flow_prediction": noise - clean,
+            "flow_prediction": clean - noise if noising.inverted else noise - clean,
             "v_prediction": signal * noise - level * clean,
             "epsilon": noise,
             "sample": clean,
@@ -78,10 +84,11 @@ def test_the_exact_prediction_leads_to_the_same_mixture_at_the_next_step(name: s
         assert torch.allclose(moved, noising.noised(clean, noise, step + 1), atol=1e-4), step
 
 
-def test_a_flow_step_is_eulers() -> None:
+@pytest.mark.parametrize("name", ["euler", "inverted"])
+def test_a_flow_step_is_eulers(name: str) -> None:
     x, output = draw(2, 3)
     for step in range(STEPS - 1):
-        scheduler = laid_out(FlowMatchEulerDiscreteScheduler(shift=3.0))
+        scheduler = FLOW[name]()
         moved = Noising(scheduler).advance(x, output, step)
         scheduler.set_begin_index(step)
         expected = scheduler.step(output, scheduler.timesteps[step], x, return_dict=False)[0]

@@ -69,7 +69,7 @@ NAN, INF = float("nan"), float("inf")
         ("calibration.seconds", -1, "calibration.seconds", "'-1'"),
         # Of another kind.
         ("schema", "sencache.profile/2", "schema", "'sencache.profile/2'"),
-        ("model.architecture", "flux", "model.architecture", "'flux'"),
+        ("model.architecture", "flux 2", "model.architecture", "'flux 2'"),
         ("teacache.signal", "latent", "teacache.signal", "'latent'"),
         ("sensitivity.target", "delta", "sensitivity.target", "'delta'"),
         ("provenance.kind", "guessed", "provenance.kind", "'guessed'"),

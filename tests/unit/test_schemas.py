@@ -77,7 +77,7 @@ BAD = {
     "missing part": without("provenance"),
     "missing key": without("sensitivity/alpha_t"),
     "another schema": changed("schema", "sencache.profile/2"),
-    "another architecture": changed("model/architecture", "flux"),
+    "another architecture": changed("model/architecture", "flux 2"),
     "text for a number": changed("sensitivity/alpha_x/3", "2.5"),
     "number for a text": changed("model/id", 5),
     "null for a number": changed("magcache/ratios/4", None),

@@ -1,0 +1,297 @@
+"""The engine's place on one transformer: two hooks, and stand-ins for the length of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+
+from sencache.architectures import architecture_of
+from sencache.architectures.base import BlockCall, BlockSignal, ChildSignal
+from sencache.engine.attachment import Attachment
+from sencache.engine.cache import cached_value
+from sencache.engine.run import Run
+from sencache.engine.stack import Stack, Tap, run_blocks
+from sencache.engine.step import Evaluated, StepState
+from sencache.errors import SencacheError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def closed(function: Function) -> Function:
+    """Neither `function` nor what it calls is traced by torch.compile.
+
+    The bookkeeping changes its state at every call: traced, it would be compiled anew from step to step until
+    the compiler's limit. The blocks, which are the same at every step, stay open.
+    """
+    return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+
+
+def closed_to_itself(function: Function) -> Function:
+    """`function` is not traced; the modules that it calls are."""
+    return cast(Function, torch.compiler.disable(function, recursive=False))  # type: ignore[no-untyped-call]
+
+
+class TransformerHooks:
+    """Plays every forward of `module` as the attachment's policy decides."""
+
+    def __init__(self, module: torch.nn.Module, attachment: Attachment) -> None:
+        self.module, self.attachment = module, attachment
+        self.architecture = architecture_of(module)
+        config: Any = module.config
+        self.channels = config.out_channels or config.in_channels
+        policy = attachment.policy
+        self.target = policy.target if policy.caches else None
+        self.originals: dict[str, torch.nn.Module | None] = {}
+        self.stand_ins: dict[str, torch.nn.Module] = {}
+        self.signal = self._find_signal()
+        self.state: StepState | None = None
+        self.rerunning: list[torch.Tensor] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TransformerHooks:
+        # A copied transformer has the hooks on it, and they know that it is not theirs.
+        return self
+
+    @contextmanager
+    def registered(self) -> Iterator[None]:
+        """The hooks are on the transformer inside the `with` block."""
+        for hook in self.module._forward_pre_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, TransformerHooks) and other.module is self.module:
+                raise SencacheError(
+                    "a policy is attached to this transformer already; leave its with block first"
+                )
+        self._refuse_other_cache()
+        handles = (
+            self.module.register_forward_pre_hook(self.before, with_kwargs=True),
+            self.module.register_forward_hook(self.after, with_kwargs=True, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._restore()
+            # Hooks and stand-ins hold each other; without this only the collector would free them.
+            self.stand_ins.clear()
+            self.state = None
+
+    def _refuse_other_cache(self) -> None:
+        if getattr(self.module, "is_cache_enabled", False):
+            raise SencacheError(
+                "diffusers' own cache is enabled on this transformer; call its disable_cache() first"
+            )
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The transformer's own blocks, those of all lists in turn, also during a forward."""
+        now = {**self.module._modules, **self.originals}
+        return [block for name in self.architecture.blocks for block in cast(Any, now[name])]
+
+    def _find_signal(self) -> BlockSignal | ChildSignal | None:
+        observer, known = self.attachment.observer, self.architecture.signals
+        wanted = self.attachment.policy.signal or (observer.signal if observer else None)
+        if wanted is None:
+            return None
+        if wanted not in known:
+            raise SencacheError(
+                f"{self.architecture.name} has no signal {wanted!r} (it has {', '.join(known)}); "
+                "choose a profile made for this architecture"
+            )
+        signal = known[wanted]
+        if isinstance(signal, BlockSignal) and signal.weights and _on_disk(self.blocks[0]):
+            raise SencacheError(
+                f"the signal {wanted!r} needs a block's weights, which are offloaded to disk; "
+                "offload to memory, or use a method that looks at no signal"
+            )
+        return signal
+
+    def _put_in(self) -> None:
+        """Replace the block lists, and the child that carries the signal, for one forward. Stand-ins last
+        until what they stand for is replaced: to a compiler each one is another model.
+        """
+        names = [*self.architecture.blocks]
+        if isinstance(self.signal, ChildSignal):
+            names.append(self.signal.child)
+        modules = self.module._modules
+        now = {name: modules[name] for name in names}
+        if any(now[name] is not self.originals.get(name) for name in names):
+            self.originals = now
+            self.stand_ins = {name: self._stand_in(name, now) for name in names}
+        modules.update(self.stand_ins)
+
+    def _stand_in(self, name: str, now: dict[str, Any]) -> torch.nn.Module:
+        first, *rest = self.architecture.blocks
+        if name == first:
+            return torch.nn.ModuleList([Stack(self.play, [now[each] for each in (first, *rest)])])
+        # The first one's stand-in plays all lists.
+        return torch.nn.ModuleList() if name in rest else Tap(now[name], self.show)
+
+    def _restore(self) -> None:
+        self.module._modules.update(self.originals)
+
+    @closed
+    def before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook: find the place in the run, put the stand-ins in."""
+        if module is not self.module or self.rerunning is not None:
+            return
+        self._refuse_other_cache()
+        latent = self.architecture.latent(_hidden(args, kwargs), self.channels)
+        run = self.attachment.current_run(self.architecture, latent, kwargs["timestep"])
+        step, branch = run.enter(self.attachment.scheduler.current(kwargs["timestep"]))
+        conditional = slice(len(latent) // 2, None) if self.attachment.doubled else slice(None)
+        self.state = StepState(step, latent, conditional, id(module), branch=branch)
+        self.state.history = run.history(id(module), branch)
+        self._put_in()
+
+    def show(self, signal: torch.Tensor) -> None:
+        """Called by the tap on the child that carries the signal."""
+        assert self.state is not None
+        self.state.signal = signal
+
+    @closed_to_itself
+    def play(self, block_call: BlockCall) -> Any:
+        """In place of all blocks: decide if the step is new, then run them or reuse."""
+        if self.rerunning is not None:
+            return self._computed(block_call, self.rerunning.append)
+        if self._decide(block_call):
+            return self._skipped(block_call)
+        wanted = self.attachment.observer is not None or self.target == "residual"
+        return self._computed(block_call, self._keep_residual if wanted else None)
+
+    @closed_to_itself
+    def _computed(self, block_call: BlockCall, keep: Callable[[torch.Tensor], object] | None) -> Any:
+        done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
+        if keep is not None:
+            keep(done.hidden - block_call.hidden)
+        return done.returned(self.architecture.text_stream)
+
+    def _keep_residual(self, residual: torch.Tensor) -> None:
+        assert self.state is not None
+        self.state.residual = residual
+
+    @property
+    def _under_way(self) -> tuple[Run, StepState]:
+        assert self.attachment.run is not None and self.state is not None
+        return self.attachment.run, self.state
+
+    @closed
+    def _decide(self, block_call: BlockCall) -> bool:
+        """Whether this call reuses what is kept; the step's first call settles it. A branch of which nothing
+        is kept, as where guidance begins, is computed.
+        """
+        run, state = self._under_way
+        shape = block_call.hidden.shape if self.target == "residual" else state.given.shape
+        if state.branch == 0:
+            if isinstance(self.signal, BlockSignal):
+                state.signal = self.signal.read(self.blocks[0], block_call)
+            state.latent = self.attachment.scheduler.unrounded(state.latent)
+            branches = range(self.attachment.branches(self.architecture))
+            histories = [run.history(id(self.module), branch) for branch in branches]
+            run.decide(state, lambda: self.target is None or all(one.serves(shape) for one in histories))
+        state.reuse = run.reuse and state.history is not None and state.history.serves(shape)
+        return state.reuse
+
+    def _forecast(self) -> torch.Tensor:
+        _, state = self._under_way
+        assert state.history is not None
+        return state.history.forecast(state.step.timestep)
+
+    @closed
+    def _skipped(self, block_call: BlockCall) -> Any:
+        if self.target == "residual":
+            block_call = block_call.moved(block_call.hidden + self._forecast())
+        return block_call.returned(self.architecture.text_stream)
+
+    @closed
+    def after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """Forward hook: take the stand-ins out, keep or replace the output; `out` is None when forward
+        raised.
+        """
+        # A call that was refused before it began leaves the run as it is.
+        if module is not self.module or self.rerunning is not None or self.state is None:
+            return None
+        self._restore()
+        try:
+            if out is None:
+                self.attachment.drop()
+            elif self.state.reuse:
+                out = self._replaced(out)
+            else:
+                self._keep(out[0], args, kwargs)
+            return out
+        finally:
+            self.state = None
+
+    def _replaced(self, out: Any) -> Any:
+        if self.target == "residual":
+            return out
+        _, state = self._under_way
+        value = self._forecast() if self.target == "output" else state.given + self._forecast()
+        return (value,) if isinstance(out, tuple) else type(out)(sample=value)
+
+    def _keep(self, output: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run, state = self._under_way
+        run.trace.transformer_calls += 1
+        if self.target is not None:
+            state.value = cached_value(self.target, state.given, state.residual, output)
+        if state.branch == 0:
+            state.output = output
+            state.rerun = partial(self._rerun, state.step.timestep, args, kwargs)
+            run.computed(state)
+        if state.value is not None and state.history is not None:
+            state.history.put(state.step.timestep, state.value)
+
+    def _rerun(
+        self,
+        now: float,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timestep: float,
+        latent: torch.Tensor | None = None,
+    ) -> Evaluated:
+        """The network at another timestep and, if given, another latent; all blocks, nothing recorded."""
+        given = kwargs["timestep"]
+        # Tokens that image conditioning holds at another timestep stay there.
+        moved = torch.where(given == torch.as_tensor(now).to(given), timestep, given).to(given.dtype)
+        hidden = _hidden(args, kwargs)
+        if latent is not None:
+            hidden = hidden.clone()
+            self.architecture.latent(hidden, self.channels).copy_(_repeated(latent, len(hidden)))
+        residuals: list[torch.Tensor] = []
+        self.rerunning = residuals
+        self._put_in()
+        try:
+            args, kwargs = _with_hidden(hidden, args, {**kwargs, "timestep": moved})
+            output: torch.Tensor = self.module(*args, **kwargs)[0]
+            return Evaluated(residuals[0], output)
+        finally:
+            self.rerunning = None
+            self._restore()
+
+
+def _on_disk(block: Any) -> bool:
+    registry = getattr(block, "_diffusers_hook", None)
+    hook = registry.get_hook("group_offloading") if registry else None
+    return hook is not None and hook.group.offload_to_disk_path is not None
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    hidden: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    return hidden
+
+
+def _with_hidden(
+    hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if "hidden_states" in kwargs:
+        return args, {**kwargs, "hidden_states": hidden}
+    return (hidden, *args[1:]), kwargs
+
+
+def _repeated(latent: torch.Tensor, batch: int) -> torch.Tensor:
+    # Guidance that doubles the batch sees the same latent twice.
+    return torch.cat([latent] * (batch // len(latent)))
