@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sencache.app.ask import make_ask, understand
 from sencache.app.offer import describe
 from sencache.app.opening import evaluations
 from sencache.app.pages.controls import SPEEDS, Controls, build_controls
@@ -22,8 +21,10 @@ from sencache.app.pages.numbers import COLUMNS, table_of, verdict
 from sencache.app.pages.running import Runner, told
 from sencache.app.palette import lane_label
 from sencache.app.plots import drift_figure, timeline_figure, walked_figure
-from sencache.app.studio import Studio
+from sencache.app.request import make_request, plan_request
+from sencache.app.service import ComparisonService
 from sencache.cli.tables import comparison_table, lane_notes
+from sencache.comparison.events import StepDone
 from sencache.comparison.report import Report, Unfinished
 from sencache.errors import SencacheError
 from sencache.profiles.profile import Profile
@@ -51,7 +52,7 @@ def usual(controls: Controls) -> dict[str, Any]:
 
 
 def test_untouched_settings_ask_for_the_models_own(controls: Controls) -> None:
-    ask, model = controls.ask(*usual(controls).values()), describe()["models"][0]
+    ask, model = controls.request(*usual(controls).values()), describe()["models"][0]
     assert (ask.steps, ask.height, ask.frames) == (model["steps"], model["height"], model["frames"])
     assert ask.nfe == model["steps"] // 2 and ask.preset is None and ask.settings == {}
 
@@ -70,8 +71,11 @@ def test_a_knob_reaches_its_method_and_no_other(controls: Controls) -> None:
         "fixed.steps": "0, 4 9",
         "sencache.compute_last": "yes",
     }
-    ask = controls.ask(*values.values())
-    assert ask.settings == {"sencache": {"tolerance": 0.3, "compute_last": True}, "fixed": {"steps": "0+4+9"}}
+    ask = controls.request(*values.values())
+    assert ask.settings == {
+        "sencache": {"tolerance": 0.3, "compute_last": True},
+        "fixed": {"steps": ("0", "4", "9")},
+    }
 
 
 SETTINGS = st.fixed_dictionaries(
@@ -150,8 +154,8 @@ def test_a_finished_comparison_links_to_its_own_settings(controls: Controls) -> 
     before |= {"profile": "tiny-ltx.euler-50", "seed": 7, "methods": [], "sencache.tolerance": 0.5}
     for entry in load_gallery():
         values = after(controls, read_query(query_of_report(entry.report)), before)
-        ask = controls.ask(*values.values())
-        assert understand(ask).request == entry.report.request
+        ask = controls.request(*values.values())
+        assert plan_request(ask).request == entry.report.request
         assert (ask.model, ask.settings, ask.profile) == (entry.report.model.key, {}, None)
         assert set(ask.methods) == {lane.name for lane in entry.report.lanes if lane.target}
 
@@ -166,7 +170,7 @@ def test_settings_of_a_model_that_is_not_offered_leave_the_pages_own(
         own = build_controls(describe())
     values = after(own, read_query(query_of_report(report)), {"steps": 9})
     assert values == {**usual(own), "prompt": report.request.prompt}
-    assert understand(own.ask(*values.values())).request.width == 832
+    assert plan_request(own.request(*values.values())).request.width == 832
 
 
 # ---- lanes and numbers
@@ -190,7 +194,7 @@ def test_values_sent_before_do_not_change_later(report: Report) -> None:
     board = board_of(report)
     first = board.value()
     kept = json.dumps(first)
-    board.take({"kind": "step", "lane": "none", "record": report.lanes[0].trace[0].model_dump()})
+    board.take(StepDone("none", report.lanes[0].trace[0]))
     assert json.dumps(first) == kept and json.dumps(board.value()) != kept
 
 
@@ -270,32 +274,32 @@ def test_figures_hold_every_step_and_are_small(report: Report, bundled_profile: 
 # ---- the note beside Run
 
 
-class FixedAsk:
-    """Controls whose values are always the same `Ask`, or cannot be used."""
+class FixedRequest:
+    """Controls whose values are always the same request, or cannot be used."""
 
     def __init__(self, **asked: Any) -> None:
         self.asked = asked
 
-    def ask(self, *_: Any) -> Any:
-        return make_ask(**self.asked)
+    def request(self, *_: Any) -> Any:
+        return make_request(**self.asked)
 
 
 def test_the_note_tells_seconds_and_on_zerogpu_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    studio = Studio()
-    runner = Runner(studio, FixedAsk(prompt="x"), 0)  # type: ignore[arg-type]
+    studio = ComparisonService()
+    runner = Runner(studio, FixedRequest(prompt="x"), 0)  # type: ignore[arg-type]
     plain = runner.estimate()
     assert str(plain["text"]).startswith("About") and "quota" not in str(plain["text"]) and not plain["bad"]
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    booked = studio.estimate(make_ask(prompt="x")).booked
+    booked = studio.estimate(plan_request(make_request(prompt="x"))).booked
     assert f"{booked} s of your GPU quota" in str(runner.estimate()["text"])
 
 
 def test_the_note_tells_what_stands_in_the_way() -> None:
-    runner = Runner(Studio(), FixedAsk(prompt="", steps=4), 0)  # type: ignore[arg-type]
+    runner = Runner(ComparisonService(), FixedRequest(prompt="", steps=4), 0)  # type: ignore[arg-type]
     told = runner.estimate()
     assert told["bad"] and "prompt is empty" in str(told["text"])
     with pytest.raises(SencacheError, match="prompt is empty"):
-        Studio().estimate(make_ask(prompt=""))
+        ComparisonService().job(make_request(prompt=""))
 
 
 @pytest.mark.parametrize(
@@ -316,13 +320,13 @@ def test_a_mistake_is_shown_at_its_field_before_anything_queues(
     controls: Controls, field: str, value: Any
 ) -> None:
     values = {**usual(controls), "methods": ["sencache", "fixed"], field: value}
-    told = Runner(Studio(), controls, 0).validate(*values.values())
+    told = Runner(ComparisonService(), controls, 0).validate(*values.values())
     wrong = [name for name, checked in zip(values, told, strict=True) if not checked["is_valid"]]
     assert wrong == [field]
 
 
 def test_only_a_run_that_never_began_blames_the_queue(controls: Controls) -> None:
-    runner = Runner(Studio(), controls, 0)
+    runner = Runner(ComparisonService(), controls, 0)
     waiting = runner.announced(*usual(controls).values())
     full, run, cancel = runner.refused(waiting)
     assert full["bad"] and "try again" in full["text"]

@@ -19,7 +19,7 @@ from sencache.app.pages.own_profiles import Own, pulled
 from sencache.app.pages.results import Finished, Results, build_results, shown
 from sencache.app.pages.running import Runner
 from sencache.app.recorded import Recorded
-from sencache.app.studio import Studio
+from sencache.app.service import ComparisonService
 from sencache.errors import SencacheError
 from sencache.gallery.card import Entry
 
@@ -46,7 +46,11 @@ class ComparePage:
     """The page, built within a `gr.Blocks`; `wire` and `load` make it act."""
 
     def __init__(
-        self, studio: Studio, offer: dict[str, Any], recorded: Recorded, own: gr.State | None = None
+        self,
+        service: ComparisonService,
+        offer: dict[str, Any],
+        recorded: Recorded,
+        own: gr.State | None = None,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
         self._recorded = recorded
@@ -67,7 +71,7 @@ class ComparePage:
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 self.status = note("status", self.finished[self.first].told)
                 self.results: Results = build_results()
-        self.runner = Runner(studio, self.controls, len(self.results.outputs))
+        self.runner = Runner(service, self.controls, len(self.results.outputs))
 
     def _finished(self, entry: Entry) -> Finished:
         """What the gallery shows of an entry; its CSV and zip are made when the app starts."""
