@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.client import Job
-from sencache.app.bridge import THREAD_NAME
 
 from sencache.app.pages import page
 from sencache.app.service import ComparisonService
 from sencache.comparison.report import Report
+from sencache.comparison.stepping import THREAD_NAME
 from sencache.comparison.verify import verify
 
 CLIENTS, WAITING, PATIENCE = 16, 5, 120

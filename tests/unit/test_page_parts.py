@@ -18,7 +18,7 @@ from sencache.app.pages.gallery import load_gallery
 from sencache.app.pages.lanes import board_of
 from sencache.app.pages.links import query_of, query_of_report, read_query, restored
 from sencache.app.pages.numbers import COLUMNS, table_of, verdict
-from sencache.app.pages.running import Runner, told
+from sencache.app.pages.running import Runner, ending
 from sencache.app.palette import lane_label
 from sencache.app.plots import drift_figure, timeline_figure, walked_figure
 from sencache.app.request import make_request, plan_request
@@ -233,8 +233,8 @@ def test_a_report_that_was_cut_off_says_everywhere_what_is_missing(report: Repor
     gone = Unfinished(name=last.name, method=last.method, taken=3, steps=last.steps, why=why)
     cut = report.model_copy(update={"lanes": tuple(kept), "unfinished": (gone,)})
     sentence = f"Missing: {lane_label(last.name)}; {why}."
-    assert told(cut, 34.21) == f"Cut off after 34.2 s. {sentence}" and verdict(cut).endswith(sentence)
-    assert told(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report)
+    assert ending(cut, 34.21) == f"Cut off after 34.2 s. {sentence}" and verdict(cut).endswith(sentence)
+    assert ending(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report)
     shown = {lane["name"]: lane for lane in board_of(cut).value()["lanes"]}
     assert {name: lane["state"] for name, lane in shown.items()} == {
         **{lane.name: "done" for lane in kept},
@@ -327,9 +327,9 @@ def test_a_mistake_is_shown_at_its_field_before_anything_queues(
 
 def test_only_a_run_that_never_began_blames_the_queue(controls: Controls) -> None:
     runner = Runner(ComparisonService(), controls, 0)
-    waiting = runner.announced(*usual(controls).values())
-    full, run, cancel = runner.refused(waiting)
+    waiting = runner.announce(*usual(controls).values())
+    full, run, cancel = runner.explain_failure(waiting)
     assert full["bad"] and "try again" in full["text"]
     assert run["interactive"] and not cancel["interactive"]
     for status in ({"text": "there was not enough memory", "bad": True}, None, "hostile"):
-        assert "text" not in runner.refused(status)[0]  # type: ignore[arg-type]
+        assert "text" not in runner.explain_failure(status)[0]  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ class ComparePage:
         state = [self.status, controls.run, controls.cancel]
         # Listeners of one button run one after another: these two answer at once, the third one queues.
         controls.run.click(None, None, None, js=SHOW_RESULTS)
-        controls.run.click(self.runner.announced, controls.asked, self.status, **QUIET)
+        controls.run.click(self.runner.announce, controls.asked, self.status, **QUIET)
         running = controls.run.click(
             self.runner.run,
             controls.asked,
@@ -102,8 +102,8 @@ class ComparePage:
             show_progress_on=self.status,
             api_visibility="private",
         )
-        running.failure(self.runner.refused, self.status, state, **QUIET)
-        controls.cancel.click(self.runner.cancelled, None, state, cancels=[running], **QUIET)
+        running.failure(self.runner.explain_failure, self.status, state, **QUIET)
+        controls.cancel.click(self.runner.cancel, None, state, cancels=[running], **QUIET)
         self.cards.pick(
             self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET
         )

@@ -72,18 +72,18 @@ class Runner:
         said_early = [(message.find(name), index) for index, name in names if name in message]
         return min(said_early, default=(0, 0))[1]
 
-    def announced(self, *values: Any) -> dict[str, str | bool]:
+    def announce(self, *values: Any) -> dict[str, str | bool]:
         """What the status says from the click until the run's turn has come."""
         told = self.estimate(*values)
         return told if told["bad"] else said(WAITING)
 
-    def refused(self, status: dict[str, Any]) -> list[Any]:
+    def explain_failure(self, status: dict[str, Any]) -> list[Any]:
         """Status, Run and Cancel when the run failed: before its turn came, only a full queue is to blame."""
         waited = isinstance(status, dict) and status.get("text") == WAITING
         told = said(FULL, bad=True) if waited else gr.skip()
         return [told, update(interactive=True), update(interactive=False)]
 
-    def cancelled(self) -> list[Any]:
+    def cancel(self) -> list[Any]:
         """Status, Run and Cancel after the visitor pressed Cancel."""
         return self._state("Cancelled; the lanes show how far it came.", running=False)
 
@@ -137,11 +137,11 @@ def _finished(event: Done, query: str) -> Finished:
         profile=event.profile,
         snippets=event.snippets,
         query=query,
-        told=told(event.report, event.seconds),
+        told=ending(event.report, event.seconds),
     )
 
 
-def told(report: Report, seconds: float) -> str:
+def ending(report: Report, seconds: float) -> str:
     """What the status says at the end: that all is there, or what is missing and why."""
     if not report.unfinished:
         return f"Done in {seconds:.1f} s."
