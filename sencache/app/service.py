@@ -13,10 +13,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from sencache.app.deliver import pack, profile_files, snippets, walked
 from sencache.app.events import Done, Event, Failed, Waiting
 from sencache.app.failures import cut_off, explain
 from sencache.app.opening import sample
-from sencache.app.pace import Estimate, Listener, Pace
+from sencache.app.pace import Estimate, Pace
 from sencache.app.request import ComparisonRequest, plan_request
 from sencache.app.seconds import Costs
 from sencache.app.space import (
@@ -37,6 +36,7 @@ from sencache.app.space import (
     offered_model,
 )
 from sencache.comparison import compare as comparison
+from sencache.comparison.events import Ledger
 from sencache.comparison.job import Job
 from sencache.comparison.report import Report
 from sencache.comparison.saving import Saving, settled
@@ -135,26 +135,6 @@ def _on_device(booking: Booking) -> Generator[comparison.Event | Failed, None, N
         yield Failed(explain(error, job.spec.key), seconds=time.monotonic() - begun)
 
 
-@dataclass
-class _Seen:
-    """What was seen of a run: the steps of every lane, its seconds, and what cut it off."""
-
-    listener: Listener
-    taken: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    error: Exception | None = None
-
-    def take(self, event: comparison.Event | Failed) -> None:
-        """Follow one event."""
-        self.seconds = event.seconds
-        if isinstance(event, Failed):
-            self.error = SencacheError(event.message)
-            return
-        if isinstance(event, comparison.StepDone):
-            self.taken[event.lane] += 1
-        self.listener.hear(event)
-
-
 class ComparisonService:
     """Runs comparisons for everyone who asks, one at a time on one device, and knows how long they take."""
 
@@ -204,8 +184,9 @@ class ComparisonService:
         estimate, gone = self.estimate(job), threading.Event()
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
         booking = Booking(job, folder, estimate.reserved, estimate.costs)
-        seen = _Seen(self._pace.listen(job, named_device()))
-        turn = partial(self._turn, booking, gone)
+        ledger, listener = Ledger(), self._pace.listen(job, named_device())
+        turn, seconds = partial(self._turn, booking, gone), 0.0
+        failure: Exception | None = None
         try:
             try:
                 with closing(in_threads([turn], ahead=0, beat=BEAT_SECONDS, joins=False)) as events:
@@ -213,17 +194,22 @@ class ComparisonService:
                         if event is None:
                             yield Waiting()
                             continue
-                        seen.take(event)
-                        if not isinstance(event, Failed | comparison.Compared):
+                        seconds = event.seconds
+                        if isinstance(event, Failed):
+                            failure = SencacheError(event.message)
+                            continue
+                        ledger.take(event)
+                        listener.hear(event)
+                        if not isinstance(event, comparison.Compared):
                             yield event
             except Exception as error:
                 log.warning("a comparison was cut off: %r", error)
-                seen.error = error
-            report = settled(folder, seen.taken, cut_off(seen.error))
+                failure = error
+            report = settled(folder, ledger.taken, cut_off(failure))
             if report is None:
-                assert seen.error is not None
-                raise seen.error
-            yield self._done(job, folder, report, seen.seconds)
+                assert failure is not None
+                raise failure
+            yield self._done(job, folder, report, seconds)
         finally:
             gone.set()
             shutil.rmtree(folder, ignore_errors=True)
