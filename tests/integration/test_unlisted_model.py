@@ -26,7 +26,7 @@ class Run:
 
     def __init__(self, folder: Path, layout: str, patch: pytest.MonkeyPatch) -> None:
         self.frames: dict[str, Any] = {}
-        whole = comparison.compare
+        whole = comparison.run_job
 
         def noted(*asked: Any) -> Iterator[comparison.Event]:
             for event in whole(*asked):
