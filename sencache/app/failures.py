@@ -5,23 +5,22 @@ from __future__ import annotations
 import huggingface_hub.errors as hub
 import torch
 
-from sencache.app.ask import Ask
 from sencache.errors import SencacheError
 
 NETWORK = (ConnectionError, TimeoutError, hub.HfHubHTTPError, hub.LocalEntryNotFoundError)
 
 
-def explain(error: Exception, ask: Ask) -> str:
+def explain(error: Exception, model: str) -> str:
     """One sentence for a visitor; no internals, no paths."""
     if out_of_memory(error):
         return (
-            f"there was not enough memory for {ask.model} at this size; "
+            f"there was not enough memory for {model} at this size; "
             "choose a smaller size, fewer frames or fewer methods"
         )
     if isinstance(error, NETWORK) or isinstance(error.__cause__, NETWORK):
-        return f"the Hub cannot be reached for {ask.model}; check the network and try again"
+        return f"the Hub cannot be reached for {model}; check the network and try again"
     if isinstance(error, FileNotFoundError):
-        return f"a file of {ask.model} is missing; install the package again, or choose another model"
+        return f"a file of {model} is missing; install the package again, or choose another model"
     return (
         f"the comparison stopped on an unexpected {type(error).__name__}; "
         "run it again, and report it with the settings link if it stays"

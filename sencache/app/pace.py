@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from statistics import median
-from typing import Any
 
-from sencache.app.ask import Understood
 from sencache.app.seconds import Costs, booked, costs_of, lanes_of, reserved
+from sencache.comparison.events import Compared, Event, LaneDone, Started, StepDone
+from sencache.comparison.job import Job
 from sencache.models.flops import at_size
 from sencache.models.spec import ModelSpec
 
@@ -46,20 +45,20 @@ class Pace:
         self._ratios: dict[tuple[str, str, str], deque[float]] = {}
         self._names: dict[str, str] = {}
 
-    def estimate(self, asked: Understood, device: str) -> Estimate:
-        """The time that `asked` is going to take on the device of this name."""
-        spec = at_size(asked.spec, asked.request)
+    def estimate(self, job: Job, device: str) -> Estimate:
+        """The time that `job` is going to take on the device of this name."""
+        spec = at_size(job.spec, job.request)
         with self._lock:
             costs, whole = self._costs(spec, device), self._ratio(spec.key, device, "whole")
             measured = (spec.key, self._name(device), "computed") in self._ratios
-        methods = [lane.method for lane in asked.lanes]
-        seconds = costs.start + whole * lanes_of(costs, methods, asked.request)
+        methods = [lane.spec.method for lane in job.lanes]
+        seconds = costs.start + whole * lanes_of(costs, methods, job.request)
         reservation = reserved(seconds)
         return Estimate(seconds, measured, reservation, booked(reservation), costs)
 
-    def listen(self, asked: Understood, device: str) -> Listener:
-        """Whoever takes the events of the run of `asked` on the device of this name."""
-        return Listener(self, at_size(asked.spec, asked.request), device)
+    def listen(self, job: Job, device: str) -> Listener:
+        """Whoever takes the events of the run of `job` on the device of this name."""
+        return Listener(self, at_size(job.spec, job.request), device)
 
     def named(self, device: str, name: str) -> None:
         """What goes by `device` turned out to be a `name`: ZeroGPU lends more than one kind."""
@@ -95,22 +94,23 @@ class Listener:
         self._computed = costs_of(spec, device)
         self._begun = self._lanes = 0.0
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """Take what `event` tells of time, if anything."""
         match event:
-            case {"kind": "started", "device": name, "seconds": seconds}:
-                self._pace.named(self._device, name)
-                self._begun = seconds
-            case {"kind": "step", "record": {"seconds": float(seconds), "decision": decision, "step": step}}:
+            case Started(report=report):
+                self._pace.named(self._device, report.model.gpu or "cpu")
+                self._begun = event.seconds
+            case StepDone(record=record) if record.seconds is not None:
                 # The first of a lane may be the first of its process, which sets kernels up.
-                if step > 0:
-                    self._learn("computed" if decision == "compute" else "reused", seconds)
-                self._lanes += seconds
-            case {"kind": "lane_done", "result": {"decode_seconds": seconds}}:
-                self._learn("decode", seconds)
-                self._lanes += seconds + self._computed.measure
-            case {"kind": "saved", "seconds": seconds} if self._lanes:
-                self._pace.learn(self._spec.key, self._device, "whole", (seconds - self._begun) / self._lanes)
+                if record.step > 0:
+                    self._learn("computed" if record.decision == "compute" else "reused", record.seconds)
+                self._lanes += record.seconds
+            case LaneDone(lane=lane):
+                self._learn("decode", lane.decode_seconds)
+                self._lanes += lane.decode_seconds + self._computed.measure
+            case Compared() if self._lanes:
+                ratio = (event.seconds - self._begun) / self._lanes
+                self._pace.learn(self._spec.key, self._device, "whole", ratio)
 
     def _learn(self, piece: str, seconds: float) -> None:
         self._pace.learn(self._spec.key, self._device, piece, seconds / getattr(self._computed, piece))

@@ -38,7 +38,7 @@ def shelf(spec: ModelSpec) -> Shelf:
     gathered = _gathered(_sources(spec, own))
     pulled = [p for one in gathered for p in one.profiles if p.model.architecture == spec.architecture]
     profiles = sorted([*pulled, *([own] if own else [])], key=lambda p: bool(p.elsewhere(spec.id)))
-    return Shelf(tuple(profiles), tuple(text for one in gathered for text in _told(one, spec, profiles)))
+    return Shelf(tuple(profiles), tuple(text for one in gathered for text in _sentences(one, spec, profiles)))
 
 
 def _sources(spec: ModelSpec, own: Profile | None) -> tuple[Source, ...]:
@@ -59,7 +59,7 @@ def _gathered(sources: tuple[Source, ...]) -> tuple[Gathered, ...]:
     return gather(sources, Hub(), SECONDS)
 
 
-def _told(one: Gathered, spec: ModelSpec, profiles: Sequence[Profile]) -> Iterator[str]:
+def _sentences(one: Gathered, spec: ModelSpec, profiles: Sequence[Profile]) -> Iterator[str]:
     fitting = [profile for profile in one.profiles if profile in profiles]
     for profile in fitting:
         copy = f"; the copy kept here is used: {one.trouble}" if one.trouble else ""

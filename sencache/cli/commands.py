@@ -99,6 +99,7 @@ def compare(
     with fewer steps are always part of it.
     """
     from sencache.cli.comparing import compare_into, show
+    from sencache.comparison.job import make_job
     from sencache.comparison.plan import parse_lanes
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
@@ -122,11 +123,10 @@ def compare(
         nfe=nfe,
         preset=preset or ("slow" if nfe is None and any("slow" in p.presets for p in profiles) else None),
     )
-    lanes = parse_lanes(methods, setting or ())
-    catalogue.check_request(spec, request)
+    job = make_job(spec, request, parse_lanes(methods, setting or ()), profiles)
     with staged(out) as folder:
         loaded = _load_on(device, spec, scheduler, shift, dtype, request)
-        report, cut = compare_into(folder, loaded, request, lanes, profiles)
+        report, cut = compare_into(folder, job, loaded)
     show(report, cut, out, as_json)
 
 
@@ -135,10 +135,10 @@ def _load_on(devices: str, spec: Any, *how: Any) -> list[Any]:
     from sencache.comparison.devices import named_devices
     from sencache.models.model import load
 
-    return [_said(load(spec, one, *how)) for one in named_devices(devices)]
+    return [_announce(load(spec, one, *how)) for one in named_devices(devices)]
 
 
-def _said(loaded: Any) -> Any:
+def _announce(loaded: Any) -> Any:
     """The model, after saying where its parts are, if there is a choice."""
     if loaded.placement:
         Console(stderr=True).print(f"{loaded.spec.key}, {loaded.device}: {loaded.placement}")
@@ -206,7 +206,7 @@ def calibrate(
         catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
     videos = _clips(method, clips)
     with atomic(out) as temporary:
-        loaded = _said(catalogue.load(spec, device, scheduler, shift, dtype, request))
+        loaded = _announce(catalogue.load(spec, device, scheduler, shift, dtype, request))
         plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
         with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
             profile = measure(plan, Path(f"{out}.samples"), bar.advance)

@@ -11,29 +11,20 @@ from rich.console import Console
 
 from sencache.cli.console import print_lines
 from sencache.cli.tables import LaneProgress, comparison_table, lane_notes
-from sencache.comparison.compare import LaneStarted, StepDone, compare
-from sencache.comparison.plan import LaneSpec
+from sencache.comparison.compare import LaneStarted, StepDone, run_job
+from sencache.comparison.job import Job
 from sencache.comparison.report import Report
 from sencache.comparison.saving import Saving, settled
 from sencache.errors import SencacheError
 from sencache.models.model import Model
-from sencache.profiles.profile import Profile
-from sencache.schema import Request
 
 
-def compare_into(
-    folder: Path,
-    models: Sequence[Model],
-    request: Request,
-    lanes: Sequence[LaneSpec],
-    profiles: Sequence[Profile],
-) -> tuple[Report, BaseException | None]:
-    """The report in `folder`, and what cut the comparison off, if anything; raises that where not even the
-    full run had ended.
+def compare_into(folder: Path, job: Job, models: Sequence[Model]) -> tuple[Report, BaseException | None]:
+    """Run `job` on `models`: the report in `folder`, and what cut the comparison off, if anything; raises
+    that where not even the full run had ended.
     """
-    model, *copies = models
-    saving = Saving(folder, model.spec.fps, beside=model.device.type != "cpu")
-    events = compare(model, request, lanes, profiles, copies)
+    saving = Saving(folder, job.spec.fps, beside=models[0].device.type != "cpu")
+    events = run_job(job, models)
     try:
         with saving, LaneProgress(Console(stderr=True)) as progress, closing(events):
             for event in events:

@@ -6,12 +6,13 @@ The command line, the app, the API and the bench all consume this stream; none o
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
+from itertools import chain
 
 import torch
 
-from sencache.calibration.recording import Recorder, Recording
+from sencache.calibration.recording import Recorder
 from sencache.comparison.deadline import Deadline, Pace
 from sencache.comparison.devices import check_alike, share_out
 from sencache.comparison.events import (
@@ -24,21 +25,14 @@ from sencache.comparison.events import (
     Started,
     StepDone,
 )
+from sencache.comparison.job import Job, make_job
 from sencache.comparison.measuring import Reference
 from sencache.comparison.place import Place
-from sencache.comparison.plan import (
-    FEWER_STEPS,
-    REFERENCE,
-    LaneSpec,
-    Planned,
-    plan_lanes,
-    with_baselines,
-    with_budget,
-)
+from sencache.comparison.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, with_budget
 from sencache.comparison.report import Report, Unfinished
-from sencache.comparison.stepping import Group, side_by_side
+from sencache.comparison.stepping import in_threads
 from sencache.engine.run import Observer
-from sencache.models.model import Model, check_request
+from sencache.models.model import Model
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
 from sencache.versions import versions
@@ -53,6 +47,7 @@ __all__ = [
     "Started",
     "StepDone",
     "compare",
+    "run_job",
 ]
 
 
@@ -67,41 +62,48 @@ def compare(
     """Run `lanes` interleaved on `model`, with the constants in `profile` for the methods that need one; of
     several, in order of preference, each lane uses the first that serves its method.
 
+    `copies` are the same model loaded on further devices. Raises SencacheError before anything runs when the
+    request, a setting or a profile does not fit; the rest is as `run_job` does it.
+    """
+    return run_job(make_job(model.spec, request, lanes, profile), (model, *copies), deadline)
+
+
+def run_job(
+    job: Job, models: Sequence[Model], deadline: Deadline | None = None
+) -> Generator[Event, None, None]:
+    """The lanes of `job` interleaved on its model, which is the same in all `models`, each on its own device.
+
     Without a budget the full run is one of the interleaved lanes and fewer-steps follows with as many steps
     as the SenCache lane computed. With `request.nfe` the full run goes first and is recorded: every other
     lane's knob is set on that record. Closing the iterator ends all lanes where they stand.
 
-    `copies` are the same model loaded on further devices: the lanes are spread over all of them, each device
-    advancing its own in a thread of its own. The events are those of one device, but for the order of the
-    lanes among themselves. By `deadline` as many lanes as fit have ended; the others are stopped, in the
-    order that `deadline.py` states, and listed in the report. Raises SencacheError before anything runs when
-    the request, a setting, a profile or a copy does not fit, and later when the full run has not the time.
+    The lanes are spread over all devices, each advancing its own in a thread of its own. The events are those
+    of one device, but for the order of the lanes among themselves. By `deadline` as many lanes as fit have
+    ended; the others are stopped, in the order that `deadline.py` states, and listed in the report. Raises
+    SencacheError before anything runs when a model does not fit the first, and later when the full run has
+    not the time.
     """
-    lanes = with_baselines(lanes)
-    check_request(model.spec, request)
-    check_alike([model.info(), *(other.info() for other in copies)])
-    planned = plan_lanes(lanes, request, profile, model.spec.architecture)
-    ledger = Ledger()
-    for event in _Comparison((model, *copies), request, ledger, deadline).events(planned):
-        ledger.take(event)
-        yield event
-    yield Compared(ledger.report())
-
-
-def _on(device: torch.device, group: Group[Event | None]) -> Generator[Event | None, None, None]:
-    """`group` in a thread of its own, whose current GPU is `device`."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    yield from group()
+    check_alike([model.info() for model in models])
+    comparison = _Comparison(job, models, deadline)
+    begun: list[Event] = [Started(comparison.empty_report())]
+    for lanes in comparison.rounds():
+        begun += [LaneStarted(p.spec.name, p.spec.method, p.policy.config(), p.steps) for p in lanes]
+        with closing(comparison.advance(lanes)) as events:
+            for event in chain(begun, events):
+                if event is not None:
+                    comparison.take(event)
+                    yield event
+        begun = []
+    yield Compared(comparison.ledger.report())
 
 
 class _Comparison:
-    """The lanes of one comparison: which run at once, and where."""
+    """The lanes of one comparison: which run at once, and where; `ledger` follows what comes of them."""
 
-    def __init__(
-        self, models: Sequence[Model], request: Request, ledger: Ledger, deadline: Deadline | None
-    ) -> None:
-        self.request, self.ledger, self.later = request, ledger, list[Planned]()
+    def __init__(self, job: Job, models: Sequence[Model], deadline: Deadline | None) -> None:
+        self.job, self.request, self.ledger = job, job.request, Ledger()
+        self.later, self.recorder = list[Planned](), None if job.request.nfe is None else _recorder(job)
+        request = job.request
         prompt = models[0].encode(request.prompt, request.negative_prompt, request.guidance_scale)
         # One for each device, shared by its lanes, which keep what they make of a still in it.
         moved = [{name: value.to(m.device) for name, value in prompt.items()} for m in models[1:]]
@@ -112,12 +114,8 @@ class _Comparison:
             for model, own in zip(models, encoded, strict=True)
         ]
 
-    def events(self, planned: Sequence[Planned]) -> Iterator[Event]:
-        """All but the last."""
-        yield Started(self._begun(planned))
-        yield from self._in_turn(planned) if self.request.nfe is None else self._on_budget(planned)
-
-    def _begun(self, planned: Sequence[Planned]) -> Report:
+    def empty_report(self) -> Report:
+        """That of a comparison of which nothing is done yet."""
         devices = ",".join(str(place.model.device) for place in self.places)
         return Report(
             model=self.places[0].model.info().model_copy(update={"device": devices}),
@@ -125,18 +123,32 @@ class _Comparison:
             versions=versions(),
             lanes=(),
             unfinished=tuple(
-                Unfinished(name=p.spec.name, method=p.spec.method, steps=p.steps) for p in planned
+                Unfinished(name=p.spec.name, method=p.spec.method, steps=p.steps) for p in self.job.lanes
             ),
         )
 
-    def _in_turn(self, planned: Sequence[Planned]) -> Iterator[Event]:
+    def take(self, event: Event) -> None:
+        """Follow one event."""
+        self.ledger.take(event)
+        if self.recorder and isinstance(event, StepDone):
+            full = self.job.lanes[0]
+            if (event.lane, event.record.step) == (full.spec.name, full.steps - 1):
+                # Frees its tensors, between the clocks and before the lane decodes.
+                self.recorder.recording()
+
+    def rounds(self) -> Iterator[Sequence[Planned]]:
+        """The lanes that run at once; each round is asked for when the one before it has ended."""
+        return self._in_turn() if self.request.nfe is None else self._on_budget(self.request.nfe)
+
+    def _in_turn(self) -> Iterator[Sequence[Planned]]:
         """All lanes at once, and then fewer-steps, if there is time."""
-        first = [p for p in planned if p.spec.method != FEWER_STEPS]
-        self.later += [self._as_fewer_steps(p, first) for p in planned if p not in first]
-        yield from self._run(first)
+        lanes = self.job.lanes
+        first = [p for p in lanes if p.spec.method != FEWER_STEPS]
+        self.later += [self._as_fewer_steps(p, first) for p in lanes if p not in first]
+        yield first
         follow = [self._as_fewer_steps(p, first) for p in self.later]
         self.later.clear()
-        yield from self._run(follow)
+        yield follow
 
     def _as_fewer_steps(self, planned: Planned, run: Sequence[Planned]) -> Planned:
         """`planned` with the steps that the first SenCache lane of `run` computed, else its first caching
@@ -149,49 +161,44 @@ class _Comparison:
         steps = chosen.nfe if chosen else max(1, self.request.steps // 2)
         return Planned(planned.spec, planned.policy, steps)
 
-    def _on_budget(self, planned: Sequence[Planned]) -> Iterator[Event]:
+    def _on_budget(self, nfe: int) -> Iterator[Sequence[Planned]]:
         """The full run, and then all others at once. Where there are further devices, fewer-steps is made
         meanwhile: its steps are known.
         """
-        assert self.request.nfe is not None
-        along = [p for p in planned if p.spec.method == FEWER_STEPS and len(self.places) > 1]
-        first = [planned[0], *(with_budget(p, self.request.nfe) for p in along)]
-        recording = yield from self._recorded(first, planned)
-        rest = [p for p in planned[1:] if p not in along]
-        yield from self._run([with_budget(p, self.request.nfe, recording) for p in rest])
+        full, *others = self.job.lanes
+        along = [p for p in others if p.spec.method == FEWER_STEPS and len(self.places) > 1]
+        yield [full, *(with_budget(p, nfe) for p in along)]
+        assert self.recorder is not None
+        recording = self.recorder.recording()
+        yield [with_budget(p, nfe, recording) for p in others if p not in along]
 
-    def _recorded(
-        self, first: Sequence[Planned], planned: Sequence[Planned]
-    ) -> Generator[Event, None, Recording]:
-        """Run `first`, the full run among them; returns of it what the policies of all `planned` look at."""
-        policies = [p.policy for p in planned]
-        signal = next((policy.signal for policy in policies if policy.signal), None)
-        recorder = Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
-        last = planned[0].spec.name, planned[0].steps - 1
-        for event in self._run(first, recorder):
-            if isinstance(event, StepDone) and (event.lane, event.record.step) == last:
-                recorder.recording()  # Frees its tensors, between the clocks and before the lane decodes.
-            yield event
-        return recorder.recording()
-
-    def _run(self, planned: Sequence[Planned], observer: Observer | None = None) -> Iterator[Event]:
-        """Interleave `planned`; the full run must be among them or have been run before."""
-        for p in planned:
-            yield LaneStarted(p.spec.name, p.spec.method, p.policy.config(), p.steps)
-        with closing(self._items(planned, observer)) as items:
-            yield from (item for item in items if item is not None)
-
-    def _items(
-        self, planned: Sequence[Planned], observer: Observer | None
-    ) -> Generator[Event | None, None, None]:
-        """What the places tell, in the order in which it comes."""
-        full = (REFERENCE, FEWER_STEPS)
-        costs = [p.steps if p.spec.method in full else p.steps / 2 for p in planned]
-        groups: list[tuple[torch.device, Group[Event | None]]] = [
-            (place.model.device, partial(place.run, [planned[index] for index in share], observer))
-            for place, share in zip(self.places, share_out(costs, len(self.places)), strict=True)
-            if share
-        ]
+    def advance(self, lanes: Sequence[Planned]) -> Generator[Event | None, None, None]:
+        """Interleave `lanes`, of which one is the full run or it has been run before; what comes of them, and
+        None at times when nothing does.
+        """
+        baselines = (REFERENCE, FEWER_STEPS)
+        costs = [p.steps if p.spec.method in baselines else p.steps / 2 for p in lanes]
+        shares = zip(self.places, share_out(costs, len(self.places)), strict=True)
+        groups = [(place, [lanes[index] for index in share]) for place, share in shares if share]
         if len(groups) == 1:
-            return groups[0][1]()
-        return side_by_side([partial(_on, device, group) for device, group in groups])
+            ((place, share),) = groups
+            return place.run(share, self.recorder)
+        return in_threads([partial(_opened, place, share, self.recorder) for place, share in groups])
+
+
+def _recorder(job: Job) -> Recorder:
+    """What watches the full run for what the policies of all lanes look at."""
+    policies = [p.policy for p in job.lanes]
+    signal = next((policy.signal for policy in policies if policy.signal), None)
+    return Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
+
+
+@contextmanager
+def _opened(
+    place: Place, lanes: Sequence[Planned], observer: Observer | None
+) -> Iterator[Iterator[Event | None]]:
+    """The events of `lanes`, in a thread of their own whose current GPU is that of `place`."""
+    if place.model.device.type == "cuda":
+        torch.cuda.set_device(place.model.device)
+    with closing(place.run(lanes, observer)) as events:
+        yield events

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,15 @@ from sencache.trace import StepRecord
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clocked:
+    """`seconds` since whoever runs the comparison began with it, where that is noted."""
+
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
-class Started:
+class Started(Clocked):
     """The comparison begins; `report` has every lane still among the unfinished, in the order in which they
     are shown, the full run first.
     """
@@ -25,11 +32,12 @@ class Started:
     @property
     def lanes(self) -> tuple[str, ...]:
         """Their names."""
-        return tuple(one.name for one in self.report.unfinished)
+        report = self.report
+        return (*(lane.name for lane in report.lanes), *(one.name for one in report.unfinished))
 
 
 @dataclass(frozen=True)
-class LaneStarted:
+class LaneStarted(Clocked):
     """A lane begins: its method, its settings, and how many steps it is going to take."""
 
     lane: str
@@ -39,7 +47,7 @@ class LaneStarted:
 
 
 @dataclass(frozen=True)
-class StepDone:
+class StepDone(Clocked):
     """A lane has taken one step."""
 
     lane: str
@@ -47,17 +55,17 @@ class StepDone:
 
 
 @dataclass(frozen=True)
-class LaneDone:
+class LaneDone(Clocked):
     """A lane has ended and was measured against the full run, which always ends first; `frames` are
-    [T, H, W, 3].
+    [T, H, W, 3], and none once they were saved: they are large, and nobody else needs them.
     """
 
     lane: Lane
-    frames: Pixels
+    frames: Pixels = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8), compare=False)
 
 
 @dataclass(frozen=True)
-class LaneStopped:
+class LaneStopped(Clocked):
     """A lane that does not go on, as its time would be missing elsewhere; it may not even have begun."""
 
     lane: str
@@ -65,7 +73,7 @@ class LaneStopped:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Compared(Clocked):
     """The whole comparison, always the last event."""
 
     report: Report

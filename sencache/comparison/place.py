@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 
@@ -75,16 +76,18 @@ class Place:
         lanes = [UnderWay(p, self._call(p, observer)) for p in planned]
         yield from self._stopped(lanes)
         with closing(round_robin([one.call for one in lanes])) as items:
-            for index, item in items:
-                lanes[index].take(item, self.pace)
+            for index, item in chain(items, self._pauses(lanes)):
+                if item is None:
+                    yield None
+                else:
+                    lanes[index].take(item, self.pace)
                 # Frames in floats are large: no name but the lane's may hold them.
                 del item
-                yield from self._told(lanes)
+                for one in self._ready(lanes):
+                    began = time.monotonic()
+                    yield self._event(one)
+                    self._pass(one, began)
                 yield from self._stopped(lanes)
-        while any(one.waiting for one in lanes):
-            yield None
-            time.sleep(POLL_SECONDS)
-            yield from self._told(lanes)
 
     def _call(self, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:
         request = self.request.model_copy(update={"steps": planned.steps})
@@ -96,24 +99,34 @@ class Place:
             observer if planned.spec.method == REFERENCE else None,
         )
 
-    def _told(self, lanes: Sequence[UnderWay]) -> Iterator[Event]:
-        """All that can be measured by now; what the full run came to is there for others once it is told."""
+    def _pauses(self, lanes: Sequence[UnderWay]) -> Iterator[tuple[int, None]]:
+        """Until the full run on another device is where these lanes are."""
+        while any(one.waiting for one in lanes):
+            time.sleep(POLL_SECONDS)
+            yield 0, None
+
+    def _ready(self, lanes: Sequence[UnderWay]) -> Iterator[UnderWay]:
+        """The lanes whose next item can be measured by now, as often as that is so."""
         for one in lanes:
             while one.waiting and self.reference.serves(one.planned, one.waiting[0]):
-                item = one.waiting.popleft()
-                yield from self._stepped(one, item) if isinstance(item, Stepped) else self._ended(one, item)
-                if one.planned.spec.method == REFERENCE:
-                    self.reference.follow(item, sum(record.seconds or 0.0 for record in one.measured))
+                yield one
 
-    def _stepped(self, one: UnderWay, item: Stepped) -> Iterator[Event]:
-        one.measured.append(self.reference.record(one.planned, item))
-        yield StepDone(one.planned.spec.name, one.measured[-1])
-
-    def _ended(self, one: UnderWay, item: Finished) -> Iterator[Event]:
-        began = time.monotonic()
+    def _event(self, one: UnderWay) -> Event:
+        """What comes of its next item, measured."""
+        item = one.waiting[0]
+        if isinstance(item, Stepped):
+            one.measured.append(self.reference.record(one.planned, item))
+            return StepDone(one.planned.spec.name, one.measured[-1])
         done = lane_of(one.planned, one.measured, item, self.reference, self.request, self.model)
-        yield LaneDone(done, to_uint8(item.frames))
-        self.pace.end(item.decode_seconds + time.monotonic() - began)
+        return LaneDone(done, to_uint8(item.frames))
+
+    def _pass(self, one: UnderWay, began: float) -> None:
+        """Its next item has been told; if it is the full run's, others can be measured against it."""
+        item = one.waiting.popleft()
+        if one.planned.spec.method == REFERENCE:
+            self.reference.follow(item, sum(record.seconds or 0.0 for record in one.measured))
+        if isinstance(item, Finished):
+            self.pace.end(item.decode_seconds + time.monotonic() - began)
 
     def _stopped(self, lanes: Sequence[UnderWay]) -> Iterator[Event]:
         """Lanes that end here, for the others to end in time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ def method_names() -> list[str]:
 
 @dataclass(frozen=True)
 class LaneSpec:
-    """One lane as asked for: `given` holds the settings that the user chose, still as typed."""
+    """One lane as asked for: `given` holds the settings that the user chose, as typed or of its own type."""
 
     name: str
     method: str
@@ -34,30 +34,44 @@ class LaneSpec:
 
 
 def parse_lanes(methods: str, overrides: Sequence[str] = ()) -> list[LaneSpec]:
-    """Lanes from `method[:key=value...]` separated by commas, with `method.key=value` overrides for all lanes
-    of a method.
+    """Lanes as typed: `methods` separated by commas, with `method.key=value` overrides; see `make_lanes`."""
+    settings: dict[str, dict[str, Any]] = {}
+    for text in overrides:
+        method, dot, option = text.partition(".")
+        if not dot:
+            raise SencacheError(f"cannot read the setting {text!r}; write it as method.key=value")
+        _check_method(method)
+        key, value = _parse_setting(method, option)
+        settings.setdefault(method, {})[key] = value
+    return make_lanes(methods.split(","), settings)
+
+
+def make_lanes(texts: Sequence[str], common: Mapping[str, Mapping[str, Any]]) -> list[LaneSpec]:
+    """Lanes from `method[:key=value...]` each, with the settings that all lanes of a method have in `common`.
 
     The full run and fewer-steps are added where missing: they are always shown, the full run first. A lane is
     named after its method, or as typed where several share one. Raises SencacheError on unknown names and on
     lanes given twice.
     """
-    typed = [part.strip() for part in methods.split(",") if part.strip()]
+    typed = [text.strip() for text in texts if text.strip()]
     if len(set(typed)) < len(typed):
         twice = next(text for text in typed if typed.count(text) > 1)
         raise SencacheError(f"lane {twice!r} is given twice; give it once or with other settings")
-    common = _overrides(overrides)
+    shared = {method: _checked_settings(method, given) for method, given in common.items()}
     parsed = [_parse_lane(text) for text in typed]
     names = [method for method, _ in parsed]
-    lanes = [
-        LaneSpec(method if names.count(method) == 1 else text, method, {**common.get(method, {}), **given})
-        for text, (method, given) in zip(typed, parsed, strict=True)
-    ]
-    unused = sorted(set(common) - set(names))
+    unused = sorted(set(shared) - set(names))
     if unused:
         raise SencacheError(
             f"a setting for {unused[0]!r} is given, but no lane runs it; add it to the methods"
         )
-    return with_baselines(lanes)
+    called = [method if names.count(method) == 1 else text for text, method in zip(typed, names, strict=True)]
+    return with_baselines(
+        [
+            LaneSpec(name, method, {**shared.get(method, {}), **given})
+            for name, (method, given) in zip(called, parsed, strict=True)
+        ]
+    )
 
 
 def with_baselines(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
@@ -76,30 +90,30 @@ def _parse_lane(text: str) -> tuple[str, dict[str, Any]]:
     return method, dict(given)
 
 
-def _overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        method, dot, option = text.partition(".")
-        if not dot:
-            raise SencacheError(f"cannot read the setting {text!r}; write it as method.key=value")
-        _check_method(method)
-        key, value = _parse_setting(method, option)
-        found.setdefault(method, {})[key] = value
-    return found
-
-
 def _check_method(method: str) -> None:
     if method not in method_names():
         raise SencacheError(f"unknown method {method!r}; choose from {', '.join(method_names())}")
 
 
+def _checked_settings(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    _check_method(method)
+    return {key: _setting(method, key, value, f"{key}={value}") for key, value in given.items()}
+
+
 def _parse_setting(method: str, text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
+    return key, _setting(method, key if equals else "", value, text)
+
+
+def _setting(method: str, key: str, value: Any, text: str) -> Any:
+    """`value`, of a list its items; raises SencacheError naming `text` where `method` has no such setting."""
     allowed = [] if method in (REFERENCE, FEWER_STEPS) else settings(method)
-    if not equals or key not in allowed:
+    if key not in allowed:
         names = ", ".join(allowed) or "no settings"
         raise SencacheError(f"{method} cannot take {text!r}; write key=value with one of: {names}")
-    return key, tuple(value.split("+")) if key in LISTS else value
+    if key not in LISTS or isinstance(value, tuple):
+        return value
+    return tuple(value.split("+")) if isinstance(value, str) else (value,)
 
 
 @dataclass(frozen=True)
@@ -114,14 +128,13 @@ class Planned:
 def plan_lanes(
     lanes: Sequence[LaneSpec],
     request: Request,
-    profiles: Profile | Sequence[Profile] | None,
+    profiles: Sequence[Profile],
     architecture: str,
 ) -> list[Planned]:
     """All lanes, as `plan_lane`; raises SencacheError too for a profile of another architecture."""
-    several = [profiles] if isinstance(profiles, Profile) else profiles or ()
-    for profile in several:
+    for profile in profiles:
         profile.require(architecture)
-    return [plan_lane(lane, request, several) for lane in lanes]
+    return [plan_lane(lane, request, profiles) for lane in lanes]
 
 
 def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> Planned:

@@ -1,4 +1,4 @@
-"""Several diffusers calls advancing step by step in turn, on one device or on several side by side.
+"""Several diffusers calls advancing step by step in turn, in one thread, or in several side by side.
 
 A pipeline owns its loop and only offers a callback. `Stepwise` turns such a call into an iterator: the call
 runs in a greenlet, stops inside its callback, and goes on at the next `next()`. All of it stays in one
@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -91,26 +91,37 @@ def round_robin(lanes: Sequence[Stepwise[Item]]) -> Generator[tuple[int, Item], 
             lane.close()
 
 
-Group = Callable[[], Generator[Item, None, None]]
+# Opens an iterator, and ends it.
+Group = Callable[[], AbstractContextManager[Iterable[Item]]]
 
 # Items that a group may be ahead of whoever reads them.
 AHEAD = 4
 POLL_SECONDS = 0.05
+THREAD_NAME = "comparison"
 
 
-def side_by_side(groups: Sequence[Group[Item]]) -> Generator[Item, None, None]:
-    """The items of several iterators, each made, advanced and ended in one thread of its own, as they come.
+def in_threads(
+    groups: Sequence[Group[Item]], ahead: int = AHEAD, beat: float | None = None, joins: bool = True
+) -> Generator[Item | None, None, None]:
+    """The items of several iterators as they come, each opened, advanced and ended in one thread of its own,
+    which carries the caller's context; they may be read from any.
 
-    What an iterator raises is raised here, once the others have ended. Closing ends all of them after the
-    item that each is working on, and waits for that.
+    A group is at most `ahead` items before the reader, with 0 as far as it gets. None comes whenever `beat`
+    seconds pass without an item, so that the caller can be closed at such a time. What an iterator raises is
+    raised here. Closing ends all of them after the item that each is working on; with `joins` it waits for
+    that, which whoever holds the device must and a web server's worker must not.
     """
-    items: queue.Queue[Item | _Ended] = queue.Queue(AHEAD * len(groups))
+    items: queue.Queue[Item | _Ended] = queue.Queue(ahead * len(groups))
     stop = threading.Event()
     threads = [_thread(group, items, stop) for group in groups]
     try:
         alive = len(threads)
         while alive:
-            item = items.get()
+            try:
+                item = items.get(timeout=beat)
+            except queue.Empty:
+                yield None
+                continue
             if not isinstance(item, _Ended):
                 yield item
                 continue
@@ -119,7 +130,7 @@ def side_by_side(groups: Sequence[Group[Item]]) -> Generator[Item, None, None]:
                 raise item.error
     finally:
         stop.set()
-        for thread in threads:
+        for thread in threads if joins else ():
             thread.join()
 
 
@@ -132,7 +143,8 @@ class _Ended:
 
 def _thread(group: Group[Item], items: queue.Queue[Item | _Ended], stop: threading.Event) -> threading.Thread:
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(_advance, group, items, stop), daemon=True)
+    work = (_advance, group, items, stop)
+    thread = threading.Thread(target=context.run, args=work, name=THREAD_NAME, daemon=True)
     thread.start()
     return thread
 
@@ -141,7 +153,7 @@ def _advance(group: Group[Item], items: queue.Queue[Item | _Ended], stop: thread
     error: BaseException | None = None
     try:
         # Whatever the group began lives in this thread, and must end in it.
-        with closing(group()) as made:
+        with group() as made:
             for item in made:
                 if not _put(items, item, stop):
                     break

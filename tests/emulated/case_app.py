@@ -10,9 +10,10 @@ import emulation
 import numpy as np
 import pytest
 
-from sencache.app import studio as service
-from sencache.app.ask import make_ask
+from sencache.app import service
+from sencache.app.events import Done
 from sencache.app.opening import preselected
+from sencache.app.request import make_request, plan_request
 from sencache.app.space import offered_model
 from sencache.cli import commands as cli
 from sencache.comparison.report import load_report
@@ -30,10 +31,10 @@ def test_the_page_as_it_opens(key: str, devices: str | None, monkeypatch: pytest
         monkeypatch.setenv("SENCACHE_DEVICE", devices)
     methods = preselected(offered_model(key))
     size = {"height": 32, "width": 32, "frames": 9, "steps": 12}
-    ask = make_ask(model=key, prompt="a red circle", methods=methods, nfe=6, **size)
-    *_, last = service.Studio().run(ask)
+    ask = make_request(model=key, prompt="a red circle", methods=methods, nfe=6, **size)
+    *_, last = service.ComparisonService().run(plan_request(ask))
     service._loaded.cache_clear()
-    assert last["kind"] == "done"
+    assert isinstance(last, Done)
 
 
 def run(*arguments: str, patch: pytest.MonkeyPatch) -> int:

@@ -16,7 +16,7 @@ import spaces
 import torch
 from pipelines import STEPS, Tiny
 
-from sencache.app import studio as service
+from sencache.app import service
 from sencache.app.aot import compile_blocks, layout_of, load_blocks
 from sencache.app.opening import sample
 from sencache.comparison.lanes import Finished, lane
@@ -145,11 +145,11 @@ def test_the_service_compiles_when_it_starts_if_told_to(
 ) -> None:
     """Off ZeroGPU the GPU function is called in place; the real worker is in test_zerogpu.py."""
     service._loaded.cache_clear()
-    service.Studio().warm()
+    service.ComparisonService().warm()
     assert compiler.packages == {}
     monkeypatch.setattr(service, "ahead_of_time", lambda: True)
     try:
-        service.Studio().warm()
+        service.ComparisonService().warm()
         loaded = service.model("tiny-wan")
         encoded = loaded.encode("a red circle", "", 4.0)
         request = sample(loaded.spec)

@@ -13,10 +13,10 @@ import pytest
 from gradio_client import Client
 from gradio_client.client import Job
 
-from sencache.app.bridge import THREAD_NAME
 from sencache.app.pages import page
-from sencache.app.studio import Studio
+from sencache.app.service import ComparisonService
 from sencache.comparison.report import Report
+from sencache.comparison.stepping import THREAD_NAME
 from sencache.comparison.verify import verify
 
 CLIENTS, WAITING, PATIENCE = 16, 5, 120
@@ -33,12 +33,12 @@ ASKED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[tuple[str, Studio]]:
+def app() -> Iterator[tuple[str, ComparisonService]]:
     """The whole app with a queue that a few clients fill."""
     with pytest.MonkeyPatch.context() as patch:
-        studios: list[Studio] = []
+        studios: list[ComparisonService] = []
         patch.setattr(page, "MAX_WAITING", WAITING)
-        patch.setattr(page, "Studio", lambda: studios.append(Studio()) or studios[-1])
+        patch.setattr(page, "ComparisonService", lambda: studios.append(ComparisonService()) or studios[-1])
         built = page.build_app()
         _, url, _ = built.launch(
             server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.launch_options()
@@ -66,7 +66,7 @@ def lasting(report: Report) -> Any:
     return traces, [lane.metrics for lane in report.lanes]
 
 
-def test_sixteen_clients_at_once(app: tuple[str, Studio]) -> None:
+def test_sixteen_clients_at_once(app: tuple[str, ComparisonService]) -> None:
     url, _ = app
     first = Report.model_validate_json(client(url).predict(**ASKED)["report"])
     clients = [client(url) for _ in range(CLIENTS)]
@@ -83,7 +83,7 @@ def test_sixteen_clients_at_once(app: tuple[str, Studio]) -> None:
         assert lasting(report) == lasting(first)
 
 
-def test_a_client_that_goes_away_frees_the_device(app: tuple[str, Studio]) -> None:
+def test_a_client_that_goes_away_frees_the_device(app: tuple[str, ComparisonService]) -> None:
     url, studio = app
     job = client(url).submit(**{**ASKED, "steps": 400, "nfe": None})
     until = time.monotonic() + PATIENCE
@@ -100,7 +100,7 @@ def test_a_client_that_goes_away_frees_the_device(app: tuple[str, Studio]) -> No
         time.sleep(0.02)
 
 
-def test_what_is_wrong_is_told_to_the_client(app: tuple[str, Studio]) -> None:
+def test_what_is_wrong_is_told_to_the_client(app: tuple[str, ComparisonService]) -> None:
     for wrong, said in (
         ({"prompt": ""}, "prompt is empty"),
         ({"methods": ["nope"]}, "unknown method 'nope'"),
@@ -109,7 +109,7 @@ def test_what_is_wrong_is_told_to_the_client(app: tuple[str, Studio]) -> None:
             client(app[0]).predict(**{**ASKED, **wrong})
 
 
-def test_profiles_are_listed_and_given_whole(app: tuple[str, Studio]) -> None:
+def test_profiles_are_listed_and_given_whole(app: tuple[str, ComparisonService]) -> None:
     from sencache.policies.loading import parse_profile
 
     reader = client(app[0])
@@ -120,13 +120,15 @@ def test_profiles_are_listed_and_given_whole(app: tuple[str, Studio]) -> None:
         assert parse_profile(json.dumps(given)).model.id == entry["model"]
 
 
-def test_only_the_named_endpoints_are_public(app: tuple[str, Studio]) -> None:
+def test_only_the_named_endpoints_are_public(app: tuple[str, ComparisonService]) -> None:
     told = client(app[0]).view_api(return_format="dict")
     assert set(told["named_endpoints"]) == {"/compare", "/profiles", "/profile"}
     assert told["unnamed_endpoints"] == {}
 
 
-def test_the_documented_example_runs(app: tuple[str, Studio], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_example_runs(
+    app: tuple[str, ComparisonService], capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     space: dict[str, Any] = {}

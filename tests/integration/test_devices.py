@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache.app import studio as service
-from sencache.app.ask import make_ask
+from sencache.app import service
+from sencache.app.events import Done
+from sencache.app.request import make_request, plan_request
 from sencache.comparison import compare as comparison
 from sencache.comparison.compare import Compared, LaneDone, LaneStarted, StepDone, compare
 from sencache.comparison.devices import check_alike, share_out
@@ -192,16 +193,16 @@ def test_a_copy_of_another_kind_is_refused(pair: tuple[Model, Model], bundled_pr
 
 def test_the_app_spreads_over_the_devices_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "devices", lambda: ("cpu", "cpu:0"))
-    ask = make_ask(prompt="a red circle", steps=4, height=32, width=32, frames=5, methods=("fixed",))
+    ask = make_request(prompt="a red circle", steps=4, height=32, width=32, frames=5, methods=("fixed",))
     used: dict[str, set[int]] = {}
     for model in service.models("tiny-wan"):
         seen = used.setdefault(str(model.device), set())
         model.pipe.transformer.register_forward_pre_hook(
             lambda *_, seen=seen: seen.add(threading.get_ident())
         )
-    events = list(service.Studio().run(ask))
+    events = list(service.ComparisonService().run(plan_request(ask)))
     service._loaded.cache_clear()
-    assert events[-1]["kind"] == "done"
+    assert isinstance(events[-1], Done)
     assert set(used) == {"cpu", "cpu:0"} and all(used.values())
 
 

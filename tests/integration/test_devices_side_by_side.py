@@ -6,11 +6,12 @@ import itertools
 import threading
 import time
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
 
-from sencache.comparison.stepping import AHEAD, side_by_side
+from sencache.comparison.stepping import AHEAD, in_threads
 
 
 @dataclass
@@ -36,7 +37,7 @@ def numbers(told: Told, upto: int | None = None) -> Generator[tuple[int, int], N
 def test_every_item_arrives_in_its_groups_order() -> None:
     groups = [Told(), Told(), Told()]
     merged = list(
-        side_by_side([lambda g=g, n=n: numbers(g, n) for g, n in zip(groups, (5, 0, 40), strict=True)])
+        in_threads([lambda g=g, n=n: closing(numbers(g, n)) for g, n in zip(groups, (5, 0, 40), strict=True)])
     )
     for group, count in zip(groups, (5, 0, 40), strict=True):
         assert [number for who, number in merged if who == id(group)] == list(range(count))
@@ -45,7 +46,7 @@ def test_every_item_arrives_in_its_groups_order() -> None:
 
 def test_nobody_runs_far_ahead_of_the_reader_and_closing_ends_all() -> None:
     groups = [Told(), Told()]
-    merged = side_by_side([lambda g=g: numbers(g) for g in groups])
+    merged = in_threads([lambda g=g: closing(numbers(g)) for g in groups])
     for _ in range(3):
         next(merged)
     time.sleep(0.2)
@@ -62,5 +63,5 @@ def test_an_error_ends_the_other_groups_first() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(side_by_side([failing, lambda: numbers(other)]))
+        list(in_threads([lambda: closing(failing()), lambda: closing(numbers(other))]))
     assert other.ended

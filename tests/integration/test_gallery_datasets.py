@@ -18,6 +18,7 @@ from sencache.app.pages import page
 from sencache.app.pages.gallery import cards_of, told
 from sencache.app.recorded import Recorded, gallery_places, recorded
 from sencache.gallery import card, dataset_card
+from sencache.gallery import datasets as gallery
 from sencache.gallery.datasets import Pinned, push_card
 from sencache.gallery.making import make_card, read_finished
 from sencache.hub.download import Hub

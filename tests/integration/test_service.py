@@ -11,7 +11,6 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,16 @@ import gradio as gr
 import pytest
 import torch
 
-from sencache.app import studio as service
-from sencache.app.ask import Ask, make_ask, understand
+from sencache.app import service
+from sencache.app.events import Done, Waiting
 from sencache.app.offer import describe
-from sencache.app.studio import Studio
+from sencache.app.pages.api import as_dict
+from sencache.app.request import make_request, plan_request
+from sencache.app.service import ComparisonService
 from sencache.comparison import compare as comparison
 from sencache.comparison import measuring
+from sencache.comparison.events import Compared, LaneDone, LaneStarted, Started, StepDone
+from sencache.comparison.job import Job
 from sencache.comparison.report import load_report
 from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
@@ -38,56 +41,61 @@ SMALL: dict[str, Any] = {"steps": STEPS, "height": 32, "width": 32, "frames": 5}
 PATIENCE = 60
 
 
-def ask(**more: Any) -> Ask:
-    return make_ask(
-        **{"prompt": "a red circle", "methods": ["sencache", "control"], "nfe": 4, **SMALL, **more}
-    )
+def ask(**more: Any) -> Job:
+    asked = {"prompt": "a red circle", "methods": ["sencache", "control"], "nfe": 4, **SMALL, **more}
+    return plan_request(make_request(**asked))
 
 
 @pytest.fixture(scope="module")
-def studio() -> Studio:
-    made = Studio()
+def studio() -> ComparisonService:
+    made = ComparisonService()
     made.warm()
     return made
 
 
 @pytest.fixture(scope="module")
-def finished(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+def finished(studio: ComparisonService, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
     """All events of one run, and a copy of its files."""
     import shutil
 
     kept, events = tmp_path_factory.mktemp("run") / "files", []
     for event in studio.run(ask()):
         events.append(event)
-        if event["kind"] == "done":
-            shutil.copytree(event["folder"], kept)
-    return [event for event in events if event["kind"] != "wait"], kept
+        if isinstance(event, Done):
+            shutil.copytree(event.folder, kept)
+    return [event for event in events if not isinstance(event, Waiting)], kept
 
 
 # ---- events
 
 
-def test_events_are_plain_and_in_order(finished: tuple[list[dict[str, Any]], Path]) -> None:
+def test_events_cross_a_pipe_and_are_in_order(finished: tuple[list[Any], Path]) -> None:
     events, _ = finished
-    assert json.loads(json.dumps(events)) == pickle.loads(pickle.dumps(events)) == events
-    assert events[0]["kind"] == "started" and events[-1]["kind"] == "done"
-    for name in events[0]["lanes"]:
-        kinds = [event["kind"] for event in events if event.get("lane") == name]
-        steps = next(e["steps"] for e in events if e["kind"] == "lane" and e["lane"] == name)
-        assert kinds == ["lane", *["step"] * steps, "lane_done"]
+    assert pickle.loads(pickle.dumps(events)) == events
+    assert isinstance(events[0], Started) and isinstance(events[-1], Done)
+    assert json.loads(json.dumps([as_dict(event) for event in events]))[-1].keys() == {
+        *("kind", "report", "snippets", "missing")
+    }
+    assert not any(event.frames.size for event in events if isinstance(event, LaneDone))
+    for name in events[0].lanes:
+        (begun,) = [e for e in events if isinstance(e, LaneStarted) and e.lane == name]
+        taken = [e.record.step for e in events if isinstance(e, StepDone) and e.lane == name]
+        (done,) = [e for e in events if isinstance(e, LaneDone) and e.lane.name == name]
+        assert taken == list(range(begun.steps))
+        assert events.index(begun) < events.index(done)
 
 
-def test_the_baselines_come_first_and_always(finished: tuple[list[dict[str, Any]], Path]) -> None:
-    assert finished[0][0]["lanes"] == ["none", "fewer-steps", "sencache", "control"]
+def test_the_baselines_come_first_and_always(finished: tuple[list[Any], Path]) -> None:
+    assert finished[0][0].lanes == ("none", "fewer-steps", "sencache", "control")
 
 
-def test_lanes_advance_in_turn(finished: tuple[list[dict[str, Any]], Path]) -> None:
-    order = [e["lane"] for e in finished[0] if e["kind"] == "step" and e["lane"] in ("sencache", "control")]
+def test_lanes_advance_in_turn(finished: tuple[list[Any], Path]) -> None:
+    order = [e.lane for e in finished[0] if isinstance(e, StepDone) and e.lane in ("sencache", "control")]
     assert order == ["sencache", "control"] * STEPS or order == ["control", "sencache"] * STEPS
 
 
 def test_files_are_complete_and_the_report_verifies(
-    finished: tuple[list[dict[str, Any]], Path],
+    finished: tuple[list[Any], Path],
 ) -> None:
     events, folder = finished
     report = load_report(folder / "report.json")
@@ -103,12 +111,12 @@ def test_files_are_complete_and_the_report_verifies(
         assert packed.testzip() is None
         assert set(packed.namelist()) == {*videos, "report.json", "traces.csv"}
         assert packed.read("report.json") == (folder / "report.json").read_bytes()
-    told = [e["record"] for e in events if e["kind"] == "step" and e["lane"] == "control"]
+    told = [e.record for e in events if isinstance(e, StepDone) and e.lane == "control"]
     lane = next(lane for lane in report.lanes if lane.name == "control")
-    assert told == [record.model_dump(mode="json") for record in lane.trace]
+    assert told == list(lane.trace)
 
 
-def test_the_csv_holds_every_step(finished: tuple[list[dict[str, Any]], Path]) -> None:
+def test_the_csv_holds_every_step(finished: tuple[list[Any], Path]) -> None:
     _, folder = finished
     report = load_report(folder / "report.json")
     with (folder / "traces.csv").open(newline="") as file:
@@ -121,22 +129,20 @@ def test_the_csv_holds_every_step(finished: tuple[list[dict[str, Any]], Path]) -
         assert {k: float(row[k]) for k in record.signals} == dict(record.signals)
 
 
-def test_snippets_make_their_lanes_again(finished: tuple[list[dict[str, Any]], Path]) -> None:
+def test_snippets_make_their_lanes_again(finished: tuple[list[Any], Path]) -> None:
     events, folder = finished
     report = load_report(folder / "report.json")
     for name in ("sencache", "control"):
         lane = next(lane for lane in report.lanes if lane.name == name)
         space: dict[str, Any] = {}
-        exec(events[-1]["snippets"][name], space)
+        exec(events[-1].snippets[name], space)
         assert [r.decision for r in space["trace"]] == [r.decision for r in lane.trace]
         assert [r.score for r in space["trace"]] == [r.score for r in lane.trace]
 
 
-def test_a_typed_text_stays_a_literal_in_the_snippet(studio: Studio) -> None:
+def test_a_typed_text_stays_a_literal_in_the_snippet(studio: ComparisonService) -> None:
     prompt = "a circle'); import os; x = ('\n{0} \\"
-    code = next(e for e in studio.run(ask(prompt=prompt, methods=["fixed"])) if e["kind"] == "done")[
-        "snippets"
-    ]
+    code = next(e for e in studio.run(ask(prompt=prompt, methods=["fixed"])) if isinstance(e, Done)).snippets
     import ast
 
     for text in code.values():
@@ -148,7 +154,7 @@ def test_a_typed_text_stays_a_literal_in_the_snippet(studio: Studio) -> None:
 
 
 def test_lanes_are_measured_on_the_device_that_they_ran_on(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    studio: ComparisonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU would wait for one core otherwise; of two the second makes fewer-steps beside the full run."""
     seen, measure = [], measuring.compare_frames
@@ -169,9 +175,9 @@ def test_lanes_are_measured_on_the_device_that_they_ran_on(
 # ---- threads, closing
 
 
-def test_a_run_can_be_read_from_changing_threads(studio: Studio) -> None:
-    events: Iterator[dict[str, Any]] = studio.run(ask())
-    last = {}
+def test_a_run_can_be_read_from_changing_threads(studio: ComparisonService) -> None:
+    events: Iterator[Any] = studio.run(ask())
+    last = None
     readers = [ThreadPoolExecutor(1) for _ in range(3)]
     for turn in range(10_000):
         try:
@@ -180,7 +186,7 @@ def test_a_run_can_be_read_from_changing_threads(studio: Studio) -> None:
             break
     for reader in readers:
         reader.shutdown()
-    assert last["kind"] == "done"
+    assert isinstance(last, Done)
 
 
 @pytest.fixture
@@ -194,12 +200,12 @@ def forwards() -> Iterator[list[float]]:
 
 
 def test_closing_stops_within_two_steps_and_leaves_nothing(
-    studio: Studio, forwards: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    studio: ComparisonService, forwards: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     events = studio.run(ask(steps=200, nfe=None, preset=None))
     for event in events:
-        if event["kind"] == "step" and event["record"]["step"] == 3:
+        if isinstance(event, StepDone) and event.record.step == 3:
             break
     assert any(tmp_path.iterdir())
     events.close()
@@ -216,25 +222,25 @@ def test_closing_stops_within_two_steps_and_leaves_nothing(
 
 
 def test_a_run_after_a_closed_one_is_the_same_as_before(
-    studio: Studio, finished: tuple[list[dict[str, Any]], Path]
+    studio: ComparisonService, finished: tuple[list[Any], Path]
 ) -> None:
     closed = studio.run(ask(seed=5))
-    next(e for e in closed if e["kind"] == "step")
+    next(e for e in closed if isinstance(e, StepDone))
     closed.close()
-    results = {e["lane"]: e["result"] for e in studio.run(ask()) if e["kind"] == "lane_done"}
+    results = {e.lane.name: e.lane for e in studio.run(ask()) if isinstance(e, LaneDone)}
     for event in finished[0]:
-        if event["kind"] == "lane_done":
-            assert results[event["lane"]]["metrics"] == event["result"]["metrics"]
-            assert results[event["lane"]]["nfe"] == event["result"]["nfe"]
+        if isinstance(event, LaneDone):
+            again = results[event.lane.name]
+            assert (again.metrics, again.nfe) == (event.lane.metrics, event.lane.nfe)
 
 
-def test_one_comparison_at_a_time(studio: Studio) -> None:
+def test_one_comparison_at_a_time(studio: ComparisonService) -> None:
     first = studio.run(ask())
-    next(e for e in first if e["kind"] == "step")
+    next(e for e in first if isinstance(e, StepDone))
     second = studio.run(ask())
-    assert [next(second)["kind"] for _ in range(2)] == ["wait", "wait"]
+    assert [next(second) for _ in range(2)] == [Waiting(), Waiting()]
     first.close()
-    assert next(e for e in second if e["kind"] != "wait")["kind"] == "started"
+    assert isinstance(next(e for e in second if not isinstance(e, Waiting)), Started)
     second.close()
 
 
@@ -260,7 +266,9 @@ def test_one_comparison_at_a_time(studio: Studio) -> None:
         ({"methods": [f"fixed:interval={n}" for n in range(1, 17)]}, "16"),
     ],
 )
-def test_what_cannot_run_is_refused_in_one_sentence(wrong: dict[str, Any], said: str, studio: Studio) -> None:
+def test_what_cannot_run_is_refused_in_one_sentence(
+    wrong: dict[str, Any], said: str, studio: ComparisonService
+) -> None:
     with pytest.raises(SencacheError, match=said) as raised:
         next(studio.run(ask(**wrong)))
     assert "\n" not in str(raised.value)
@@ -282,21 +290,21 @@ def test_what_cannot_run_is_refused_in_one_sentence(wrong: dict[str, Any], said:
     ],
 )
 def test_what_fails_inside_is_told_without_internals(
-    failure: Exception, said: str, studio: Studio, monkeypatch: pytest.MonkeyPatch
+    failure: Exception, said: str, studio: ComparisonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = comparison.compare
+    whole = comparison.run_job
 
     def failing(*asked: Any) -> Iterator[Any]:
         yield next(whole(*asked))
         raise failure
 
-    monkeypatch.setattr(comparison, "compare", failing)
+    monkeypatch.setattr(comparison, "run_job", failing)
     events = studio.run(ask())
     with pytest.raises(SencacheError, match=said) as raised:
         list(events)
     assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
     monkeypatch.undo()
-    assert [e for e in studio.run(ask(methods=["fixed"])) if e["kind"] == "done"]
+    assert [e for e in studio.run(ask(methods=["fixed"])) if isinstance(e, Done)]
 
 
 # ---- cut off
@@ -306,11 +314,11 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, ended: int, left: int, error: Exc
     """The GPU is taken away when `left` events have come since so many lanes have ended."""
     whole = service._on_device
 
-    def cut(job: dict[str, Any]) -> Iterator[Any]:
+    def cut(booking: Any) -> Iterator[Any]:
         done = after = 0
-        for event in whole(job):
+        for event in whole(booking):
             yield event
-            done += event["kind"] == "lane_done"
+            done += isinstance(event, LaneDone)
             after += done >= ended
             if after == left:
                 raise error
@@ -320,29 +328,29 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, ended: int, left: int, error: Exc
 
 @pytest.mark.parametrize(("ended", "left"), [(1, 1), (1, 7), (2, 3), (3, 1), (4, 1)])
 def test_a_run_that_is_cut_off_ends_with_what_had_ended(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch, ended: int, left: int
+    studio: ComparisonService, monkeypatch: pytest.MonkeyPatch, ended: int, left: int
 ) -> None:
     cut_after(monkeypatch, ended, left, gr.Error("GPU task aborted"))
     events = []
     for event in studio.run(ask(methods=["sencache", "control", "fixed"])):
         events.append(event)
-        if event["kind"] == "done":
-            report = load_report(Path(event["folder"]) / "report.json")
-            with zipfile.ZipFile(Path(event["folder"]) / "comparison.zip") as packed:
+        if isinstance(event, Done):
+            report = load_report(event.folder / "report.json")
+            with zipfile.ZipFile(event.folder / "comparison.zip") as packed:
                 kept = set(packed.namelist())
-    assert events[-1]["kind"] == "done" and verify(report) == []
-    names = [event["lane"] for event in events if event["kind"] == "lane_done"]
-    assert {lane.name for lane in report.lanes} == set(names) == set(events[-1]["snippets"])
+    assert isinstance(events[-1], Done) and verify(report) == []
+    names = [event.lane.name for event in events if isinstance(event, LaneDone)]
+    assert {lane.name for lane in report.lanes} == set(names) == set(events[-1].snippets)
     assert kept == {"report.json", "traces.csv", *(lane.video for lane in report.lanes)}
     for one in report.unfinished:
-        assert one.taken == sum(e["kind"] == "step" and e["lane"] == one.name for e in events)
+        assert one.taken == sum(isinstance(e, StepDone) and e.lane == one.name for e in events)
         assert one.why == "the process that made it was ended (GPU task aborted)"
-    assert events[-1]["missing"] == [str(one) for one in report.unfinished]
+    assert as_dict(events[-1])["missing"] == [str(one) for one in report.unfinished]
     assert len(report.lanes) + len(report.unfinished) == 5 and report.unfinished
 
 
 def test_a_run_that_is_cut_off_before_any_lane_ended_is_an_error(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    studio: ComparisonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut_after(monkeypatch, 0, 9, gr.Error("GPU task aborted"))
     with pytest.raises(gr.Error, match="GPU task aborted"):
@@ -350,9 +358,9 @@ def test_a_run_that_is_cut_off_before_any_lane_ended_is_an_error(
 
 
 def test_what_goes_wrong_inside_after_a_lane_is_why_the_others_are_missing(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    studio: ComparisonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = comparison.compare
+    whole = comparison.run_job
 
     def failing(*asked: Any) -> Iterator[Any]:
         for event in whole(*asked):
@@ -360,32 +368,33 @@ def test_what_goes_wrong_inside_after_a_lane_is_why_the_others_are_missing(
             if isinstance(event, comparison.LaneDone):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(comparison, "compare", failing)
+    monkeypatch.setattr(comparison, "run_job", failing)
     *_, last = studio.run(ask())
-    assert len(last["missing"]) == 3
-    assert all("not enough memory for tiny-wan at this size; choose" in told for told in last["missing"])
+    missing = [str(one) for one in last.report.unfinished]
+    assert len(missing) == 3
+    assert all("not enough memory for tiny-wan at this size; choose" in told for told in missing)
 
 
 def test_a_reservation_is_a_deadline_and_elsewhere_there_is_none(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    studio: ComparisonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, whole = [], comparison.compare
+    given, whole = [], comparison.run_job
 
     def noted(*asked: Any) -> Iterator[Any]:
         given.append((asked[-1], time.monotonic()))
         return whole(*asked)
 
-    monkeypatch.setattr(comparison, "compare", noted)
-    asked = ask(methods=["fixed"])
-    costs = asdict(studio.estimate(asked).costs)
-    job = {"ask": asked.model_dump(mode="json"), "reserved": 600, "costs": costs}
+    monkeypatch.setattr(comparison, "run_job", noted)
+    job = ask(methods=["fixed"])
+    costs = studio.estimate(job).costs
     for zerogpu in ("", "1"):
         with tempfile.TemporaryDirectory() as folder:
             monkeypatch.setenv("SPACES_ZERO_GPU", zerogpu)
-            assert list(service._on_device({**job, "folder": folder}))[-1]["kind"] == "saved"
+            booking = service.Booking(job, Path(folder), 600, costs)
+            assert isinstance(list(service._on_device(booking))[-1], Compared)
     (none, _), (deadline, now) = given
     assert none is None and deadline is not None
-    assert now < deadline.at < now + 600 and deadline.ending == costs["decode"] + costs["measure"] > 0
+    assert now < deadline.at < now + 600 and deadline.ending == costs.decode + costs.measure > 0
 
 
 # ---- what is offered, and how long it takes
@@ -411,26 +420,26 @@ def test_defaults_that_are_offered_are_the_methods_own() -> None:
     "change", [{"nfe": 8}, {"steps": 16}, {"frames": 9}, {"methods": ["sencache", "fixed", "control"]}]
 )
 def test_more_work_is_estimated_to_take_longer(change: dict[str, Any]) -> None:
-    studio = Studio()
+    studio = ComparisonService()
     assert studio.estimate(ask(**change)).seconds > studio.estimate(ask()).seconds > 0
 
 
-def test_the_estimate_learns_from_a_run(studio: Studio, finished: object) -> None:
-    assert not Studio().estimate(ask()).measured
+def test_the_estimate_learns_from_a_run(studio: ComparisonService, finished: object) -> None:
+    assert not ComparisonService().estimate(ask()).measured
     assert studio.estimate(ask()).measured
 
 
 def test_the_estimate_learns_from_a_run_that_is_cut_off() -> None:
-    studio = Studio()
+    studio = ComparisonService()
     run = studio.run(ask())
-    steps = (event for event in run if event["kind"] == "step" and event["record"]["step"] == 1)
+    steps = (event for event in run if isinstance(event, StepDone) and event.record.step == 1)
     next(steps)
     run.close()
     assert studio.estimate(ask()).measured
 
 
 def test_the_reservation_exceeds_the_estimate_and_is_booked_by_half_more() -> None:
-    estimate = Studio().estimate(ask())
+    estimate = ComparisonService().estimate(ask())
     assert 1.3 * estimate.seconds + 4 <= estimate.reserved <= 80
     assert estimate.reserved * 1.5 <= estimate.booked < estimate.reserved * 1.5 + 1
 
@@ -446,21 +455,21 @@ def test_what_takes_too_long_is_refused_before_it_runs(monkeypatch: pytest.Monke
         frames=81,
         methods=[f"fixed:interval={n}" for n in range(1, 15)],
     )
-    seconds = Studio().estimate(long).seconds
+    seconds = ComparisonService().estimate(long).seconds
     assert 120 < seconds < 900
     with pytest.raises(
         SencacheError, match=r"about \d{4,} s, more than the 900 s of SENCACHE_MAX_SECONDS; choose"
     ):
-        next(Studio().run(longest))
+        next(ComparisonService().run(longest))
     monkeypatch.setenv("SENCACHE_MAX_SECONDS", str(int(seconds)))
     with pytest.raises(SencacheError, match=f"more than the {int(seconds)} s"):
-        Studio().estimate(long)
+        ComparisonService().estimate(long)
     monkeypatch.setenv("SENCACHE_MAX_SECONDS", "1000000")
-    assert Studio().estimate(longest).seconds > 900
+    assert ComparisonService().estimate(longest).seconds > 900
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     with pytest.raises(SencacheError, match="more than the 58 s of one call; choose fewer"):
-        Studio().estimate(longest)
-    assert Studio().estimate(ask()).reserved <= 80
+        ComparisonService().estimate(longest)
+    assert ComparisonService().estimate(ask()).reserved <= 80
 
 
 @pytest.mark.parametrize("wrong", ["0", "-5", "1e3", "ten"])
@@ -469,7 +478,7 @@ def test_a_limit_that_is_no_number_is_refused_at_the_start(
 ) -> None:
     monkeypatch.setenv("SENCACHE_MAX_SECONDS", wrong)
     with pytest.raises(SencacheError, match=f"SENCACHE_MAX_SECONDS is '{wrong}'; write whole seconds"):
-        Studio()
+        ComparisonService()
 
 
 def test_models_are_loaded_once_under_many_threads() -> None:
@@ -484,8 +493,8 @@ def test_models_are_loaded_once_under_many_threads() -> None:
     assert len(found) == 8 and len({id(model) for model in found}) == 1
 
 
-def test_an_ask_understands_its_models_own_numbers() -> None:
-    request = understand(make_ask(prompt="x")).request
+def test_a_request_takes_its_models_own_numbers() -> None:
+    request = plan_request(make_request(prompt="x")).request
     model = describe()["models"][0]
     assert (request.steps, request.height, request.frames) == (
         model["steps"],

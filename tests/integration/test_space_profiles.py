@@ -15,11 +15,12 @@ from fake_hub import FakeHub, Handler
 from hub_profiles import CONTENT, FILE, OWN, REPO, npz
 
 from sencache.app import shelf
-from sencache.app.ask import make_ask, understand
+from sencache.app.events import Done
 from sencache.app.offer import describe
 from sencache.app.pages import own_profiles, page
 from sencache.app.pages.controls import build_controls
-from sencache.app.studio import Studio
+from sencache.app.request import make_request, plan_request
+from sencache.app.service import ComparisonService
 from sencache.comparison.report import load_report
 from sencache.comparison.verify import profiles_at_hand, verify
 from sencache.hub.download import Hub
@@ -70,7 +71,7 @@ def test_the_authors_file_serves_sencache_at_the_commit_that_is_told(server: Fak
     # Asked once a process: what is looked up later is what was shown.
     asked = len(server.requests)
     server.repos[OFFICIAL].commit({WAN: npz(91)})
-    profiles = understand(make_ask(prompt="x", methods=["sencache", "magcache"])).profiles
+    profiles = plan_request(make_request(prompt="x", methods=["sencache", "magcache"])).profiles
     assert len(server.requests) == asked
     first, own = profiles
     assert (first.origin, first.repo, first.revision, first.serves) == (WAN, OFFICIAL, commit, ("sencache",))
@@ -202,7 +203,11 @@ def test_a_run_records_the_commit_and_verifies_from_the_copy_kept(
     monkeypatch.setenv("SENCACHE_PROFILES", REPO)
     asked = {"prompt": "a red circle", "methods": ["sencache", "magcache"], "steps": 6, "preset": "slow"}
     small = {"height": 32, "width": 32, "frames": 5}
-    *_, done = (e for e in Studio().run(make_ask(**asked, **small)) if _copied(e, tmp_path / "run"))
+    *_, done = (
+        e
+        for e in ComparisonService().run(plan_request(make_request(**asked, **small)))
+        if _copied(e, tmp_path / "run")
+    )
     report = load_report(tmp_path / "run" / "report.json")
     used = {lane.method: lane.profile for lane in report.lanes if lane.profile}
     assert used["sencache"].model_dump() == {
@@ -220,15 +225,15 @@ def test_a_run_records_the_commit_and_verifies_from_the_copy_kept(
         assert archive.read("profile.json") == pulled.to_json().encode()
     monkeypatch.chdir(tmp_path / "run")
     space: dict[str, Any] = {}
-    exec(done["snippets"]["sencache"], space)
+    exec(done.snippets["sencache"], space)
     assert [r.score for r in space["trace"]] == [r.score for r in lane.trace]
     shutil.rmtree(tmp_path / "assets")
     assert verify(report, profiles_at_hand(folder=tmp_path / "run")) == []
 
 
-def _copied(event: dict[str, Any], folder: Path) -> bool:
-    if event["kind"] == "done":
-        shutil.copytree(event["folder"], folder)
+def _copied(event: Any, folder: Path) -> bool:
+    if isinstance(event, Done):
+        shutil.copytree(event.folder, folder)
     return True
 
 
@@ -247,8 +252,8 @@ def test_a_visitor_pulls_for_this_visit_alone(
     asking, (own, name, told) = own_profiles.pulled(f" {OFFICIAL} ", "wan", {})
     assert asking[1] is None and commit in told["text"] and not told["bad"]
     values = {**{field: component.value for field, component in controls.fields.items()}, "profile": name}
-    ask = controls.ask(*values.values(), *(knob.field.value for knob in controls.knobs), own)
-    chosen = understand(ask.model_copy(update={"methods": ("sencache",)})).profiles[0]
+    ask = controls.request(*values.values(), *(knob.field.value for knob in controls.knobs), own)
+    chosen = plan_request(ask.model_copy(update={"methods": ("sencache",)})).profiles[0]
     assert (chosen.origin, chosen.repo, chosen.revision) == (WAN, OFFICIAL, commit)
     assert not (tmp_path / "assets").exists()
     for text, said in (

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sencache.app import studio as service
+from sencache.app import service
 from sencache.app.pages import page
-from sencache.app.studio import Studio
+from sencache.app.service import ComparisonService
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,5 +76,5 @@ def test_the_log_says_how_the_model_was_placed(
     monkeypatch.setattr(service, "model", lambda key: SimpleNamespace(pipe=pipe, placement=told))
     monkeypatch.setenv("SENCACHE_DEVICE", "cuda:0,cuda:1")
     with caplog.at_level(logging.INFO, "sencache"):
-        Studio().warm("wan-1.3b")
+        ComparisonService().warm("wan-1.3b")
     assert caplog.messages == [f"wan-1.3b is on cuda:0, cuda:1: {told}"]

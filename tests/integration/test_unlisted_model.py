@@ -10,9 +10,10 @@ import layouts
 import numpy as np
 import pytest
 
-from sencache.app.ask import make_ask
 from sencache.app.deliver import snippets
-from sencache.app.studio import Studio
+from sencache.app.events import Done
+from sencache.app.request import make_request, plan_request
+from sencache.app.service import ComparisonService
 from sencache.comparison import compare as comparison
 from sencache.comparison.report import load_report
 from sencache.video import to_uint8
@@ -25,7 +26,7 @@ class Run:
 
     def __init__(self, folder: Path, layout: str, patch: pytest.MonkeyPatch) -> None:
         self.frames: dict[str, Any] = {}
-        whole = comparison.compare
+        whole = comparison.run_job
 
         def noted(*asked: Any) -> Iterator[comparison.Event]:
             for event in whole(*asked):
@@ -33,15 +34,15 @@ class Run:
                     self.frames[event.lane.name] = event.frames
                 yield event
 
-        patch.setattr(comparison, "compare", noted)
+        patch.setattr(comparison, "run_job", noted)
         patch.setenv("MODEL_ID", str(folder))
         made = layouts.LAYOUTS[layout]
         size = {"height": made.height, "width": made.width, "frames": made.frames}
-        ask = make_ask(prompt="a cat", methods=["control"], nfe=4, steps=STEPS, seed=3, **size)
-        for event in Studio().run(ask):
-            if event["kind"] == "done":
-                self.code = event["snippets"]
-                self.report = load_report(Path(event["folder"]) / "report.json")
+        ask = make_request(prompt="a cat", methods=["control"], nfe=4, steps=STEPS, seed=3, **size)
+        for event in ComparisonService().run(plan_request(ask)):
+            if isinstance(event, Done):
+                self.code = event.snippets
+                self.report = load_report(event.folder / "report.json")
 
 
 # LTX-Video 0.9.1 takes settings of its decoder, which no step's record shows.

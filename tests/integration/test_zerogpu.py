@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sencache.app.ask import make_ask
-from sencache.app.studio import Studio
+from sencache.app.pages.api import as_dict
+from sencache.app.request import make_request, plan_request
+from sencache.app.service import ComparisonService
 
 ASKED = {
     "prompt": "a red circle",
@@ -89,7 +90,9 @@ def test_blocks_are_compiled_in_a_worker_when_the_space_starts(told: dict[str, A
 # The worker has one thread, and two add up a sum's last digit in another order.
 @pytest.mark.usefixtures("one_thread")
 def test_decisions_and_metrics_are_those_of_a_plain_process(told: dict[str, Any]) -> None:
-    here = [e for e in Studio().run(make_ask(**ASKED)) if e["kind"] in ("step", "lane_done")]
+    job = plan_request(make_request(**ASKED))
+    events = (as_dict(event) for event in ComparisonService().run(job))
+    here = [event for event in events if event["kind"] in ("step", "lane_done")]
     first, second = told["runs"]
     assert len(here) == len(first) == len(second)
     for events in (first, second):

@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,51 +54,62 @@ def main() -> None:
     del sys.modules["torch"]
     from gradio.context import LocalContext
 
-    from sencache.app import studio as service
-    from sencache.app.ask import make_ask
+    from sencache.app import service
+    from sencache.app.events import Done
+    from sencache.app.pages.api import as_dict
+    from sencache.app.request import make_request
+    from sencache.comparison.events import LaneDone, StepDone
 
     # Before the first fork: workers are used again.
     service.compile_blocks = layout_from_worker
     # However slow this machine is, what is reserved must not end a run.
     service.MARGIN_SECONDS = -1000.0
     LocalContext.request.set(SimpleNamespace(headers=Headers()))  # type: ignore[arg-type]
-    ask = make_ask(**json.loads(sys.argv[1]))
-    studio = service.Studio()
+    studio = service.ComparisonService()
+    job = studio.job(make_request(**json.loads(sys.argv[1])))
     studio.warm()
-    told: dict[str, Any] = {"parent": os.getpid(), "reserved": studio.estimate(ask).reserved}
-    told["error"] = error_inside(studio, ask)
-    told["runs"] = [[e for e in studio.run(ask) if e["kind"] in ("lane_done", "step")] for _ in range(2)]
-    closed = studio.run(ask)
-    next(e for e in closed if e["kind"] == "step")
+    told: dict[str, Any] = {"parent": os.getpid(), "reserved": studio.estimate(job).reserved}
+    told["error"] = error_inside(studio, job)
+    told["runs"] = [
+        [as_dict(e) for e in studio.run(job) if isinstance(e, (LaneDone, StepDone))] for _ in range(2)
+    ]
+    closed = studio.run(job)
+    next(e for e in closed if isinstance(e, StepDone))
     closed.close()
     told["free"] = studio._device.acquire(timeout=60)
     studio._device.release()
     told["released"] = len([c for c in calls if c["call"] == "release"])
-    told["again"] = len([e for e in studio.run(ask) if e["kind"] == "done"])
+    told["again"] = len([e for e in studio.run(job) if isinstance(e, Done)])
 
     told["calls"] = list(calls)
-    told["killed"] = killed(studio, ask)
-    told["after"] = len([e for e in studio.run(ask) if e["kind"] == "done"])
+    told["killed"] = killed(studio, job)
+    told["after"] = len([e for e in studio.run(job) if isinstance(e, Done)])
     told["aot"] = compiled_at_start(studio)
     print(json.dumps(told))
 
 
-def killed(studio: Any, ask: Any) -> dict[str, Any]:
+def killed(studio: Any, job: Any) -> dict[str, Any]:
     """What the visitor gets when the worker is killed three steps after the full run has ended."""
+    from sencache.app.events import Done
+    from sencache.comparison.events import StepDone
     from sencache.comparison.report import load_report
     from sencache.comparison.verify import verify
 
     left = 3
-    for event in studio.run(ask):
-        if event["kind"] == "step" and event["lane"] != "none":
+    for event in studio.run(job):
+        if isinstance(event, StepDone) and event.lane != "none":
             left -= 1
             if not left:
                 for worker in multiprocessing.active_children():
                     worker.kill()
-        if event["kind"] == "done":
-            report = load_report(Path(event["folder"]) / "report.json")
+        if isinstance(event, Done):
+            report = load_report(event.folder / "report.json")
             lanes = [lane.name for lane in report.lanes]
-            return {"lanes": lanes, "problems": verify(report), "missing": event["missing"]}
+            return {
+                "lanes": lanes,
+                "problems": verify(report),
+                "missing": [str(one) for one in report.unfinished],
+            }
     raise AssertionError("a run ends")
 
 
@@ -114,7 +124,7 @@ def layout_from_worker(*_: Any) -> Any:
 
 def compiled_at_start(studio: Any) -> dict[str, Any]:
     """What a start with compiling ahead of time reserves, and what comes back from the worker."""
-    from sencache.app import studio as service
+    from sencache.app import service
 
     loaded, before = [], len(calls)
     os.environ["SENCACHE_AOT"] = "1"
@@ -125,7 +135,7 @@ def compiled_at_start(studio: Any) -> dict[str, Any]:
     return told | {"calls": calls[before:]}
 
 
-def error_inside(studio: Any, ask: Any) -> str:
+def error_inside(studio: Any, job: Any) -> str:
     """What the visitor reads when memory runs out in the forked worker."""
     from sencache.comparison import compare as comparison
     from sencache.errors import SencacheError
@@ -133,13 +143,13 @@ def error_inside(studio: Any, ask: Any) -> str:
     def failing(*_: Any) -> Any:
         raise MemoryError
 
-    whole, comparison.compare = comparison.compare, failing
+    whole, comparison.run_job = comparison.run_job, failing
     try:
-        list(studio.run(ask))
+        list(studio.run(job))
     except SencacheError as error:
         return str(error)
     finally:
-        comparison.compare = whole
+        comparison.run_job = whole
     return "no error"
 
 

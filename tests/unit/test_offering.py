@@ -10,12 +10,12 @@ import gradio as gr
 import pytest
 
 from sencache.app import space
-from sencache.app.ask import Ask, make_ask, understand
 from sencache.app.offer import describe
 from sencache.app.opening import sample
 from sencache.app.pace import Pace
 from sencache.app.pages.api import _Endpoints
 from sencache.app.pages.controls import build_controls
+from sencache.app.request import ComparisonRequest, make_request, plan_request
 from sencache.app.seconds import RATES, ZEROGPU, ZEROGPU_LONGEST, longest_call
 from sencache.errors import SencacheError
 from sencache.models.model import MODELS, check_request
@@ -39,11 +39,11 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_ID", "large")
 
 
-def opening() -> Ask:
+def opening() -> ComparisonRequest:
     """What Run asks for before a visitor touched anything."""
     with gr.Blocks(analytics_enabled=False):
         controls = build_controls(describe())
-    return controls.ask(*(component.value for component in controls.inputs))
+    return controls.request(*(component.value for component in controls.inputs))
 
 
 REAL = [key for key, spec in MODELS.items() if not spec.bundled and not spec.from_image]
@@ -54,10 +54,10 @@ def test_what_the_page_opens_with_can_run(key: str, monkeypatch: pytest.MonkeyPa
     """On every model, whatever its own profile serves; what it does not is named with the remedy."""
     monkeypatch.setenv("MODEL_ID", key)
     ask, (model,) = opening(), describe()["models"]
-    assert {"none", "fewer-steps", "control"} <= {lane.name for lane in understand(ask).lanes}
+    assert {"none", "fewer-steps", "control"} <= {lane.spec.name for lane in plan_request(ask).lanes}
     for lane in model["unserved"]:
         with pytest.raises(SencacheError):
-            understand(ask.model_copy(update={"methods": (lane,)}))
+            plan_request(ask.model_copy(update={"methods": (lane,)}))
     offered = {lane["lane"] for lane in describe()["methods"] if not lane["baseline"]}
     left_out = {*model["unserved"], *model["idle"], *model["spared"], "fixed"}
     assert {*ask.methods, *left_out} == offered
@@ -78,7 +78,7 @@ def test_what_the_page_opens_with_fits_the_quota(key: str, monkeypatch: pytest.M
     """With the margin of the reservation whole, also once SenCache's profile has come."""
     monkeypatch.setenv("MODEL_ID", key)
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    estimate = Pace().estimate(understand(opening()), ZEROGPU)
+    estimate = Pace().estimate(plan_request(opening()), ZEROGPU)
     assert 1.3 * estimate.seconds + 4 <= estimate.reserved <= ZEROGPU_LONGEST
     # What a visitor who has not signed in has a day.
     assert estimate.booked == math.ceil(1.5 * estimate.reserved) <= 120
@@ -152,15 +152,15 @@ def test_what_is_spared_for_time_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_space_of_one_model(large: None) -> None:
     """Its page, its answers and its refusals know no other; an ask that names none means it."""
     assert [model["key"] for model in describe()["models"]] == ["large"]
-    assert make_ask(prompt="x").model == "large"
-    assert understand(make_ask(prompt="x")).request.width == 832
+    assert make_request(prompt="x").model == "large"
+    assert plan_request(make_request(prompt="x")).request.width == 832
     with pytest.raises(SencacheError, match="choose from large"):
-        understand(make_ask(prompt="x", model="tiny-wan"))
+        plan_request(make_request(prompt="x", model="tiny-wan"))
 
 
 def test_without_model_id_the_bundled_ones_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MODEL_ID", raising=False)
-    assert make_ask(prompt="x").model == "tiny-wan"
+    assert make_request(prompt="x").model == "tiny-wan"
 
 
 def test_numbers_are_shortened_to_what_may_be_run(large: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,10 +169,10 @@ def test_numbers_are_shortened_to_what_may_be_run(large: None, monkeypatch: pyte
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     fitted = space.offered_model("large")
     assert fitted == space.first_run(LARGE, ZEROGPU, 58) != LARGE
-    request = understand(make_ask(prompt="x", model="large")).request
+    request = plan_request(make_request(prompt="x", model="large")).request
     assert (request.steps, request.frames, request.height) == (fitted.steps, fitted.frames, fitted.height)
     # What a visitor asks for in so many words is not touched.
-    assert understand(make_ask(prompt="x", model="large", steps=50)).request.steps == 50
+    assert plan_request(make_request(prompt="x", model="large", steps=50)).request.steps == 50
 
 
 def test_the_owner_can_say_what_size_the_model_was_made_for(
@@ -182,7 +182,7 @@ def test_the_owner_can_say_what_size_the_model_was_made_for(
     monkeypatch.setenv("SENCACHE_SIZE", "512x320x49")
     (model,) = describe()["models"]
     assert (model["width"], model["height"], model["frames"]) == (512, 320, 49)
-    request = understand(make_ask(prompt="x")).request
+    request = plan_request(make_request(prompt="x")).request
     assert (request.width, request.height, request.frames) == (512, 320, 49)
     for wrong, said in (
         ("512x320", "SENCACHE_SIZE is '512x320'; write width, height and frames, as 832x480x81"),
@@ -196,8 +196,8 @@ def test_the_owner_can_say_what_size_the_model_was_made_for(
 
 
 def test_a_client_that_names_no_model_means_the_apps_own(large: None) -> None:
-    asked: list[Ask] = []
-    studio = SimpleNamespace(run=lambda ask: asked.append(ask) or iter(()))
+    asked: list[ComparisonRequest] = []
+    studio = SimpleNamespace(job=asked.append, run=lambda job: iter(()))
     list(_Endpoints(studio, describe()).compare("x", methods=["control"]))  # type: ignore[arg-type]
     assert [ask.model for ask in asked] == ["large"]
 

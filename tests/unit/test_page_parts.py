@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sencache.app.ask import make_ask, understand
 from sencache.app.offer import describe
 from sencache.app.opening import evaluations
 from sencache.app.pages.controls import SPEEDS, Controls, build_controls
@@ -19,11 +18,13 @@ from sencache.app.pages.gallery import load_gallery
 from sencache.app.pages.lanes import board_of
 from sencache.app.pages.links import query_of, query_of_report, read_query, restored
 from sencache.app.pages.numbers import table_of
-from sencache.app.pages.running import Runner, told
+from sencache.app.pages.running import Runner, ending
 from sencache.app.palette import lane_label
 from sencache.app.plots import drift_figure, timeline_figure, walked_figure
-from sencache.app.studio import Studio
+from sencache.app.request import make_request, plan_request
+from sencache.app.service import ComparisonService
 from sencache.cli.tables import comparison_table, lane_notes
+from sencache.comparison.events import StepDone
 from sencache.comparison.report import Report, Unfinished
 from sencache.comparison.summary import COLUMNS, verdict
 from sencache.errors import SencacheError
@@ -52,7 +53,7 @@ def usual(controls: Controls) -> dict[str, Any]:
 
 
 def test_untouched_settings_ask_for_the_models_own(controls: Controls) -> None:
-    ask, model = controls.ask(*usual(controls).values()), describe()["models"][0]
+    ask, model = controls.request(*usual(controls).values()), describe()["models"][0]
     assert (ask.steps, ask.height, ask.frames) == (model["steps"], model["height"], model["frames"])
     assert ask.nfe == model["steps"] // 2 and ask.preset is None and ask.settings == {}
 
@@ -71,8 +72,11 @@ def test_a_knob_reaches_its_method_and_no_other(controls: Controls) -> None:
         "fixed.steps": "0, 4 9",
         "sencache.compute_last": "yes",
     }
-    ask = controls.ask(*values.values())
-    assert ask.settings == {"sencache": {"tolerance": 0.3, "compute_last": True}, "fixed": {"steps": "0+4+9"}}
+    ask = controls.request(*values.values())
+    assert ask.settings == {
+        "sencache": {"tolerance": 0.3, "compute_last": True},
+        "fixed": {"steps": ("0", "4", "9")},
+    }
 
 
 SETTINGS = st.fixed_dictionaries(
@@ -151,8 +155,8 @@ def test_a_finished_comparison_links_to_its_own_settings(controls: Controls) -> 
     before |= {"profile": "tiny-ltx.euler-50", "seed": 7, "methods": [], "sencache.tolerance": 0.5}
     for entry in load_gallery():
         values = after(controls, read_query(query_of_report(entry.report)), before)
-        ask = controls.ask(*values.values())
-        assert understand(ask).request == entry.report.request
+        ask = controls.request(*values.values())
+        assert plan_request(ask).request == entry.report.request
         assert (ask.model, ask.settings, ask.profile) == (entry.report.model.key, {}, None)
         assert set(ask.methods) == {lane.name for lane in entry.report.lanes if lane.target}
 
@@ -167,7 +171,7 @@ def test_settings_of_a_model_that_is_not_offered_leave_the_pages_own(
         own = build_controls(describe())
     values = after(own, read_query(query_of_report(report)), {"steps": 9})
     assert values == {**usual(own), "prompt": report.request.prompt}
-    assert understand(own.ask(*values.values())).request.width == 832
+    assert plan_request(own.request(*values.values())).request.width == 832
 
 
 # ---- lanes and numbers
@@ -191,7 +195,7 @@ def test_values_sent_before_do_not_change_later(report: Report) -> None:
     board = board_of(report)
     first = board.value()
     kept = json.dumps(first)
-    board.take({"kind": "step", "lane": "none", "record": report.lanes[0].trace[0].model_dump()})
+    board.take(StepDone("none", report.lanes[0].trace[0]))
     assert json.dumps(first) == kept and json.dumps(board.value()) != kept
 
 
@@ -230,10 +234,9 @@ def test_a_report_that_was_cut_off_says_everywhere_what_is_missing(report: Repor
     gone = Unfinished(name=last.name, method=last.method, taken=3, steps=last.steps, why=why)
     cut = report.model_copy(update={"lanes": tuple(kept), "unfinished": (gone,)})
     sentence = f"Missing: {lane_label(last.name)}; {why}."
-    assert told(cut, 34.21) == f"Cut off after 34.2 s. {sentence}" and verdict(cut, lane_label).endswith(
-        sentence
-    )
-    assert told(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report, lane_label)
+    assert ending(cut, 34.21) == f"Cut off after 34.2 s. {sentence}"
+    assert verdict(cut, lane_label).endswith(sentence)
+    assert ending(report, 34.21) == "Done in 34.2 s." and "Missing" not in verdict(report, lane_label)
     shown = {lane["name"]: lane for lane in board_of(cut).value()["lanes"]}
     assert {name: lane["state"] for name, lane in shown.items()} == {
         **{lane.name: "done" for lane in kept},
@@ -273,32 +276,32 @@ def test_figures_hold_every_step_and_are_small(report: Report, bundled_profile: 
 # ---- the note beside Run
 
 
-class FixedAsk:
-    """Controls whose values are always the same `Ask`, or cannot be used."""
+class FixedRequest:
+    """Controls whose values are always the same request, or cannot be used."""
 
     def __init__(self, **asked: Any) -> None:
         self.asked = asked
 
-    def ask(self, *_: Any) -> Any:
-        return make_ask(**self.asked)
+    def request(self, *_: Any) -> Any:
+        return make_request(**self.asked)
 
 
 def test_the_note_tells_seconds_and_on_zerogpu_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    studio = Studio()
-    runner = Runner(studio, FixedAsk(prompt="x"), 0)  # type: ignore[arg-type]
+    studio = ComparisonService()
+    runner = Runner(studio, FixedRequest(prompt="x"), 0)  # type: ignore[arg-type]
     plain = runner.estimate()
     assert str(plain["text"]).startswith("About") and "quota" not in str(plain["text"]) and not plain["bad"]
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    booked = studio.estimate(make_ask(prompt="x")).booked
+    booked = studio.estimate(plan_request(make_request(prompt="x"))).booked
     assert f"{booked} s of your GPU quota" in str(runner.estimate()["text"])
 
 
 def test_the_note_tells_what_stands_in_the_way() -> None:
-    runner = Runner(Studio(), FixedAsk(prompt="", steps=4), 0)  # type: ignore[arg-type]
+    runner = Runner(ComparisonService(), FixedRequest(prompt="", steps=4), 0)  # type: ignore[arg-type]
     told = runner.estimate()
     assert told["bad"] and "prompt is empty" in str(told["text"])
     with pytest.raises(SencacheError, match="prompt is empty"):
-        Studio().estimate(make_ask(prompt=""))
+        ComparisonService().job(make_request(prompt=""))
 
 
 @pytest.mark.parametrize(
@@ -319,16 +322,16 @@ def test_a_mistake_is_shown_at_its_field_before_anything_queues(
     controls: Controls, field: str, value: Any
 ) -> None:
     values = {**usual(controls), "methods": ["sencache", "fixed"], field: value}
-    told = Runner(Studio(), controls, 0).validate(*values.values())
+    told = Runner(ComparisonService(), controls, 0).validate(*values.values())
     wrong = [name for name, checked in zip(values, told, strict=True) if not checked["is_valid"]]
     assert wrong == [field]
 
 
 def test_only_a_run_that_never_began_blames_the_queue(controls: Controls) -> None:
-    runner = Runner(Studio(), controls, 0)
-    waiting = runner.announced(*usual(controls).values())
-    full, run, cancel = runner.refused(waiting)
+    runner = Runner(ComparisonService(), controls, 0)
+    waiting = runner.announce(*usual(controls).values())
+    full, run, cancel = runner.explain_failure(waiting)
     assert full["bad"] and "try again" in full["text"]
     assert run["interactive"] and not cancel["interactive"]
     for status in ({"text": "there was not enough memory", "bad": True}, None, "hostile"):
-        assert "text" not in runner.refused(status)[0]  # type: ignore[arg-type]
+        assert "text" not in runner.explain_failure(status)[0]  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache.app.ask import make_ask, understand
 from sencache.app.pace import RECENT, Pace
+from sencache.app.request import make_request, plan_request
 from sencache.app.seconds import (
     RATES,
     RESERVE,
@@ -25,8 +25,12 @@ from sencache.app.seconds import (
     rate_of,
     reserved,
 )
+from sencache.comparison.events import Compared, Event, LaneDone, Started, StepDone
+from sencache.comparison.report import Lane, Report
 from sencache.models.catalogue import MODELS
 from sencache.models.flops import guided_step
+from sencache.schema import ModelInfo
+from sencache.trace import StepRecord
 
 GUIDE = Path(sencache.__file__).parents[1] / "docs" / "real-models.md"
 
@@ -95,24 +99,24 @@ def test_a_reservation_keeps_its_margin(seconds: float) -> None:
 
 # ---- learnt
 
-ASKED = understand(make_ask(prompt="a red circle", nfe=10, steps=20))
+ASKED = plan_request(make_request(prompt="a red circle", nfe=10, steps=20))
 PLAIN = Pace().estimate(ASKED, "cpu")
-LANES = [lane.method for lane in ASKED.lanes]
+LANES = [lane.spec.method for lane in ASKED.lanes]
 
 
-def step(seconds: float, decision: str = "compute", index: int = 1) -> dict[str, Any]:
-    return {
-        "kind": "step",
-        "record": {"step": index, "decision": decision, "seconds": seconds},
-        "seconds": 0.0,
-    }
+def step(seconds: float, decision: str = "compute", index: int = 1) -> StepDone:
+    return StepDone("none", StepRecord.model_construct(step=index, decision=decision, seconds=seconds))
 
 
-def started(name: str = "cpu") -> dict[str, Any]:
-    return {"kind": "started", "device": name, "seconds": 0.0}
+def started(name: str = "cpu") -> Started:
+    return Started(Report.model_construct(model=ModelInfo.model_construct(gpu=name)))
 
 
-def taught(*events: dict[str, Any], device: str = "cpu") -> Pace:
+def decoded(seconds: float) -> LaneDone:
+    return LaneDone(Lane.model_construct(decode_seconds=seconds))
+
+
+def taught(*events: Event, device: str = "cpu") -> Pace:
     pace = Pace()
     listener = pace.listen(ASKED, device)
     for event in events:
@@ -122,8 +126,7 @@ def taught(*events: dict[str, Any], device: str = "cpu") -> Pace:
 
 def test_each_piece_is_learnt_from_what_tells_of_it() -> None:
     """Steps as they pass, whether or not the run ever ends; decoding when a lane is done."""
-    decoded = {"kind": "lane_done", "result": {"decode_seconds": 4.0}}
-    costs = taught(started(), step(3.0), step(0.5, "reuse"), decoded).estimate(ASKED, "cpu").costs
+    costs = taught(started(), step(3.0), step(0.5, "reuse"), decoded(4.0)).estimate(ASKED, "cpu").costs
     assert (costs.computed, costs.reused, costs.decode) == (3.0, 0.5, 4.0)
     assert (costs.start, costs.measure) == (PLAIN.costs.start, PLAIN.costs.measure)
 
@@ -142,12 +145,10 @@ def test_the_first_step_of_a_lane_teaches_nothing() -> None:
 
 def test_a_whole_run_is_estimated_as_it_went() -> None:
     """Also where devices side by side made it shorter than its lanes."""
-    lane = {"kind": "lane_done", "result": {"decode_seconds": PLAIN.costs.decode}}
     per_lane = PLAIN.costs.computed * 10
-    ran = [event for _ in LANES for event in (step(per_lane, index=0), lane)]
-    pace = taught(
-        started(), *ran, {"kind": "saved", "seconds": 0.5 * len(LANES) * (per_lane + PLAIN.costs.rest)}
-    )
+    ran = [event for _ in LANES for event in (step(per_lane, index=0), decoded(PLAIN.costs.decode))]
+    whole = Compared(Report.model_construct(), seconds=0.5 * len(LANES) * (per_lane + PLAIN.costs.rest))
+    pace = taught(started(), *ran, whole)
     learnt = pace.estimate(ASKED, "cpu")
     assert learnt.seconds - PLAIN.costs.start == pytest.approx(0.5 * (PLAIN.seconds - PLAIN.costs.start))
 
@@ -155,7 +156,7 @@ def test_a_whole_run_is_estimated_as_it_went() -> None:
 def test_a_rate_found_at_one_size_serves_another_and_another_model_until_it_has_run() -> None:
     slow = taught(step(10 * PLAIN.costs.computed))
     for changed in ({"height": 128, "width": 128}, {"model": "tiny-ltx"}):
-        asked = understand(make_ask(prompt="a red circle", nfe=10, steps=20, **changed))
+        asked = plan_request(make_request(prompt="a red circle", nfe=10, steps=20, **changed))
         before, after = Pace().estimate(asked, "cpu"), slow.estimate(asked, "cpu")
         assert after.costs.computed == pytest.approx(10 * before.costs.computed)
         assert after.measured == ("model" not in changed)

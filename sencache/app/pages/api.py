@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from sencache.app.ask import make_ask
-from sencache.app.studio import Studio
-from sencache.comparison.report import REPORT_NAME
+from sencache.app.events import Done, Event, Waiting
+from sencache.app.request import make_request
+from sencache.app.service import ComparisonService
+from sencache.comparison.events import LaneDone, LaneStarted, LaneStopped, Started, StepDone
+from sencache.comparison.report import Lane
 from sencache.errors import SencacheError
 from sencache.policies.loading import load_bundled
 
 GPU = "gpu"
 
 
-def build_api(studio: Studio, offer: dict[str, Any]) -> None:
+def build_api(service: ComparisonService, offer: dict[str, Any]) -> None:
     """Define the endpoints within the open `gr.Blocks`."""
-    endpoints = _Endpoints(studio, offer)
+    endpoints = _Endpoints(service, offer)
     gr.api(endpoints.compare, api_name="compare", concurrency_id=GPU, concurrency_limit=1)
     gr.api(endpoints.profiles, api_name="profiles", queue=False)
     gr.api(endpoints.profile, api_name="profile", queue=False)
@@ -29,8 +30,8 @@ def build_api(studio: Studio, offer: dict[str, Any]) -> None:
 class _Endpoints:
     """Functions whose signatures and docstrings are what clients see."""
 
-    def __init__(self, studio: Studio, offer: dict[str, Any]) -> None:
-        self._studio, self._offer = studio, offer
+    def __init__(self, service: ComparisonService, offer: dict[str, Any]) -> None:
+        self._service, self._offer = service, offer
 
     def compare(
         self,
@@ -76,7 +77,11 @@ class _Endpoints:
             profile_json: Content of a profile instead.
         """
         given = {k: v for k, v in locals().items() if k != "self" and v is not None}
-        yield from _told(self._studio, given)
+        try:
+            for event in self._service.run(self._service.job(make_request(**given))):
+                yield as_dict(event)
+        except SencacheError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
     def profiles(self) -> list[dict[str, Any]]:
         """List the bundled profiles: name, model, architecture, presets."""
@@ -94,25 +99,32 @@ class _Endpoints:
             raise gr.Error(str(error), print_exception=False) from None
 
 
-def _told(studio: Studio, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The service's events; `done` with the report itself, as no one outside can read the folder.
+def as_dict(event: Event) -> dict[str, Any]:
+    """`event` as clients get it.
 
-    The report is text, and no event names a lane's profile: gradio's client takes every object that has a
-    "path" for a file, and asks for it.
+    A report is text, and no event names a lane's profile: gradio's client takes every object that has a
+    "path" for a file, and asks for it. No one outside can read the folder of `Done`.
     """
-    try:
-        for event in studio.run(make_ask(**given)):
-            if event["kind"] == "done":
-                report = (Path(event["folder"]) / REPORT_NAME).read_text(encoding="utf-8")
-                yield {
-                    "kind": "done",
-                    "report": report,
-                    "snippets": event["snippets"],
-                    "missing": event["missing"],
-                }
-            elif event["kind"] == "lane_done":
-                yield {**event, "result": {k: v for k, v in event["result"].items() if k != "profile"}}
-            else:
-                yield event
-    except SencacheError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+    found: dict[str, Any]
+    match event:
+        case Waiting():
+            return {"kind": "wait"}
+        case Done(report=report, snippets=snippets):
+            missing = [str(one) for one in report.unfinished]
+            return {"kind": "done", "report": report.to_json(), "snippets": snippets, "missing": missing}
+        case Started(lanes=lanes, report=report):
+            found = {"kind": "started", "lanes": list(lanes), "device": report.model.gpu or "cpu"}
+        case LaneStarted(lane=lane, method=method, config=config, steps=steps):
+            found = {"kind": "lane", "lane": lane, "method": method, "config": config, "steps": steps}
+        case StepDone(lane=lane, record=record):
+            found = {"kind": "step", "lane": lane, "record": record.model_dump(mode="json")}
+        case LaneStopped(lane=lane, why=why):
+            found = {"kind": "lane_stopped", "lane": lane, "why": why}
+        case LaneDone(lane=done):
+            found = {"kind": "lane_done", "lane": done.name, "result": _summary(done)}
+    return {**found, "seconds": event.seconds}
+
+
+def _summary(lane: Lane) -> dict[str, Any]:
+    """What a lane came to, without its steps and per-frame values."""
+    return lane.model_dump(mode="json", exclude={"trace": True, "profile": True, "metrics": {"per_frame"}})

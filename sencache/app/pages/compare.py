@@ -19,7 +19,7 @@ from sencache.app.pages.own_profiles import Own, pulled
 from sencache.app.pages.results import Finished, Results, build_results, shown
 from sencache.app.pages.running import Runner
 from sencache.app.recorded import Recorded
-from sencache.app.studio import Studio
+from sencache.app.service import ComparisonService
 from sencache.errors import SencacheError
 from sencache.gallery.card import Entry
 
@@ -46,7 +46,11 @@ class ComparePage:
     """The page, built within a `gr.Blocks`; `wire` and `load` make it act."""
 
     def __init__(
-        self, studio: Studio, offer: dict[str, Any], recorded: Recorded, own: gr.State | None = None
+        self,
+        service: ComparisonService,
+        offer: dict[str, Any],
+        recorded: Recorded,
+        own: gr.State | None = None,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
         self._recorded = recorded
@@ -67,7 +71,7 @@ class ComparePage:
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 self.status = note("status", self.finished[self.first].told)
                 self.results: Results = build_results()
-        self.runner = Runner(studio, self.controls, len(self.results.outputs))
+        self.runner = Runner(service, self.controls, len(self.results.outputs))
 
     def _finished(self, entry: Entry) -> Finished:
         """What the gallery shows of an entry; its CSV and zip are made when the app starts."""
@@ -85,7 +89,7 @@ class ComparePage:
         state = [self.status, controls.run, controls.cancel]
         # Listeners of one button run one after another: these two answer at once, the third one queues.
         controls.run.click(None, None, None, js=SHOW_RESULTS)
-        controls.run.click(self.runner.announced, controls.asked, self.status, **QUIET)
+        controls.run.click(self.runner.announce, controls.asked, self.status, **QUIET)
         running = controls.run.click(
             self.runner.run,
             controls.asked,
@@ -98,8 +102,8 @@ class ComparePage:
             show_progress_on=self.status,
             api_visibility="private",
         )
-        running.failure(self.runner.refused, self.status, state, **QUIET)
-        controls.cancel.click(self.runner.cancelled, None, state, cancels=[running], **QUIET)
+        running.failure(self.runner.explain_failure, self.status, state, **QUIET)
+        controls.cancel.click(self.runner.cancel, None, state, cancels=[running], **QUIET)
         self.cards.pick(
             self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET
         )

@@ -1,4 +1,4 @@
-"""What a visitor sets: the fields, and the `Ask` that their values make."""
+"""What a visitor sets: the fields, and the request that their values make."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sencache.app.ask import Ask, make_ask
 from sencache.app.opening import USUAL_SPEED, evaluations
 from sencache.app.pages.knobs import Knob, build_knobs, given
 from sencache.app.pages.note import note
 from sencache.app.pages.own_profiles import Own, PullBox, own_profiles, pull_box
 from sencache.app.palette import lane_label
+from sencache.app.request import ComparisonRequest, make_request
 from sencache.schema import MAX_PROMPT, MAX_STEPS
 
 SPEEDS = ("1.5", "2", "2.5", "3", "4")
@@ -30,7 +30,7 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Controls:
-    """All fields, by the names that links and `ask` use; knobs and the visitor's own profiles apart."""
+    """All fields, by the names that links and messages use; knobs and the visitor's own profiles apart."""
 
     fields: dict[str, Component]
     knobs: list[Knob]
@@ -53,18 +53,18 @@ class Controls:
 
     @property
     def asked(self) -> list[Component]:
-        """Everything that `ask` takes, in its order."""
+        """Everything that `request` takes, in its order."""
         return [*self.inputs, self.own]
 
-    def ask(self, *values: Any) -> Ask:
-        """The `Ask` that these values of `asked` make, of `inputs` where no profile is the visitor's own.
+    def request(self, *values: Any) -> ComparisonRequest:
+        """What these values of `asked` ask for, of `inputs` where no profile is the visitor's own.
 
         Raises SencacheError where one cannot be used.
         """
         own: Own = values[-1] if len(values) > len(self.names) else {}
         named = dict(zip(self.fields, values, strict=False))
         budget = named["budget"]
-        return make_ask(
+        return make_request(
             model=named["model"],
             prompt=named["prompt"] or "",
             negative_prompt=named["negative"] or "",
@@ -89,7 +89,7 @@ class Controls:
 
 
 def _profile(name: str | None, own: Own) -> dict[str, Any]:
-    """How an `Ask` names the profile that is listed as `name`."""
+    """How a request names the profile that is listed as `name`."""
     if name not in own:
         return {"profile": name or None}
     profile, _ = own[name]

@@ -67,5 +67,5 @@ def _plain(knob: Knob, value: Any) -> Any:
     if knob.setting["kind"] == "boolean":
         return BOOLEANS.get(value, value)
     if knob.setting["kind"] == "list":
-        return "+".join(str(value).replace(",", " ").split())
+        return tuple(str(value).replace(",", " ").split())
     return value

@@ -13,9 +13,11 @@ from typing import Any
 
 import gradio as gr
 
+from sencache.app.events import Event
 from sencache.app.pages.theme import script, template
 from sencache.app.palette import lane_label
 from sencache.app.wording import REASONS, signals, terms
+from sencache.comparison.events import LaneDone, LaneStarted, LaneStopped, Started, StepDone
 from sencache.comparison.report import Report
 from sencache.schema import Request
 from sencache.trace import StepRecord
@@ -41,21 +43,20 @@ class LaneBoard:
         self.title, self.about = title, about
         self._lanes: dict[str, dict[str, Any]] = {}
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Follow one event of the service; kinds that the lanes do not show change nothing."""
-        kind = event["kind"]
-        if kind == "started":
-            self._lanes = {name: _waiting(name) for name in event["lanes"]}
-        elif kind == "lane":
-            lane = self._lanes[event["lane"]]
-            lane.update(steps=event["steps"], state="running", settings=_settings(event["config"]))
-        elif kind == "step":
-            self._step(self._lanes[event["lane"]], StepRecord.model_validate(event["record"]))
-        elif kind == "lane_done":
-            result, lane = event["result"], self._lanes[event["lane"]]
-            lane.update(state="done", seconds=result["denoise_seconds"], speedup=result["speedup"])
-        elif kind == "lane_stopped":
-            self._lanes[event["lane"]].update(state="stopped", settings="not finished")
+    def take(self, event: Event) -> None:
+        """Follow one event; those that the lanes do not show change nothing."""
+        match event:
+            case Started():
+                self._lanes = {name: _waiting(name) for name in event.lanes}
+            case LaneStarted(lane=name, config=config, steps=steps):
+                self._lanes[name].update(steps=steps, state="running", settings=_settings(config))
+            case StepDone(lane=name, record=record):
+                self._step(self._lanes[name], record)
+            case LaneDone(lane=lane):
+                ended = {"state": "done", "seconds": lane.denoise_seconds, "speedup": lane.speedup}
+                self._lanes[lane.name].update(ended)
+            case LaneStopped(lane=name):
+                self._lanes[name].update(state="stopped", settings="not finished")
 
     def _step(self, lane: dict[str, Any], record: StepRecord) -> None:
         lane["cells"] += json.dumps(_cell(record), separators=(",", ":")) + "\n"
@@ -122,14 +123,11 @@ def board_of(report: Report) -> LaneBoard:
     return board
 
 
-def _replayed(report: Report) -> Iterator[dict[str, Any]]:
-    missing = [one.name for one in report.unfinished]
-    yield {"kind": "started", "lanes": [*(lane.name for lane in report.lanes), *missing]}
+def _replayed(report: Report) -> Iterator[Event]:
+    """The events of a comparison that ran before, lane after lane."""
+    yield Started(report)
     for lane in report.lanes:
-        yield {"kind": "lane", "lane": lane.name, "steps": lane.steps, "config": lane.config}
-        for record in lane.trace:
-            yield {"kind": "step", "lane": lane.name, "record": record.model_dump()}
-        result = {"denoise_seconds": lane.denoise_seconds, "speedup": lane.speedup}
-        yield {"kind": "lane_done", "lane": lane.name, "result": result}
-    for name in missing:
-        yield {"kind": "lane_stopped", "lane": name}
+        yield LaneStarted(lane.name, lane.method, lane.config, lane.steps)
+        yield from (StepDone(lane.name, record) for record in lane.trace)
+        yield LaneDone(lane)
+    yield from (LaneStopped(one.name, one.why) for one in report.unfinished)

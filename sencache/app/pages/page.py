@@ -18,7 +18,7 @@ from sencache.app.pages.profiles import build_profiles_page
 from sencache.app.pages.theme import stylesheets, theme
 from sencache.app.palette import colour_variables
 from sencache.app.recorded import gallery_places, recorded
-from sencache.app.studio import Studio
+from sencache.app.service import ComparisonService
 from sencache.errors import SencacheError
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ def start() -> gr.Blocks:
 
 def build_app() -> gr.Blocks:
     """The whole app with the first model loaded and its queue set, not yet launched."""
-    places, studio, offer = gallery_places(), Studio(), describe()
+    places, service, offer = gallery_places(), ComparisonService(), describe()
     for model in offer["models"]:
         for text in model["pulled"]:
             log.info("%s: %s", model["key"], text)
-    studio.warm(offer["models"][0]["key"])
+    service.warm(offer["models"][0]["key"])
     cards = recorded(places)
     app: gr.Blocks
     with gr.Blocks(
@@ -63,13 +63,13 @@ def build_app() -> gr.Blocks:
         gr.HTML(HEADER, padding=False)
         with gr.Tabs(elem_id="pages"):
             with gr.Tab("Compare", id="compare"):
-                compare = ComparePage(studio, offer, cards, own)
+                compare = ComparePage(service, offer, cards, own)
             with gr.Tab("Profiles", id="profiles"):
                 build_profiles_page(own)
             with gr.Tab("How it works", id="how"):
                 build_how_page()
         compare.wire()
-        build_api(studio, offer)
+        build_api(service, offer)
         app.load(
             compare.loaded,
             None,

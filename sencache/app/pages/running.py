@@ -5,60 +5,64 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio import update
 
-from sencache.app.ask import Ask, understand
+from sencache.app.events import Done
 from sencache.app.pages.controls import Controls
 from sencache.app.pages.lanes import LaneBoard, about
 from sencache.app.pages.links import query_of
 from sencache.app.pages.note import said
 from sencache.app.pages.results import Finished, shown
 from sencache.app.palette import lane_label
-from sencache.app.studio import Event, Studio
-from sencache.comparison.report import REPORT_NAME, Report, load_report
+from sencache.app.service import ComparisonService
+from sencache.comparison.events import LaneDone, LaneStopped, Started, StepDone
+from sencache.comparison.job import Job
+from sencache.comparison.report import Report
 from sencache.comparison.summary import missing
 from sencache.errors import SencacheError
+from sencache.models import words
 from sencache.models.zerogpu import on_zerogpu
-from sencache.policies.loading import parse_profile
 
 log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 0.1
 WAITING = "Waiting for a free device…"
 FULL = "Too many comparisons are waiting already; try again in a minute."
-TOLD = {
-    "started": "Encoding the prompt…",
-    "step": "Running; every lane starts from the same noise.",
-    "lane_done": "Measuring the videos against the full run…",
-    "lane_stopped": "The time is running out: a lane was stopped, so that the others can end.",
+STATUS: dict[type, str] = {
+    Started: "Encoding the prompt…",
+    StepDone: "Running; every lane starts from the same noise.",
+    LaneDone: "Measuring the videos against the full run…",
+    LaneStopped: "The time is running out: a lane was stopped, so that the others can end.",
 }
 
 
 class Runner:
     """What the Run button does; it fills three components of state and `width` of results."""
 
-    def __init__(self, studio: Studio, controls: Controls, width: int) -> None:
-        self.studio, self.controls, self.width = studio, controls, width
+    def __init__(self, service: ComparisonService, controls: Controls, width: int) -> None:
+        self.service, self.controls, self.width = service, controls, width
 
     def estimate(self, *values: Any) -> dict[str, str | bool]:
         """What the note beside Run says: the time it takes, or what stands in the way."""
         try:
-            ask = self.controls.ask(*values)
-            estimate, hint = self.studio.estimate(ask), understand(ask).hint
+            job = self._job(*values)
+            estimate = self.service.estimate(job)
         except SencacheError as error:
             return said(str(error), bad=True)
         basis = "by steps timed on this machine" if estimate.measured else "computed, a rough figure"
         booked = f", {estimate.booked} s of your GPU quota" if on_zerogpu() else ""
-        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {hint or ''}".rstrip())
+        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {_hint(job)}".rstrip())
+
+    def _job(self, *values: Any) -> Job:
+        return self.service.job(self.controls.request(*values))
 
     def validate(self, *values: Any) -> list[dict[str, Any]]:
         """Refuse before queueing, at the field the message speaks of, else at the prompt."""
         try:
-            self.studio.estimate(self.controls.ask(*values))
+            self.service.estimate(self._job(*values))
         except SencacheError as error:
             at = self._blamed(str(error))
             return [gr.validate(index != at, str(error)) for index in range(len(values))]
@@ -69,18 +73,18 @@ class Runner:
         said_early = [(message.find(name), index) for index, name in names if name in message]
         return min(said_early, default=(0, 0))[1]
 
-    def announced(self, *values: Any) -> dict[str, str | bool]:
+    def announce(self, *values: Any) -> dict[str, str | bool]:
         """What the status says from the click until the run's turn has come."""
         told = self.estimate(*values)
         return told if told["bad"] else said(WAITING)
 
-    def refused(self, status: dict[str, Any]) -> list[Any]:
+    def explain_failure(self, status: dict[str, Any]) -> list[Any]:
         """Status, Run and Cancel when the run failed: before its turn came, only a full queue is to blame."""
         waited = isinstance(status, dict) and status.get("text") == WAITING
         told = said(FULL, bad=True) if waited else gr.skip()
         return [told, update(interactive=True), update(interactive=False)]
 
-    def cancelled(self) -> list[Any]:
+    def cancel(self) -> list[Any]:
         """Status, Run and Cancel after the visitor pressed Cancel."""
         return self._state("Cancelled; the lanes show how far it came.", running=False)
 
@@ -89,13 +93,18 @@ class Runner:
         rest = [gr.skip()] * self.width
         try:
             yield [*self._state("Starting…", running=True), *rest]
-            ask = self.controls.ask(*values)
-            for news in self._updates(ask, query_of(self.controls, *values[: len(self.controls.names)])):
-                if isinstance(news, Finished):
-                    yield [*self._state(news.told, running=False), *shown(news)]
-                else:
-                    text, lanes = news
-                    yield [said(text), gr.skip(), gr.skip(), lanes, *rest[1:]]
+            job, query = self._job(*values), query_of(self.controls, *values[: len(self.controls.names)])
+            board, text, sent = LaneBoard(job.request.prompt, about(job.spec.key, job.request)), WAITING, 0.0
+            for event in self.service.run(job):
+                if isinstance(event, Done):
+                    finished = _finished(event, query)
+                    yield [*self._state(finished.told, running=False), *shown(finished)]
+                    continue
+                board.take(event)
+                text = STATUS.get(type(event), text)
+                if time.monotonic() - sent >= UPDATE_SECONDS:
+                    sent = time.monotonic()
+                    yield [said(text), gr.skip(), gr.skip(), board.value(), *rest[1:]]
         except Exception as error:
             sentence = _sentence(error)
             yield [*self._state(sentence, running=False, bad=True), *rest]
@@ -105,19 +114,10 @@ class Runner:
     def _state(text: str, running: bool, bad: bool = False) -> list[Any]:
         return [said(text, bad), update(interactive=not running), update(interactive=running)]
 
-    def _updates(self, ask: Ask, query: str) -> Iterator[tuple[str, dict[str, Any]] | Finished]:
-        """(status, value of the lanes) while it runs, thinned out over time, and last what came out."""
-        request = understand(ask).request
-        board, sent = LaneBoard(ask.prompt, about(ask.model, request)), 0.0
-        text = WAITING
-        for event in self.studio.run(ask):
-            board.take(event)
-            text = TOLD.get(event["kind"], text)
-            if event["kind"] == "done":
-                yield _finished(event, query)
-            elif time.monotonic() - sent >= UPDATE_SECONDS:
-                sent = time.monotonic()
-                yield text, board.value()
+
+def _hint(job: Job) -> str:
+    """Which words of the prompt a bundled model has never seen; it runs all the same."""
+    return (words.hint(job.request.prompt) if job.spec.bundled else None) or ""
 
 
 def _sentence(error: Exception) -> str:
@@ -130,21 +130,19 @@ def _sentence(error: Exception) -> str:
     return f"the page stopped on an unexpected {type(error).__name__}; reload it and run again"
 
 
-def _finished(event: Event, query: str) -> Finished:
-    folder, profile = Path(event["folder"]), event["profile"]
-    report = load_report(folder / REPORT_NAME)
+def _finished(event: Done, query: str) -> Finished:
     return Finished(
-        report,
-        videos=folder,
-        files=folder,
-        profile=parse_profile(profile) if profile else None,
-        snippets=event["snippets"],
+        event.report,
+        videos=event.folder,
+        files=event.folder,
+        profile=event.profile,
+        snippets=event.snippets,
         query=query,
-        told=told(report, event["seconds"]),
+        told=ending(event.report, event.seconds),
     )
 
 
-def told(report: Report, seconds: float) -> str:
+def ending(report: Report, seconds: float) -> str:
     """What the status says at the end: that all is there, or what is missing and why."""
     if not report.unfinished:
         return f"Done in {seconds:.1f} s."

@@ -1,18 +1,17 @@
-"""What a visitor or client asks for, as plain data, and what that comes to."""
+"""What a visitor or client asks for, as plain data, and the job that it comes to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from sencache.app.shelf import shelf
 from sencache.app.space import offered_model, offered_models
-from sencache.comparison.plan import FEWER_STEPS, REFERENCE, LaneSpec, parse_lanes, plan_lanes
+from sencache.comparison.job import Job, make_job
+from sencache.comparison.plan import FEWER_STEPS, REFERENCE, make_lanes
 from sencache.errors import SencacheError
-from sencache.models import words
-from sencache.models.model import ModelSpec, check_request
+from sencache.models.spec import ModelSpec
 from sencache.policies.loading import load_bundled, parse_profile
 from sencache.profiles.profile import Profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
@@ -20,7 +19,8 @@ from sencache.schema import MAX_STEPS, Request, Strict, first_problem
 MAX_LANES = 16
 
 Name = Annotated[str, Field(max_length=200)]
-Value = bool | int | float | Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=2000)]
+Value = bool | int | float | Text | Annotated[tuple[int | Text, ...], Field(max_length=MAX_STEPS)]
 
 
 class ProfileOrigin(Strict):
@@ -31,7 +31,7 @@ class ProfileOrigin(Strict):
     revision: Name | None = None
 
 
-class Ask(Strict):
+class ComparisonRequest(Strict):
     """One comparison as asked for, of the first model offered unless one is named; every number that is None
     is the model's own.
 
@@ -58,59 +58,42 @@ class Ask(Strict):
     profile_json: str | None = None
     profile_origin: ProfileOrigin | None = None
 
-
-@dataclass(frozen=True)
-class Understood:
-    """An `Ask` with every name looked up and every number checked."""
-
-    spec: ModelSpec
-    request: Request
-    lanes: tuple[LaneSpec, ...]
-    profiles: tuple[Profile, ...]
-
-    @property
-    def hint(self) -> str | None:
-        """Which words of the prompt a bundled model has never seen; it runs all the same."""
-        return words.hint(self.request.prompt) if self.spec.bundled else None
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
 
-def make_ask(**asked: Any) -> Ask:
-    """An `Ask` of loosely typed values; raises SencacheError naming the value that cannot be used."""
+def make_request(**given: Any) -> ComparisonRequest:
+    """A request of loosely typed values; raises SencacheError naming the value that cannot be used."""
     try:
-        return Ask(**asked)
+        return ComparisonRequest(**given)
     except ValidationError as error:
         raise _refusal(error) from None
 
 
-def understand(ask: Ask) -> Understood:
-    """What `ask` comes to. Costs nothing: no model is loaded.
+def plan_request(asked: ComparisonRequest) -> Job:
+    """What `asked` comes to, every name looked up and every number checked; no model is loaded.
 
     Raises SencacheError, with the offending value and the remedy, for whatever could not run.
     """
-    spec = offered_model(ask.model)
-    request = _request(spec, ask)
-    check_request(spec, request)
+    spec = offered_model(asked.model)
     # The baselines come first; the plan would add fewer-steps last.
-    methods = dict.fromkeys((REFERENCE, FEWER_STEPS, *ask.methods))
-    lanes = parse_lanes(",".join(methods), _overrides(ask.settings))
+    lanes = make_lanes(tuple(dict.fromkeys((REFERENCE, FEWER_STEPS, *asked.methods))), asked.settings)
     if len(lanes) > MAX_LANES:
         raise SencacheError(f"{len(lanes)} lanes are too many for one comparison; choose up to {MAX_LANES}")
-    profiles = (*_chosen(ask), *shelf(spec).profiles)
-    plan_lanes(lanes, request, profiles, spec.architecture)
-    return Understood(spec, request, tuple(lanes), profiles)
+    return make_job(spec, _request(spec, asked), lanes, (*_chosen(asked), *shelf(spec).profiles))
 
 
-def _request(spec: ModelSpec, ask: Ask) -> Request:
+def _request(spec: ModelSpec, asked: ComparisonRequest) -> Request:
     sizes = ("steps", "height", "width", "frames", "guidance_scale")
     own = {name: getattr(spec, name) for name in sizes}
-    given = {name: value for name in sizes if (value := getattr(ask, name)) is not None}
+    given = {name: value for name in sizes if (value := getattr(asked, name)) is not None}
     try:
         return Request(
-            prompt=ask.prompt,
-            negative_prompt=ask.negative_prompt,
-            seed=ask.seed,
-            nfe=ask.nfe,
-            preset=ask.preset if ask.nfe is None else None,
+            prompt=asked.prompt,
+            negative_prompt=asked.negative_prompt,
+            seed=asked.seed,
+            nfe=asked.nfe,
+            preset=asked.preset if asked.nfe is None else None,
             guidance_scale_2=spec.guidance_scale_2,
             **{**own, **given},
         )
@@ -124,13 +107,9 @@ def _refusal(error: ValidationError) -> SencacheError:
     return SencacheError(f"{name} is {value!r} ({problem.lower()}); correct it")
 
 
-def _overrides(settings: dict[str, dict[str, Value]]) -> list[str]:
-    return [f"{method}.{key}={value}" for method, given in settings.items() for key, value in given.items()]
-
-
-def _chosen(ask: Ask) -> tuple[Profile, ...]:
-    if ask.profile_json is not None:
-        given = parse_profile(ask.profile_json, "the uploaded profile")
-        at = ask.profile_origin
+def _chosen(asked: ComparisonRequest) -> tuple[Profile, ...]:
+    if asked.profile_json is not None:
+        given = parse_profile(asked.profile_json, "the uploaded profile")
+        at = asked.profile_origin
         return (given.located(at.file, at.repo, at.revision) if at else given,)
-    return (load_bundled(ask.profile),) if ask.profile else ()
+    return (load_bundled(asked.profile),) if asked.profile else ()
