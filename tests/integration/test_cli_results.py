@@ -53,7 +53,7 @@ def test_compare_succeeds_and_shows_one_row_per_lane(compared: Answer, report: R
     rows = {line.split()[0]: line for line in compared.out.splitlines() if line.strip()}
     for lane in report.lanes:
         assert f" {lane.nfe}/{lane.steps} " in rows[lane.name]
-        assert f" {lane.speedup:.2f}x " in rows[lane.name]
+        assert f" {lane.speedup:.2f}× " in rows[lane.name]
     assert compared.out.rstrip().endswith(str(folder))
 
 

@@ -17,8 +17,7 @@ from hub_profiles import NOWHERE, refusal
 from sencache.app.pages import page
 from sencache.app.pages.gallery import cards_of, told
 from sencache.app.recorded import Recorded, gallery_places, recorded
-from sencache.gallery import card, dataset_card
-from sencache.gallery import datasets as gallery
+from sencache.gallery import card, dataset_card, datasets
 from sencache.gallery.datasets import Pinned, push_card
 from sencache.gallery.making import make_card, read_finished
 from sencache.hub.download import Hub
@@ -221,7 +220,7 @@ def test_a_dataset_that_cannot_be_had_leaves_the_others(server: FakeHub, hub: Hu
 def test_fetching_ends_at_its_deadline(
     server: FakeHub, hub: Hub, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "DEADLINE_SECONDS", 0.0)
+    monkeypatch.setattr(datasets, "DEADLINE_SECONDS", 0.0)
     revision = server.add(REPO, contents(made))
     (problem,) = shown(hub, revision).problems
     assert "did not arrive within 0 s; start again, what arrived is kept" in problem.why
@@ -269,7 +268,7 @@ def test_a_push_needs_a_token_before_any_work(run: Program, monkeypatch: pytest.
 def test_checked_from_the_hub(
     run: Program, server: FakeHub, hub: Hub, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "owners_hub", lambda: hub)
+    monkeypatch.setattr(datasets, "owners_hub", lambda: hub)
     bad = {**contents(made, "bad"), "bad/none.mp4": b"hello"}
     revision = server.add(REPO, {**contents(made), **bad})
     answer = run("gallery", "check", f"{REPO}@{revision}", "--json")
