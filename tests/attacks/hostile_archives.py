@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-Case = tuple[bytes, str]
+Cases = Iterator[tuple[str, bytes, str]]
 STEPS = 50
 TIMESTEPS = np.linspace(999, 92, STEPS).astype(np.int64)
 J_X = np.linspace(1.03, 31.9, STEPS).astype(np.float32)
@@ -79,31 +79,29 @@ def objects() -> np.ndarray[Any, Any]:
 # ---- code
 
 
-def code_inside() -> Iterator[tuple[str, Case]]:
+def code_inside() -> Cases:
     touch = "__import__('pathlib').Path('OWNED-by-header').touch()"
     for name in ("timesteps", "J_x_norm", "J_t_norm", "sample_counts", "raw_data"):
-        yield f"pickled objects as {name}", (holding(name, objects()), "npz.object-dtype")
+        yield (f"pickled objects as {name}", holding(name, objects()), "npz.object-dtype")
         for header in (touch, f"{{'descr': {touch}, 'fortran_order': False, 'shape': (50,), }}\n"):
             yield (
                 f"code of {len(header)} characters in the header of {name}",
-                (
-                    holding(name, described(header)),
-                    "npz.object-dtype",
-                ),
+                holding(name, described(header)),
+                "npz.object-dtype",
             )
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         raw = pickle.dumps(Payload(), protocol)
-        yield f"a pickle of protocol {protocol}", (raw, "npz.damaged")
-        yield f"a pickle of protocol {protocol} as an array", (holding("J_x_norm", raw), "npz.not-an-array")
+        yield (f"a pickle of protocol {protocol}", raw, "npz.damaged")
+        yield (f"a pickle of protocol {protocol} as an array", holding("J_x_norm", raw), "npz.not-an-array")
         checkpoint = packed({"archive/data.pkl": raw, "archive/version": b"3"})
-        yield f"a checkpoint with a pickle of protocol {protocol}", (checkpoint, "npz.unknown-array")
-    yield "a pickled scalar", (holding("timesteps", np.array(Payload(), object)), "npz.object-dtype")
+        yield (f"a checkpoint with a pickle of protocol {protocol}", checkpoint, "npz.unknown-array")
+    yield ("a pickled scalar", holding("timesteps", np.array(Payload(), object)), "npz.object-dtype")
 
 
 # ---- headers
 
 
-def dtypes() -> Iterator[tuple[str, Case]]:
+def dtypes() -> Cases:
     for descr in (
         *("'|O'", "'|O8'", "'|S8'", "'<U8'", "'<c8'", "'<c16'", "'|b1'", "'|V8'", "'<M8[s]'", "'<m8[ns]'"),
         *(
@@ -131,14 +129,14 @@ def dtypes() -> Iterator[tuple[str, Case]]:
         ),
     ):
         for name in ("timesteps", "J_t_norm"):
-            yield f"{descr!r} as {name}", (holding(name, shaped("(50,)", descr)), "npz.object-dtype")
+            yield (f"{descr!r} as {name}", holding(name, shaped("(50,)", descr)), "npz.object-dtype")
 
 
-def shapes() -> Iterator[tuple[str, Case]]:
+def shapes() -> Cases:
     for shape in ("(1000000000000,)", "(-50,)", "(50.0,)", "()", "[50]", "50", "(50)", "(0x32,)", "(True,)"):
-        yield f"the shape {shape}", (holding("J_x_norm", shaped(shape)), "npz.object-dtype")
+        yield (f"the shape {shape}", holding("J_x_norm", shaped(shape)), "npz.object-dtype")
     for shape in ("(" + "9" * 400 + ",)", "(" + "1, " * 33 + "50)", "(50,) * 10**9", "(None,)", "(5,, 10)"):
-        yield f"the shape {shape[:20]}...", (holding("J_x_norm", shaped(shape)), "npz.object-dtype")
+        yield (f"the shape {shape[:20]}...", holding("J_x_norm", shaped(shape)), "npz.object-dtype")
     for shape in (
         "(999999999,)",
         "(51,)",
@@ -148,15 +146,15 @@ def shapes() -> Iterator[tuple[str, Case]]:
         "(0,)",
         "(0, 999999999)",
     ):
-        yield f"the shape {shape} over 50 numbers", (holding("J_x_norm", shaped(shape)), "npz.damaged")
+        yield (f"the shape {shape} over 50 numbers", holding("J_x_norm", shaped(shape)), "npz.damaged")
     for shape in ("(50, 1)", "(1, 50)", "(5, 10)", "(1, 1, 1, 1, 1, 1, 1, 50)"):
-        yield f"the shape {shape}", (holding("J_x_norm", shaped(shape)), "npz.wrong-shape")
+        yield (f"the shape {shape}", holding("J_x_norm", shaped(shape)), "npz.wrong-shape")
     for shape in ("(0,)", "(0, 0)", "(0, 999999999)"):
         empty = holding("timesteps", shaped(shape, body=b""))
-        yield f"no numbers in the shape {shape}", (empty, "npz.wrong-shape")
+        yield (f"no numbers in the shape {shape}", empty, "npz.wrong-shape")
 
 
-def headers() -> Iterator[tuple[str, Case]]:
+def headers() -> Cases:
     normal = "{'descr': '<f4', 'fortran_order': False, 'shape': (50,), }\n"
     for name, content in {
         "nothing": b"",
@@ -171,7 +169,7 @@ def headers() -> Iterator[tuple[str, Case]]:
         "text": b"0.5\n" * 50,
         "a png": b"\x89PNG\r\n\x1a\n" + b"\x00" * 200,
     }.items():
-        yield f"{name} for an array", (holding("J_x_norm", content), "npz.not-an-array")
+        yield (f"{name} for an array", holding("J_x_norm", content), "npz.not-an-array")
     for name, header in {
         "no header": "",
         "no shape": "{'descr': '<f4', 'fortran_order': False, }\n",
@@ -186,53 +184,43 @@ def headers() -> Iterator[tuple[str, Case]]:
     }.items():
         yield (
             f"{name} in a header",
-            (
-                holding("J_x_norm", described(header, J_X.tobytes())),
-                "npz.object-dtype",
-            ),
+            holding("J_x_norm", described(header, J_X.tobytes())),
+            "npz.object-dtype",
         )
     for cut in (1, 2, 50, 199):
-        yield f"{cut} bytes missing", (holding("J_x_norm", npy(J_X)[:-cut]), "npz.damaged")
-        yield f"{cut} bytes too many", (holding("J_x_norm", npy(J_X) + b"x" * cut), "npz.damaged")
+        yield (f"{cut} bytes missing", holding("J_x_norm", npy(J_X)[:-cut]), "npz.damaged")
+        yield (f"{cut} bytes too many", holding("J_x_norm", npy(J_X) + b"x" * cut), "npz.damaged")
 
 
 # ---- numbers
 
 
-def numbers() -> Iterator[tuple[str, Case]]:
+def numbers() -> Cases:
     for name, good in (("J_x_norm", J_X), ("J_t_norm", J_T), ("timesteps", TIMESTEPS.astype(np.float64))):
         for wrong in (np.nan, np.inf, -np.inf, -1.0, 1e10, 3e38):
             for place in (0, 24, -1):
                 values = good.copy()
                 values[place] = wrong
-                yield f"{wrong} at {place} of {name}", (holding(name, values), "npz.out-of-range")
+                yield (f"{wrong} at {place} of {name}", holding(name, values), "npz.out-of-range")
         lengths = (1, 49, 51, 200) if name != "timesteps" else (49, 51)
         for length in lengths:
             values = np.linspace(900, 1, length)
-            yield f"{length} values in {name}", (holding(name, values), "npz.wrong-shape")
-        yield f"two axes in {name}", (holding(name, good.reshape(5, 10)), "npz.wrong-shape")
+            yield (f"{length} values in {name}", holding(name, values), "npz.wrong-shape")
+        yield (f"two axes in {name}", holding(name, good.reshape(5, 10)), "npz.wrong-shape")
         yield (
             f"the largest integers in {name}",
-            (
-                holding(name, np.full(STEPS, 2**64 - 1, np.uint64)),
-                "npz.out-of-range",
-            ),
+            holding(name, np.full(STEPS, 2**64 - 1, np.uint64)),
+            "npz.out-of-range",
         )
     for name in ("J_x_norm", "J_t_norm"):
-        yield f"zeros in {name}", (holding(name, np.zeros(STEPS)), "npz.all-zero")
+        yield (f"zeros in {name}", holding(name, np.zeros(STEPS)), "npz.all-zero")
     for fewest in (0.0, 0.5):
-        yield (
-            f"{fewest} samples",
-            (
-                holding("sample_counts", np.full(STEPS, fewest)),
-                "npz.out-of-range",
-            ),
-        )
-    yield "NaN samples", (holding("sample_counts", np.full(STEPS, np.nan)), "npz.out-of-range")
-    yield "too few sample counts", (holding("sample_counts", np.ones(3)), "npz.wrong-shape")
+        yield (f"{fewest} samples", holding("sample_counts", np.full(STEPS, fewest)), "npz.out-of-range")
+    yield ("NaN samples", holding("sample_counts", np.full(STEPS, np.nan)), "npz.out-of-range")
+    yield ("too few sample counts", holding("sample_counts", np.ones(3)), "npz.wrong-shape")
 
 
-def schedules() -> Iterator[tuple[str, Case]]:
+def schedules() -> Cases:
     swapped = TIMESTEPS.copy()
     swapped[[10, 11]] = swapped[[11, 10]]
     for name, values in {
@@ -242,10 +230,10 @@ def schedules() -> Iterator[tuple[str, Case]]:
         "two the same": np.where(np.arange(STEPS) == 30, TIMESTEPS[29], TIMESTEPS),
         "above 1000": TIMESTEPS + 2,
     }.items():
-        yield f"timesteps {name}", (holding("timesteps", values), "npz.timesteps")
+        yield (f"timesteps {name}", holding("timesteps", values), "npz.timesteps")
     for steps in (1, 1001, 100_000):
         table = {name: npy(np.linspace(999, 1, steps)) for name in sound()}
-        yield f"{steps} timesteps", (packed(table), "npz.timesteps")
+        yield (f"{steps} timesteps", packed(table), "npz.timesteps")
     for gone, code in (
         ("timesteps", "missing-array"),
         ("J_x_norm", "missing-array"),
@@ -253,18 +241,16 @@ def schedules() -> Iterator[tuple[str, Case]]:
     ):
         members = sound()
         del members[f"{gone}.npy"]
-        yield f"no {gone}", (packed(members), f"npz.{code}")
+        yield (f"no {gone}", packed(members), f"npz.{code}")
     for shape in ((8, 50), (8, 50, 3), (8, 49, 2), (0, 50, 2), (8, 2, 50), (50,)):
         raw = packed({"timesteps.npy": npy(TIMESTEPS), "raw_data.npy": npy(np.ones(shape, np.float32))})
-        yield f"raw data of shape {shape}", (raw, "npz.wrong-shape")
+        yield (f"raw data of shape {shape}", raw, "npz.wrong-shape")
     spoiled = np.ones((8, 50, 2), np.float32)
     spoiled[7, 49, 1] = np.nan
     yield (
         "NaN in raw data",
-        (
-            packed({"timesteps.npy": npy(TIMESTEPS), "raw_data.npy": npy(spoiled)}),
-            "npz.out-of-range",
-        ),
+        packed({"timesteps.npy": npy(TIMESTEPS), "raw_data.npy": npy(spoiled)}),
+        "npz.out-of-range",
     )
 
 
@@ -292,29 +278,27 @@ NAMES = (
 )
 
 
-def archives() -> Iterator[tuple[str, Case]]:
+def archives() -> Cases:
     for name in NAMES:
         extra = packed({**sound(), name: npy(J_X)})
-        yield f"a member called {name[:40]!r}", (extra, "npz.unknown-array")
+        yield (f"a member called {name[:40]!r}", extra, "npz.unknown-array")
     link = zipfile.ZipInfo("link")
     link.external_attr = 0o120777 << 16
     text = io.BytesIO()
     with zipfile.ZipFile(text, "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    yield "a symbolic link", (text.getvalue(), "npz.unknown-array")
+    yield ("a symbolic link", text.getvalue(), "npz.unknown-array")
     for name in sound():
-        yield f"{name} twice", (twice(name), "npz.duplicate-array")
+        yield (f"{name} twice", twice(name), "npz.duplicate-array")
     for count in (17, 1000, 20_000):
         yield (
             f"{count:,} members",
-            (
-                packed({f"m{k}": b"" for k in range(count)}, zipfile.ZIP_STORED),
-                "npz.too-many-arrays",
-            ),
+            packed({f"m{k}": b"" for k in range(count)}, zipfile.ZIP_STORED),
+            "npz.too-many-arrays",
         )
     for compression in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        yield f"packed by method {compression}", (packed(sound(), compression), "npz.unusual-packing")
-    yield "encrypted", (flagged(0x1), "npz.unusual-packing")
+        yield (f"packed by method {compression}", packed(sound(), compression), "npz.unusual-packing")
+    yield ("encrypted", flagged(0x1), "npz.unusual-packing")
 
 
 def twice(name: str) -> bytes:
@@ -354,32 +338,24 @@ def bomb(size: int) -> bytes:
     return text.getvalue()
 
 
-def bombs() -> Iterator[tuple[str, Case]]:
+def bombs() -> Cases:
     large = bomb(100_000_000)
-    yield "a bomb of 100 MB", (large, "npz.too-large")
+    yield ("a bomb of 100 MB", large, "npz.too-large")
     for claimed in (0, 200, 3_999_999):
         raw = bytearray(large)
         at = raw.find(b"PK\x01\x02") + 24
         raw[at : at + 4] = claimed.to_bytes(4, "little")
         yield (
             f"a bomb that claims {claimed} bytes",
-            (
-                bytes(raw),
-                "npz.damaged" if claimed else "npz.not-an-array",
-            ),
+            bytes(raw),
+            "npz.damaged" if claimed else "npz.not-an-array",
         )
-    yield (
-        "four members of 1.5 MB",
-        (
-            packed({name: bytes(1_500_000) for name in sound()}),
-            "npz.too-large",
-        ),
-    )
-    yield "a member within a member", (packed({"J_x_norm.npy": large[:3_000_000]}), "npz.not-an-array")
-    yield "five megabytes", (packed({"J_x_norm.npy": bytes(5_000_000)}, zipfile.ZIP_STORED), "file.too-large")
+    yield ("four members of 1.5 MB", packed({name: bytes(1_500_000) for name in sound()}), "npz.too-large")
+    yield ("a member within a member", packed({"J_x_norm.npy": large[:3_000_000]}), "npz.not-an-array")
+    yield ("five megabytes", packed({"J_x_norm.npy": bytes(5_000_000)}, zipfile.ZIP_STORED), "file.too-large")
 
 
-def damage() -> Iterator[tuple[str, Case]]:
+def damage() -> Cases:
     for name, raw in {
         "nothing": b"",
         "an empty archive": packed({}),
@@ -393,9 +369,9 @@ def damage() -> Iterator[tuple[str, Case]]:
         "an end of directory alone": SOUND[-22:],
         "an end of directory many times": SOUND[-22:] * 1000,
     }.items():
-        yield name, (raw, "npz.missing-array" if name == "an empty archive" else "npz.damaged")
+        yield (name, raw, "npz.missing-array" if name == "an empty archive" else "npz.damaged")
     for k in range(1, 12):
-        yield f"cut after {k}/12", (SOUND[: len(SOUND) * k // 12], "npz.damaged")
+        yield (f"cut after {k}/12", SOUND[: len(SOUND) * k // 12], "npz.damaged")
     for name, field, value, size in (
         ("another checksum", 16, 0xDEADBEEF, 4),
         ("an offset beyond the file", 42, 2**31, 4),
@@ -403,13 +379,13 @@ def damage() -> Iterator[tuple[str, Case]]:
         ("a size of one byte more", 24, len(npy(TIMESTEPS)) + 1, 4),
         ("a size of nothing", 24, 0, 4),
     ):
-        yield name, (patched(field, value, size), "npz.damaged" if value else "npz.not-an-array")
-    yield "a method that does not exist", (patched(10, 99, 2), "npz.unusual-packing")
-    yield "a size of 4 GB", (patched(24, 2**32 - 2), "npz.too-large")
+        yield (name, patched(field, value, size), "npz.damaged" if value else "npz.not-an-array")
+    yield ("a method that does not exist", patched(10, 99, 2), "npz.unusual-packing")
+    yield ("a size of 4 GB", patched(24, 2**32 - 2), "npz.too-large")
     torn = bytearray(SOUND)
     torn[60:120] = bytes(60)
-    yield "a torn member", (bytes(torn), "npz.damaged")
+    yield ("a torn member", bytes(torn), "npz.damaged")
 
 
 GROUPS = (code_inside, dtypes, shapes, headers, numbers, schedules, archives, bombs, damage)
-CASES = {f"{group.__name__}: {name}": case for group in GROUPS for name, case in group()}
+CASES = {f"{group.__name__}: {name}": (*case,) for group in GROUPS for name, *case in group()}

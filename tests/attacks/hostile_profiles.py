@@ -8,7 +8,7 @@ from typing import Any
 
 from documents import changed, whole, without
 
-Case = tuple[bytes, str]
+Cases = Iterator[tuple[str, bytes, str]]
 NAN, INF, DIGITS = float("nan"), float("inf"), 10**30
 
 
@@ -40,24 +40,24 @@ COUNTS = (
 FREE = ("schedule/config/flow_shift", "presets/slow/sencache/tolerance")
 
 
-def numbers() -> Iterator[tuple[str, Case]]:
+def numbers() -> Cases:
     for place in (*POSITIVE, *NOT_NEGATIVE, *ANY_SIGN, *FREE):
         for raw in ("NaN", "Infinity", "-Infinity", "1e400", "-1e999999"):
-            yield f"{raw} at {place}", (spliced(place, raw), "profile.not-finite")
+            yield (f"{raw} at {place}", spliced(place, raw), "profile.not-finite")
         for raw in ("1e300", str(DIGITS)):
-            yield f"{raw} at {place}", (spliced(place, raw), "profile.out-of-range")
+            yield (f"{raw} at {place}", spliced(place, raw), "profile.out-of-range")
     for place in (*POSITIVE, *NOT_NEGATIVE, *COUNTS):
-        yield f"-1 at {place}", (spliced(place, "-1"), "profile.out-of-range")
+        yield (f"-1 at {place}", spliced(place, "-1"), "profile.out-of-range")
     for place in (*POSITIVE, *NOT_NEGATIVE, *ANY_SIGN, *COUNTS):
         for raw in ('"1"', "true", "[]", "{}"):
-            yield f"{raw} at {place}", (spliced(place, raw), "profile.wrong-type")
+            yield (f"{raw} at {place}", spliced(place, raw), "profile.wrong-type")
         if place != "guidance_scale":
-            yield f"null at {place}", (spliced(place, "null"), "profile.wrong-type")
+            yield (f"null at {place}", spliced(place, "null"), "profile.wrong-type")
     for place in COUNTS:
-        yield f"a fraction at {place}", (spliced(place, "1.5"), "profile.wrong-type")
-        yield f"{DIGITS} at {place}", (spliced(place, str(DIGITS)), "profile.out-of-range")
+        yield (f"a fraction at {place}", spliced(place, "1.5"), "profile.wrong-type")
+        yield (f"{DIGITS} at {place}", spliced(place, str(DIGITS)), "profile.out-of-range")
     for place in (*POSITIVE, *FREE, *COUNTS):
-        yield f"an endless integer at {place}", (spliced(place, "9" * 500_000), "json.number")
+        yield (f"an endless integer at {place}", spliced(place, "9" * 500_000), "json.number")
 
 
 # ---- keys
@@ -74,38 +74,34 @@ REQUIRED = (
 )
 
 
-def keys() -> Iterator[tuple[str, Case]]:
+def keys() -> Cases:
     for place in OBJECTS:
         for key in ("__class__", "__proto__", "alpha", "_origin", "\x1b[2J\nroot: "):
-            yield f"{key!r} in {place}", (encoded(changed(f"{place}/{key}", 1)), "profile.unknown-key")
+            yield (f"{key!r} in {place}", encoded(changed(f"{place}/{key}", 1)), "profile.unknown-key")
         twice = SOUND.replace(f'"{place}": {{'.encode(), f'"{place}": {{"id": 1, "id": 2, '.encode(), 1)
-        yield f"a key twice in {place}", (twice, "json.duplicate-key")
-        yield f"{place} as a list", (encoded(changed(place, [whole()[place]])), "profile.wrong-type")
-        yield f"{place} as a text", (encoded(changed(place, "{}")), "profile.wrong-type")
+        yield (f"a key twice in {place}", twice, "json.duplicate-key")
+        yield (f"{place} as a list", encoded(changed(place, [whole()[place]])), "profile.wrong-type")
+        yield (f"{place} as a text", encoded(changed(place, "{}")), "profile.wrong-type")
     for place in REQUIRED:
         code = "profile.wrong-schema" if place == "schema" else "profile.missing-key"
-        yield f"no {place}", (encoded(without(place)), code)
+        yield (f"no {place}", encoded(without(place)), code)
     for key in ("_origin", "_repo", "model_config", "schema_", "sha256", ""):
         code = "profile.unknown-key"
-        yield f"{key!r} at the top", (encoded({**whole(), key: "x"}), code)
-    yield "every key twice", (SOUND[:-1] + b"," + SOUND[1:], "json.duplicate-key")
-    yield "a key twice, once escaped", (SOUND[:-1] + b', "mod\\u0065l": null}', "json.duplicate-key")
+        yield (f"{key!r} at the top", encoded({**whole(), key: "x"}), code)
+    yield ("every key twice", SOUND[:-1] + b"," + SOUND[1:], "json.duplicate-key")
+    yield ("a key twice, once escaped", SOUND[:-1] + b', "mod\\u0065l": null}', "json.duplicate-key")
     yield (
         "a key twice, deep in a preset",
-        (
-            spliced("presets/slow/sencache", '{"tolerance": 0.1, "tolerance": 1e9}'),
-            "json.duplicate-key",
-        ),
+        spliced("presets/slow/sencache", '{"tolerance": 0.1, "tolerance": 1e9}'),
+        "json.duplicate-key",
     )
     many = ",".join(f'"k{k}": 0' for k in range(60_000))
     for place in ("schedule/config", "presets", "presets/slow", "presets/slow/sencache", "model/x"):
-        yield f"60,000 keys in {place}", (spliced(place, f"{{{many}}}"), "json.too-many-keys")
+        yield (f"60,000 keys in {place}", spliced(place, f"{{{many}}}"), "json.too-many-keys")
     yield (
         "150 settings",
-        (
-            encoded(changed("schedule/config", {f"k{k}": 0 for k in range(150)})),
-            "profile.wrong-length",
-        ),
+        encoded(changed("schedule/config", {f"k{k}": 0 for k in range(150)})),
+        "profile.wrong-length",
     )
 
 
@@ -117,16 +113,16 @@ TABLES = (
 )
 
 
-def lists() -> Iterator[tuple[str, Case]]:
+def lists() -> Cases:
     for place in TABLES:
         part, name = place.split("/")
         values = whole()[part][name]
         for count in (2, len(values) // 2, len(values) + 2, 1000):
             wrong = (values * STEPS)[:count]
             wrong = sorted(wrong, reverse=True) if name == "timesteps" else wrong
-            yield f"{count} values in {place}", (encoded(changed(place, wrong)), "profile.inconsistent")
-        yield f"a text in {place}", (encoded(changed(place, "1.0" * 10)), "profile.wrong-type")
-        yield f"an object in {place}", (encoded(changed(place, {"0": 1.0})), "profile.wrong-type")
+            yield (f"{count} values in {place}", encoded(changed(place, wrong)), "profile.inconsistent")
+        yield (f"a text in {place}", encoded(changed(place, "1.0" * 10)), "profile.wrong-type")
+        yield (f"an object in {place}", encoded(changed(place, {"0": 1.0})), "profile.wrong-type")
     for place in (*TABLES, "teacache/coefficients", "calibration/seeds", "shape/latent"):
         for raw, count, code in (
             ("1", 450_000, "profile.wrong-length"),
@@ -137,16 +133,16 @@ def lists() -> Iterator[tuple[str, Case]]:
             ("[]", 300_000, "json.too-many-parts"),
         ):
             entries = ",".join([raw] * count)
-            yield f"{count:,} times {raw} in {place}", (spliced(place, f"[{entries}]"), code)
-        yield f"a million entries in {place}", (spliced(place, f"[{'1,' * 999_999}1]"), "file.too-large")
+            yield (f"{count:,} times {raw} in {place}", spliced(place, f"[{entries}]"), code)
+        yield (f"a million entries in {place}", spliced(place, f"[{'1,' * 999_999}1]"), "file.too-large")
     for place in ("schedule/config/flow_shift", "presets/fast/fixed"):
         wrong = "wrong-length" if "config" in place else "wrong-type"
-        yield f"400,000 entries in {place}", (spliced(place, f"[{'1,' * 399_999}1]"), f"profile.{wrong}")
-    yield "no coefficients", (encoded(changed("teacache/coefficients", [])), "profile.wrong-length")
-    yield "no latent", (encoded(changed("shape/latent", [])), "profile.wrong-length")
+        yield (f"400,000 entries in {place}", spliced(place, f"[{'1,' * 399_999}1]"), f"profile.{wrong}")
+    yield ("no coefficients", encoded(changed("teacache/coefficients", [])), "profile.wrong-length")
+    yield ("no latent", encoded(changed("shape/latent", [])), "profile.wrong-length")
 
 
-def timesteps() -> Iterator[tuple[str, Case]]:
+def timesteps() -> Cases:
     values = whole()["schedule"]["timesteps"]
     for name, wrong in {
         "rising": values[::-1],
@@ -154,43 +150,43 @@ def timesteps() -> Iterator[tuple[str, Case]]:
         "rising by a hair": [*values[:-1], values[-2] + 1e-9],
         "rising at the end": [*values[:-1], 1e8],
     }.items():
-        yield f"timesteps {name}", (encoded(changed("schedule/timesteps", wrong)), "profile.inconsistent")
+        yield (f"timesteps {name}", encoded(changed("schedule/timesteps", wrong)), "profile.inconsistent")
     yield (
         "sensitivities at no timesteps",
-        (
-            encoded(changed("schedule/timesteps", None)),
-            "profile.inconsistent",
-        ),
+        encoded(changed("schedule/timesteps", None)),
+        "profile.inconsistent",
     )
-    yield "a latent of another size", (encoded(changed("shape/elements", 5121)), "profile.inconsistent")
-    yield "fewer steps than tables", (encoded(changed("schedule/steps", 49)), "profile.inconsistent")
+    yield ("a latent of another size", encoded(changed("shape/elements", 5121)), "profile.inconsistent")
+    yield ("fewer steps than tables", encoded(changed("schedule/steps", 49)), "profile.inconsistent")
 
 
 # ---- depth, text, names
 
 
-def deep() -> Iterator[tuple[str, Case]]:
+def deep() -> Cases:
     for place in ("model/id", "schedule/config/flow_shift", "presets", "magcache/ratios/0", "sensitivity"):
         for raw, name in (("[", "]"), ('{"a":', "}")):
             closed = raw * 15_000 + "1" + name * 15_000
-            yield f"{raw} 15,000 deep at {place}", (spliced(place, closed), "json.too-deep")
+            yield (f"{raw} 15,000 deep at {place}", spliced(place, closed), "json.too-deep")
             yield (
                 f"{raw} 150,000 deep and open at {place}",
-                (spliced(place, raw * 150_000), "json.too-many-parts"),
+                spliced(place, raw * 150_000),
+                "json.too-many-parts",
             )
     for depth in (2, 10, 150, 400):
         nested = "[" * depth + "NaN" + "]" * depth
         code = "profile.not-json" if depth > 200 else "profile.wrong-type"
-        yield f"a list {depth} deep in a setting", (spliced("schedule/config/flow_shift", nested), code)
+        yield (f"a list {depth} deep in a setting", spliced("schedule/config/flow_shift", nested), code)
     yield (
         "an object in a setting",
-        (spliced("presets/slow/sencache/tolerance", '{"a": 1}'), "profile.wrong-type"),
+        spliced("presets/slow/sencache/tolerance", '{"a": 1}'),
+        "profile.wrong-type",
     )
 
 
-def encodings() -> Iterator[tuple[str, Case]]:
+def encodings() -> Cases:
     text = SOUND.decode()
-    yield "a byte order mark", (b"\xef\xbb\xbf" + SOUND, "json.encoding")
+    yield ("a byte order mark", b"\xef\xbb\xbf" + SOUND, "json.encoding")
     for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037"):
         code = "json.syntax"
         if encoding in ("utf-16", "cp037"):
@@ -199,7 +195,7 @@ def encodings() -> Iterator[tuple[str, Case]]:
             code = "json.encoding"
         if encoding == "utf-7":
             continue
-        yield f"in {encoding}", (text.encode(encoding), code)
+        yield (f"in {encoding}", text.encode(encoding), code)
     for name, raw in {
         "latin-1": b"caf\xe9",
         "an overlong slash": b"\xc0\xaf",
@@ -209,20 +205,18 @@ def encodings() -> Iterator[tuple[str, Case]]:
         "beyond unicode": b"\xf4\x90\x80\x80",
     }.items():
         broken = SOUND.replace(b'"sencache calibrate"', b'"' + raw + b'"')
-        yield f"{name} in a text", (broken, "json.encoding")
+        yield (f"{name} in a text", broken, "json.encoding")
     for name, raw in {"NUL": b"\x00", "a line break": b"\n", "an escape": b"\x1b", "a tab": b"\t"}.items():
         yield (
             f"{name} in a text",
-            (
-                SOUND.replace(b'"sencache calibrate"', b'"a' + raw + b'b"'),
-                "json.syntax",
-            ),
+            SOUND.replace(b'"sencache calibrate"', b'"a' + raw + b'b"'),
+            "json.syntax",
         )
-    yield "a lone surrogate", (spliced("provenance/source", '"\\ud800"'), "profile.not-json")
-    yield "an unknown escape", (spliced("provenance/source", '"\\x41"'), "json.syntax")
+    yield ("a lone surrogate", spliced("provenance/source", '"\\ud800"'), "profile.not-json")
+    yield ("an unknown escape", spliced("provenance/source", '"\\x41"'), "json.syntax")
 
 
-def syntax() -> Iterator[tuple[str, Case]]:
+def syntax() -> Cases:
     for name, raw in {
         "nothing": b"",
         "blanks": b" \n\t" * 1000,
@@ -245,7 +239,7 @@ def syntax() -> Iterator[tuple[str, Case]]:
         "nan": spliced("guidance_scale", "nan"),
         "an underscore": spliced("schedule/steps", "5_0"),
     }.items():
-        yield name, (raw, "json.syntax")
+        yield (name, raw, "json.syntax")
     for name, raw in {
         "null": b"null",
         "a number": b"1",
@@ -253,12 +247,12 @@ def syntax() -> Iterator[tuple[str, Case]]:
         "a list": b"[]",
         "true": b"true",
     }.items():
-        yield name, (raw, "profile.wrong-type")
-    yield "an empty object", (b"{}", "profile.wrong-schema")
+        yield (name, raw, "profile.wrong-type")
+    yield ("an empty object", b"{}", "profile.wrong-schema")
     for k in range(1, 16):
-        yield f"cut after {k}/16", (SOUND[: len(SOUND) * k // 16], "json.syntax")
-    yield "a megabyte and a byte", (SOUND.ljust(1_000_001), "file.too-large")
-    yield "ten megabytes", (SOUND.ljust(10_000_000), "file.too-large")
+        yield (f"cut after {k}/16", SOUND[: len(SOUND) * k // 16], "json.syntax")
+    yield ("a megabyte and a byte", SOUND.ljust(1_000_001), "file.too-large")
+    yield ("ten megabytes", SOUND.ljust(10_000_000), "file.too-large")
 
 
 PATHS = (
@@ -290,30 +284,26 @@ PATHS = (
 )
 
 
-def names() -> Iterator[tuple[str, Case]]:
+def names() -> Cases:
     for path in PATHS:
-        yield f"the model {path!r}", (encoded(changed("model/id", path)), "profile.bad-name")
-        yield f"the preset {path!r}", (encoded(changed("presets", {path: {}})), "profile.bad-name")
-        yield f"the setting {path!r}", (encoded(changed("schedule/config", {path: 1})), "profile.bad-name")
+        yield (f"the model {path!r}", encoded(changed("model/id", path)), "profile.bad-name")
+        yield (f"the preset {path!r}", encoded(changed("presets", {path: {}})), "profile.bad-name")
+        yield (f"the setting {path!r}", encoded(changed("schedule/config", {path: 1})), "profile.bad-name")
     for place in ("model/revision", "calibration/versions"):
         for path in ("../x", "a\nb"):
             wrong: Any = path if place == "model/revision" else {path: "1"}
-            yield f"{path!r} at {place}", (encoded(changed(place, wrong)), "profile.bad-name")
+            yield (f"{path!r} at {place}", encoded(changed(place, wrong)), "profile.bad-name")
     for place in ("model/id", "dtype", "schedule/scheduler", "provenance/source", "calibration/prompts/0"):
-        yield f"900 kB at {place}", (encoded(changed(place, "x" * 900_000)), "profile.wrong-length")
+        yield (f"900 kB at {place}", encoded(changed(place, "x" * 900_000)), "profile.wrong-length")
     yield (
         "900 kB in a setting",
-        (
-            encoded(changed("schedule/config/flow_shift", "x" * 900_000)),
-            "profile.wrong-length",
-        ),
+        encoded(changed("schedule/config/flow_shift", "x" * 900_000)),
+        "profile.wrong-length",
     )
     yield (
         "a preset called with 900 kB",
-        (
-            encoded(changed("presets", {"x" * 900_000: {}})),
-            "profile.wrong-length",
-        ),
+        encoded(changed("presets", {"x" * 900_000: {}})),
+        "profile.wrong-length",
     )
     for place, wrong in {
         "model/architecture": "flux",
@@ -321,16 +311,9 @@ def names() -> Iterator[tuple[str, Case]]:
         "sensitivity/target": "delta",
         "provenance/kind": "official",
     }.items():
-        yield f"{wrong!r} at {place}", (encoded(changed(place, wrong)), "profile.unknown-value")
-    for schema in (
-        "sencache.profile/2",
-        "sencache.report/1",
-        "",
-        "SENCACHE.PROFILE/1",
-        None,
-        1,
-    ):
-        yield f"the schema {schema!r}", (encoded(changed("schema", schema)), "profile.wrong-schema")
+        yield (f"{wrong!r} at {place}", encoded(changed(place, wrong)), "profile.unknown-value")
+    for schema in ("sencache.profile/2", "sencache.report/1", "", "SENCACHE.PROFILE/1", None, 1):
+        yield (f"the schema {schema!r}", encoded(changed("schema", schema)), "profile.wrong-schema")
 
 
 # ---- what would make every step reuse
@@ -346,9 +329,9 @@ EVERYTHING = {
 }
 
 
-def greedy() -> Iterator[tuple[str, Case]]:
+def greedy() -> Cases:
     zero = whole()["sensitivity"] | {"alpha_x": TABLE, "alpha_t": TABLE}
-    yield "sensitivities of zero", (encoded(changed("sensitivity", zero)), "profile.inconsistent")
+    yield ("sensitivities of zero", encoded(changed("sensitivity", zero)), "profile.inconsistent")
     for name, coefficients in {
         "zero": [0.0] * 5,
         "negative": [0.0, 0.0, 0.0, 0.0, -1.0],
@@ -357,36 +340,32 @@ def greedy() -> Iterator[tuple[str, Case]]:
     }.items():
         yield (
             f"a polynomial that is {name}",
-            (
-                encoded(changed("teacache/coefficients", coefficients)),
-                "profile.inconsistent",
-            ),
+            encoded(changed("teacache/coefficients", coefficients)),
+            "profile.inconsistent",
         )
     for name, coefficients in {"tiny": [1e-9], "tiny at its best": [-1e-3, 1e-4, 0.0]}.items():
         yield (
             f"a polynomial that is {name}",
-            (
-                encoded(changed("teacache/coefficients", coefficients)),
-                "profile.reuses-everything",
-            ),
+            encoded(changed("teacache/coefficients", coefficients)),
+            "profile.reuses-everything",
         )
     code = "profile.reuses-everything"
     for method, settings in EVERYTHING.items():
         for preset in ("slow", "hidden"):
             greedy = whole()["presets"] | {preset: {method: settings}}
-            yield f"{method} without end as {preset}", (encoded(changed("presets", greedy)), code)
+            yield (f"{method} without end as {preset}", encoded(changed("presets", greedy)), code)
     ratios = changed("magcache/ratios", [1.0] * STEPS)
     ratios["presets"] = {"slow": {"magcache": {"threshold": 0.12, "max_reuses": 1000, "retention": 0.2}}}
-    yield "ratios of one without a cap", (encoded(ratios), code)
+    yield ("ratios of one without a cap", encoded(ratios), code)
     faint = changed("sensitivity/alpha_x", [1e-12] * 49)
     faint["sensitivity"]["alpha_t"] = [0.0] * 49
     faint["presets"] = {"slow": {"sencache": {"tolerance": 0.1, "max_reuses": 1000, "early_fraction": 0}}}
-    yield "sensitivities of next to zero without a cap", (encoded(faint), code)
+    yield ("sensitivities of next to zero without a cap", encoded(faint), code)
     late = {"fixed": {"interval": 1000}}
-    yield "a step in a thousand", (encoded(changed("presets", {"slow": late})), code)
+    yield ("a step in a thousand", encoded(changed("presets", {"slow": late})), code)
 
 
-def presets() -> Iterator[tuple[str, Case]]:
+def presets() -> Cases:
     for name, preset in {
         "an unknown method": {"nocache": {}},
         "an unknown setting": {"sencache": {"epsilon": 0.1}},
@@ -401,17 +380,15 @@ def presets() -> Iterator[tuple[str, Case]]:
         "steps beyond the run": {"fixed": {"steps": [0, 60]}},
         "no interval": {"fixed": {"interval": 0}},
     }.items():
-        yield f"a preset of {name}", (encoded(changed("presets", {"slow": preset})), "profile.preset")
+        yield (f"a preset of {name}", encoded(changed("presets", {"slow": preset})), "profile.preset")
     empty = whole() | {"sensitivity": None, "magcache": None, "teacache": None, "presets": {}}
-    yield "nothing for any method", (encoded(empty), "profile.empty")
+    yield ("nothing for any method", encoded(empty), "profile.empty")
     yield (
         "nine presets",
-        (
-            encoded(changed("presets", {f"p{k}": {} for k in range(9)})),
-            "profile.wrong-length",
-        ),
+        encoded(changed("presets", {f"p{k}": {} for k in range(9)})),
+        "profile.wrong-length",
     )
 
 
 GROUPS = (numbers, keys, lists, timesteps, deep, encodings, syntax, names, greedy, presets)
-CASES = {f"{group.__name__}: {name}": case for group in GROUPS for name, case in group()}
+CASES = {f"{group.__name__}: {name}": (*case,) for group in GROUPS for name, *case in group()}

@@ -68,6 +68,22 @@ def page(browser: Any, url: str) -> Iterator[Any]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def shared(browser: Any, url: str) -> Iterator[Any]:
+    with visited(browser, url, reduced_motion="reduce") as opened:
+        opened.wait_for_function(SETTLED)
+        yield opened
+
+
+@pytest.fixture
+def still(shared: Any) -> Any:
+    """One page for all that plays nothing, at its first frame, side by side."""
+    shared.get_by_role("radio", name="Side by side").check(force=True)
+    shared.get_by_role("slider", name="Frame").fill("0")
+    shared.wait_for_function(SETTLED)
+    return shared
+
+
 def frames_shown(page: Any) -> list[float]:
     """The frame number on the screen of the first two lanes and the third, read from their pixels."""
     full, same, brighter, _ = page.evaluate(PIXELS, ".player video")
@@ -80,11 +96,11 @@ def expect_frame(page: Any, frame: int) -> None:
     assert frames_shown(page) == pytest.approx([frame] * 3, abs=0.4)
 
 
-def test_the_scrubber_shows_exactly_the_frame_it_names(page: Any) -> None:
-    scrubber = page.get_by_role("slider", name="Frame")
+def test_the_scrubber_shows_exactly_the_frame_it_names(still: Any) -> None:
+    scrubber = still.get_by_role("slider", name="Frame")
     for frame in (0, 1, 13, FRAMES - 1, 7, 6):
         scrubber.fill(str(frame))
-        expect_frame(page, frame)
+        expect_frame(still, frame)
 
 
 def test_buttons_and_keys_go_one_frame_and_stop_at_the_ends(page: Any) -> None:
@@ -155,19 +171,19 @@ def test_it_plays_to_the_end_once_or_for_ever(page: Any) -> None:
     assert play.get_attribute("aria-label") == "Pause"
 
 
-def test_the_difference_is_zero_where_clips_agree_and_measured_where_not(page: Any) -> None:
-    page.get_by_role("slider", name="Frame").fill("9")
-    page.get_by_role("radio", name="Difference").check(force=True)
-    page.wait_for_function(SETTLED)
-    same, brighter, hostile = page.evaluate(PIXELS, "figure:not(.reference) canvas")
+def test_the_difference_is_zero_where_clips_agree_and_measured_where_not(still: Any) -> None:
+    still.get_by_role("slider", name="Frame").fill("9")
+    still.get_by_role("radio", name="Difference").check(force=True)
+    still.wait_for_function(SETTLED)
+    same, brighter, hostile = still.evaluate(PIXELS, "figure:not(.reference) canvas")
     assert same == hostile == 0
     assert brighter == pytest.approx(OFFSETS["brighter"], abs=3)
-    assert "encoded videos" in page.locator(".player .note").inner_text()
-    page.get_by_role("slider", name="Gain").fill("0")
+    assert "encoded videos" in still.locator(".player .note").inner_text()
+    still.get_by_role("slider", name="Gain").fill("0")
     style = "getComputedStyle(document.querySelector('figure:not(.reference) canvas')).filter"
-    assert page.evaluate(style) == "brightness(1)"
-    page.get_by_role("slider", name="Gain").fill("4")
-    assert page.evaluate(style) == "brightness(16)"
+    assert still.evaluate(style) == "brightness(1)"
+    still.get_by_role("slider", name="Gain").fill("4")
+    assert still.evaluate(style) == "brightness(16)"
 
 
 STAGE = """(at) => {
@@ -192,42 +208,42 @@ def test_swipe_shows_one_lane_on_each_side_of_the_border(page: Any) -> None:
     assert page.evaluate(STAGE, 0.1) == pytest.approx([a] * 3, abs=3)
 
 
-def test_onion_mixes_two_lanes(page: Any) -> None:
-    page.get_by_role("radio", name="Onion").check(force=True)
-    page.wait_for_function(SETTLED)
+def test_onion_mixes_two_lanes(still: Any) -> None:
+    still.get_by_role("radio", name="Onion").check(force=True)
+    still.wait_for_function(SETTLED)
     for mix in (0, 50, 100):
-        page.get_by_role("slider", name="Mix").fill(str(mix))
-        assert page.evaluate(STAGE, 0.5)[0] == pytest.approx(OFFSETS["brighter"] * mix / 100, abs=3)
+        still.get_by_role("slider", name="Mix").fill(str(mix))
+        assert still.evaluate(STAGE, 0.5)[0] == pytest.approx(OFFSETS["brighter"] * mix / 100, abs=3)
 
 
-def test_values_are_those_of_the_frame_and_identity_is_no_number(page: Any) -> None:
-    values = page.locator("figcaption .now")
+def test_values_are_those_of_the_frame_and_identity_is_no_number(still: Any) -> None:
+    values = still.locator("figcaption .now")
     for frame, expected in (
         (0, "LPIPS 0.0000 · 30.0 dB"),
         (2, "identical frame"),
         (9, "LPIPS 0.0090 · 39.0 dB"),
     ):
-        page.get_by_role("slider", name="Frame").fill(str(frame))
+        still.get_by_role("slider", name="Frame").fill(str(frame))
         assert values.all_inner_texts() == ["the reference", expected, expected, expected]
-        marked = page.locator(".player .marker").bounding_box()
-        plot = page.locator(".player .plot").bounding_box()
+        marked = still.locator(".player .marker").bounding_box()
+        plot = still.locator(".player .plot").bounding_box()
         middle = marked["x"] + marked["width"] / 2 - plot["x"]
         # The thumb's centre runs from 10 px to 10 px before the end.
         assert middle == pytest.approx(10 + (plot["width"] - 20) * frame / (FRAMES - 1), abs=1)
-    assert page.locator(".player .plot circle").count() == 3
+    assert still.locator(".player .plot circle").count() == 3
 
 
-def test_a_click_on_the_lines_goes_to_that_frame(page: Any) -> None:
-    plot = page.locator(".player .plot")
+def test_a_click_on_the_lines_goes_to_that_frame(still: Any) -> None:
+    plot = still.locator(".player .plot")
     width = plot.bounding_box()["width"]
     plot.click(position={"x": 10 + (width - 20) * 20 / (FRAMES - 1), "y": 40})
-    expect_frame(page, 20)
+    expect_frame(still, 20)
 
 
-def test_names_stay_text(page: Any) -> None:
-    assert page.locator("figcaption b").all_inner_texts()[3] == HOSTILE
-    assert page.evaluate("window.pwned ?? null") is None
-    assert page.locator(".player img").count() == 0
+def test_names_stay_text(still: Any) -> None:
+    assert still.locator("figcaption b").all_inner_texts()[3] == HOSTILE
+    assert still.evaluate("window.pwned ?? null") is None
+    assert still.locator(".player img").count() == 0
 
 
 def test_it_plays_by_itself_unless_less_motion_is_wanted(page: Any, browser: Any, url: str) -> None:
@@ -294,9 +310,8 @@ def test_out_of_sight_it_waits(browser: Any, clips: Clips) -> None:
         assert not page.evaluate(PLAYING), "what the visitor stopped stays so"
 
 
-def test_it_fits_a_phone(browser: Any, url: str) -> None:
-    with visited(browser, url, viewport={"width": 390, "height": 844}, reduced_motion="reduce") as page:
-        page.wait_for_function(SETTLED)
-        for view in ("Side by side", "Difference", "Swipe", "Onion"):
-            page.get_by_role("radio", name=view).check(force=True)
-            assert page.evaluate("document.documentElement.scrollWidth") == 390
+def test_it_fits_a_phone(still: Any) -> None:
+    still.set_viewport_size({"width": 390, "height": 844})
+    for view in ("Side by side", "Difference", "Swipe", "Onion"):
+        still.get_by_role("radio", name=view).check(force=True)
+        assert still.evaluate("document.documentElement.scrollWidth") == 390

@@ -77,29 +77,29 @@ def curves(page: Any) -> int:
     return int(page.evaluate(f"{plot}.data.filter((trace) => trace.fill !== 'toself').length"))
 
 
-def test_a_bundled_profile_is_described_and_drawn(page: Any, bundled_profile: Profile) -> None:
-    shown = facts(page)
-    assert page.locator("#profile-facts h3").inner_text() in bundled_profiles()
+def test_a_bundled_profile_is_described_and_drawn(untouched: Any, bundled_profile: Profile) -> None:
+    shown = facts(untouched)
+    assert untouched.locator("#profile-facts h3").inner_text() in bundled_profiles()
     assert (
         shown["sha256"]
-        == load_profile(bundled_profiles()[page.locator("#profile-facts h3").inner_text()]).sha256
+        == load_profile(bundled_profiles()[untouched.locator("#profile-facts h3").inner_text()]).sha256
     )
     assert shown["Licence"] == bundled_profile.provenance.licence
     assert shown["Provenance"].startswith(bundled_profile.provenance.kind)
-    assert page.locator("#profile-facts .serves span").all_inner_texts() == [
+    assert untouched.locator("#profile-facts .serves span").all_inner_texts() == [
         "SenCache",
         "MagCache",
         "TeaCache",
     ]
-    assert curves(page) == 4
+    assert curves(untouched) == 4
 
 
-def test_the_download_is_the_profile(page: Any) -> None:
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download JSON").click()
+def test_the_download_is_the_profile(untouched: Any) -> None:
+    with untouched.expect_download() as download:
+        untouched.get_by_role("button", name="Download JSON").click()
     name = download.value.suggested_filename
     expected = load_profile(bundled_profiles()[name.removesuffix(".json")])
-    assert facts(page)["sha256"] == expected.sha256
+    assert facts(untouched)["sha256"] == expected.sha256
     assert Path(download.value.path()).read_text(encoding="utf-8") == expected.to_json()
 
 
@@ -231,7 +231,7 @@ def test_the_list_has_an_end(bundled_profile: Profile) -> None:
     assert said["bad"] and str(MOST_OWN) in said["text"]
 
 
-def test_it_fits_a_phone(browser: Any, url: str) -> None:
-    with visited(browser, url, viewport={"width": 390, "height": 844}) as page:
-        curves(page)
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
+def test_it_fits_a_phone(untouched: Any) -> None:
+    untouched.set_viewport_size({"width": 390, "height": 844})
+    curves(untouched)
+    assert untouched.evaluate("document.documentElement.scrollWidth") == 390
