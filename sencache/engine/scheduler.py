@@ -63,9 +63,11 @@ class SchedulerWatch:
             stepped(self.place(*given))
 
         self.pipe = pipe
+        reports = {"step": on_step, "set_timesteps": self._on_schedule}
         self._watched = [
-            Watched(pipe.scheduler, "step", on_step),
-            Watched(pipe.scheduler, "set_timesteps", self._on_schedule),
+            Watched(pipe.scheduler, name, report)
+            for name, report in reports.items()
+            if hasattr(pipe.scheduler, name)
         ]
 
     def leave(self) -> None:

@@ -248,7 +248,9 @@ def test_a_block_list_replaced_inside_the_block_runs(tiny: Tiny) -> None:
         whole = tiny()
         setattr(transformer, name, first)
         short = tiny()
-    assert getattr(transformer, name) is first
+        again = torch.nn.ModuleList(first)
+        setattr(transformer, name, again)
+    assert getattr(transformer, name) is again
     assert torch.equal(tiny(), short) and not torch.equal(short, whole)
 
 
