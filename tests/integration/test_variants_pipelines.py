@@ -15,13 +15,8 @@ from diffusers import (
     WanPipeline,
     WanVideoToVideoPipeline,
 )
-<<<<<<< HEAD
 from measuring import TARGETS, pattern, under
 from pipelines import METHODS, STEPS, Tiny
-=======
-from measuring import METHODS, TARGETS, pattern, under
-from pipelines import STEPS
->>>>>>> engine
 
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
