@@ -44,7 +44,7 @@ def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> It
         for module in _transformers(pipe):
             hooked.enter_context(TransformerHooks(module, attachment).registered())
         hooked.callback(attachment.leave)
-        attachment.scheduler.follow(pipe)
+        attachment.follow()
         yield attachment.trace
     if not attachment.called:
         raise SencacheError(

@@ -20,7 +20,11 @@ class Attachment:
         self.pipe, self.policy, self.trace, self.observer = pipe, policy, trace, observer
         self.run: Run | None = None
         self.called = self.doubled = False
-        self.scheduler = SchedulerWatch(self._stepped)
+        self.scheduler = SchedulerWatch()
+
+    def follow(self) -> None:
+        """Watch the scheduler that the pipeline has now."""
+        self.scheduler.follow(self.pipe, self._stepped)
 
     def current_run(self, architecture: Architecture, latent: torch.Tensor, timestep: torch.Tensor) -> Run:
         """The run in progress. Every pipeline call lays out its timesteps anew: another tensor is another
@@ -31,7 +35,7 @@ class Attachment:
             self.drop()
             if not self.scheduler.goes_on:
                 self.trace.clear()
-            self.scheduler.follow(self.pipe)
+            self.follow()
             schedule, first = self.scheduler.begin(timestep)
             self._check_profile(architecture, schedule.timesteps, latent)
             # The batch is doubled, or not, for a whole run, whatever happens to the scale during it.

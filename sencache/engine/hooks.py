@@ -131,7 +131,11 @@ class TransformerHooks:
         return torch.nn.ModuleList() if name in rest else Tap(now[name], self.show)
 
     def _restore(self) -> None:
-        self.module._modules.update(self.originals)
+        modules = self.module._modules
+        for name, stand_in in self.stand_ins.items():
+            # What was replaced after the last forward stays so.
+            if modules[name] is stand_in:
+                modules[name] = self.originals[name]
 
     @closed
     def before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -139,7 +143,7 @@ class TransformerHooks:
         if module is not self.module or self.rerunning is not None:
             return
         self._refuse_other_cache()
-        latent = self.architecture.latent(_hidden(args, kwargs), self.channels)
+        latent = self.architecture.latent(BlockCall(args, kwargs).hidden, self.channels)
         run = self.attachment.current_run(self.architecture, latent, kwargs["timestep"])
         step, branch = run.enter(self.attachment.scheduler.current(kwargs["timestep"]))
         conditional = slice(len(latent) // 2, None) if self.attachment.doubled else slice(None)
@@ -257,7 +261,8 @@ class TransformerHooks:
         given = kwargs["timestep"]
         # Tokens that image conditioning holds at another timestep stay there.
         moved = torch.where(given == torch.as_tensor(now).to(given), timestep, given).to(given.dtype)
-        hidden = _hidden(args, kwargs)
+        call = BlockCall(args, kwargs)
+        hidden = call.hidden
         if latent is not None:
             hidden = hidden.clone()
             self.architecture.latent(hidden, self.channels).copy_(_repeated(latent, len(hidden)))
@@ -265,8 +270,8 @@ class TransformerHooks:
         self.rerunning = residuals
         self._put_in()
         try:
-            args, kwargs = _with_hidden(hidden, args, {**kwargs, "timestep": moved})
-            output: torch.Tensor = self.module(*args, **kwargs)[0]
+            call = call.moved(hidden, timestep=moved)
+            output: torch.Tensor = self.module(*call.args, **call.kwargs)[0]
             return Evaluated(residuals[0], output)
         finally:
             self.rerunning = None
@@ -277,19 +282,6 @@ def _on_disk(block: Any) -> bool:
     registry = getattr(block, "_diffusers_hook", None)
     hook = registry.get_hook("group_offloading") if registry else None
     return hook is not None and hook.group.offload_to_disk_path is not None
-
-
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    hidden: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    return hidden
-
-
-def _with_hidden(
-    hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if "hidden_states" in kwargs:
-        return args, {**kwargs, "hidden_states": hidden}
-    return (hidden, *args[1:]), kwargs
 
 
 def _repeated(latent: torch.Tensor, batch: int) -> torch.Tensor:

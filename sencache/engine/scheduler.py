@@ -43,26 +43,31 @@ class Watched:
 
 
 class SchedulerWatch:
-    """Follows the steps of one scheduler after another; holds no tensor alive but the timesteps.
+    """Follows the steps of one scheduler after another; holds no tensor alive but the timesteps."""
 
-    `stepped(t)` is called at the end of every step with the place of its timestep, where that is known.
-    """
-
-    def __init__(self, stepped: Callable[[int | None], None]) -> None:
-        self._stepped = stepped
+    def __init__(self) -> None:
         self._watched: list[Watched] = []
         self._latest: weakref.ref[torch.Tensor] | None = None
         self.timesteps: torch.Tensor | None = None
         self.pipe: Any = None
         self.goes_on = False
 
-    def follow(self, pipe: Any) -> None:
-        """Watch the scheduler that `pipe` has now, and no other."""
+    def follow(self, pipe: Any, stepped: Callable[[int | None], None]) -> None:
+        """Watch the scheduler that `pipe` has now, and no other. `stepped(place)` is called at the end of
+        every step, with the place of its timestep in the schedule where that is known.
+        """
         self.leave()
+
+        def on_step(result: Any, *given: Any) -> None:
+            self._latest = weakref.ref(result[0])
+            stepped(self.place(*given))
+
         self.pipe = pipe
+        reports = {"step": on_step, "set_timesteps": self._on_schedule}
         self._watched = [
-            Watched(pipe.scheduler, "step", self._on_step),
-            Watched(pipe.scheduler, "set_timesteps", self._on_schedule),
+            Watched(pipe.scheduler, name, report)
+            for name, report in reports.items()
+            if hasattr(pipe.scheduler, name)
         ]
 
     def leave(self) -> None:
@@ -70,10 +75,6 @@ class SchedulerWatch:
         while self._watched:
             self._watched.pop().leave()
         self._latest = None
-
-    def _on_step(self, stepped: Any, *given: Any) -> None:
-        self._latest = weakref.ref(stepped[0])
-        self._stepped(self.place(*given))
 
     def _on_schedule(self, *_: Any) -> None:
         # Pipelines forget their timestep when they are called. One that still has it lays out the timesteps

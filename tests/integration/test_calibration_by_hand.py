@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -39,11 +37,6 @@ class ToyDenoiser(torch.nn.Module):
         super().__init__()
         self.config = SimpleNamespace(in_channels=toy.channels, out_channels=toy.channels)
         self.blocks = torch.nn.ModuleList([ToyBlock(toy)])
-
-    @contextmanager
-    def cache_context(self, name: str, **fields: Any) -> Iterator[None]:
-        """As in diffusers."""
-        yield
 
     def forward(
         self, hidden_states: torch.Tensor, timestep: torch.Tensor, scale: torch.Tensor
@@ -98,17 +91,16 @@ class Toy:
     def predict(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         cond, uncond = self.scales(self.a), self.scales(self.uncond)
         if self.guidance_scale <= 1:
-            return self.branch("cond", x, t, cond)
+            return self.branch(x, t, cond)
         if self.doubled:
-            halves = self.branch("cond_uncond", torch.cat([x, x]), t, torch.cat([uncond, cond]))
+            halves = self.branch(torch.cat([x, x]), t, torch.cat([uncond, cond]))
             negative, positive = halves.chunk(2)
         else:
-            positive, negative = self.branch("cond", x, t, cond), self.branch("uncond", x, t, uncond)
+            positive, negative = self.branch(x, t, cond), self.branch(x, t, uncond)
         return negative + self.guidance_scale * (positive - negative)
 
-    def branch(self, name: str, x: torch.Tensor, t: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        with self.transformer.cache_context(name):
-            return self.transformer(hidden_states=x, timestep=t.expand(len(x)), scale=scale)[0]
+    def branch(self, x: torch.Tensor, t: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self.transformer(hidden_states=x, timestep=t.expand(len(x)), scale=scale)[0]
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ def attachments(model: Model) -> Any:
     return {
         name: list(value.items()) if isinstance(value, dict) else value
         for name, value in module.__dict__.items()
-        if name.startswith("_") or name == "cache_context"
+        if name.startswith("_")
     }
 
 

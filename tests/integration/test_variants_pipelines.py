@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 from measuring import METHODS, TARGETS, pattern, under
-from pipelines import STEPS, Tiny
+from pipelines import STEPS
 
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
@@ -145,13 +144,3 @@ def test_part_of_a_schedule() -> None:
     assert [record.step for record in trace] == list(range(8))
     assert [record.timestep for record in trace] == scheduler.timesteps.tolist()[-8:]
     assert [record.sigma for record in trace] == scheduler.sigmas.tolist()[STEPS - 8 : STEPS]
-
-
-def test_without_names_on_every_architecture(tiny: Tiny) -> None:
-    policy = pipelines.lively(tiny.name)["sencache"]
-    named, expected = under(tiny, policy)
-    with attach(tiny.pipe, policy) as trace:
-        tiny.pipe.transformer.__dict__["cache_context"] = lambda *_, **__: contextlib.nullcontext()
-        unnamed = tiny()
-    assert torch.equal(named, unnamed)
-    assert trace.records == expected.records
