@@ -20,9 +20,9 @@ class Watched:
     """
 
     def __init__(self, scheduler: Any, name: str, report: Callable[..., None]) -> None:
+        functools.update_wrapper(self, getattr(scheduler, name))
         self._method, self._owner = getattr(scheduler, name), scheduler.__dict__
-        functools.update_wrapper(self, self._method)
-        self._name, self._report = name, report
+        self.name, self._report = name, report
         self._before = {name: self._owner[name]} if name in self._owner else {}
         self._owner[name] = self
 
@@ -37,8 +37,8 @@ class Watched:
     def leave(self) -> None:
         """Report no more; whoever put another method in this one's place meanwhile keeps it."""
         self._report = lambda *_: None
-        if self._owner.get(self._name) is self:
-            del self._owner[self._name]
+        if self._owner.get(self.name) is self:
+            del self._owner[self.name]
             self._owner.update(self._before)
 
 
@@ -56,6 +56,10 @@ class SchedulerWatch:
         """Watch the scheduler that `pipe` has now, and no other. `stepped(place)` is called at the end of
         every step, with the place of its timestep in the schedule where that is known.
         """
+        own = pipe.scheduler.__dict__
+        if self._watched and all(own.get(one.name) is one for one in self._watched):
+            self._latest = None
+            return
         self.leave()
 
         def on_step(result: Any, *given: Any) -> None:
