@@ -40,10 +40,10 @@ class BlockCall:
         hidden: torch.Tensor = self[HIDDEN]
         return hidden
 
-    def moved(self, hidden: torch.Tensor, text: torch.Tensor | None = None) -> BlockCall:
-        """The same call with other hidden states and, where given, other text states."""
+    def moved(self, hidden: torch.Tensor, text: torch.Tensor | None = None, **named: Any) -> BlockCall:
+        """The same call with other hidden states and, where given, other text states and arguments."""
         changed = {HIDDEN: hidden} if text is None else {HIDDEN: hidden, TEXT: text}
-        args, kwargs = list(self.args), dict(self.kwargs)
+        args, kwargs = list(self.args), {**self.kwargs, **named}
         for name, value in changed.items():
             if name in kwargs:
                 kwargs[name] = value

@@ -55,9 +55,7 @@ ARCHITECTURE = Architecture(
     encode=_encode,
     text_encoders=("text_encoder", "text_encoder_2"),
     defaults={
-        "pipeline": "HunyuanVideoPipeline",
         "summary": "a HunyuanVideo checkpoint of your own",
-        "licence": "tencent-hunyuan-community",
         "height": 720,
         "width": 1280,
         "frames": 129,

@@ -56,9 +56,7 @@ ARCHITECTURE = Architecture(
         "negative_prompt_attention_mask",
     ),
     defaults={
-        "pipeline": "MochiPipeline",
         "summary": "a Mochi checkpoint of your own",
-        "licence": "apache-2.0",
         "height": 480,
         "width": 848,
         "frames": 85,

@@ -15,13 +15,11 @@ ARCHITECTURE = replace(
     choose=named_class,
     defaults={
         **WAN.defaults,
-        "pipeline": "SkyReelsV2Pipeline",
         "summary": "a SkyReels-V2 checkpoint of your own",
         "height": 544,
         "width": 960,
         "frames": 97,
         "fps": 24,
         "guidance_scale": 6.0,
-        "shift": 8.0,
     },
 )

@@ -156,6 +156,14 @@ def test_a_second_tokenizer_needs_its_vocabulary(name: str, folder: Path) -> Non
     assert missing_files(folder) == [] and find_spec(str(folder)).architecture == name
 
 
+def test_where_nobody_knows_the_memory_of_the_vae_it_says_so(
+    name: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(str(folder))
+    said = f"memory is not planned for the VAE of {folder.name}" in caplog.text
+    assert said == (find_architecture(name).decoder is None)
+
+
 # ---- the object itself
 
 

@@ -16,7 +16,7 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 from measuring import TARGETS, pattern, under
-from pipelines import METHODS, STEPS, Tiny
+from pipelines import METHODS, STEPS
 
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
