@@ -74,11 +74,7 @@ def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) 
     assert all(np.isfinite(video).all() for video in frames.values())
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("folder", ["wan2.2-a14b", "cogvideox-5b"], indirect=True)
-=======
-@pytest.mark.parametrize("folder", ["wan", "wan2.2-a14b", "cogvideox-5b", "hunyuan"], indirect=True)
->>>>>>> arch
+@pytest.mark.parametrize("folder", ["wan2.2-a14b", "cogvideox-5b", "hunyuan"], indirect=True)
 def test_wherever_its_parts_wait_the_videos_are_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
