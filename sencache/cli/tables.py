@@ -61,7 +61,7 @@ def comparison_table(report: Report) -> Table:
     for lane in report.lanes:
         cells = [_cell(lane, column, top) for column, top in zip(COLUMNS, best, strict=True)]
         times = f"{lane.denoise_seconds:.2f} {lane.seconds:.2f}"
-        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, times)
+        table.add_row(lane.name, f"{lane.evaluations}/{lane.steps}", f"{lane.cache_ratio:.0%}", *cells, times)
     for one in report.unfinished:
         table.add_row(one.name, *["-"] * (2 + len(COLUMNS)), "missing")
     return table

@@ -146,7 +146,7 @@ class _Comparison:
         caching = [lane for lane in done if lane is not None and lane.target is not None]
         sencache = [lane for lane in caching if lane.method == "sencache"]
         chosen = next(iter(sencache or caching), None)
-        steps = chosen.nfe if chosen else max(1, self.request.steps // 2)
+        steps = round(chosen.cost) if chosen else max(1, self.request.steps // 2)
         return Planned(planned.spec, planned.policy, steps)
 
     def _on_budget(self, planned: Sequence[Planned]) -> Iterator[Event]:
@@ -166,7 +166,7 @@ class _Comparison:
         """Run `first`, the full run among them; returns of it what the policies of all `planned` look at."""
         policies = [p.policy for p in planned]
         signal = next((policy.signal for policy in policies if policy.signal), None)
-        recorder = Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
+        recorder = Recorder(signal, {(sense, one.target) for one in policies for sense in one.senses})
         last = planned[0].spec.name, planned[0].steps - 1
         for event in self._run(first, recorder):
             if isinstance(event, StepDone) and (event.lane, event.record.step) == last:

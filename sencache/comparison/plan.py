@@ -121,7 +121,10 @@ def plan_lanes(
     several = [profiles] if isinstance(profiles, Profile) else profiles or ()
     for profile in several:
         profile.require(architecture)
-    return [plan_lane(lane, request, several) for lane in lanes]
+    planned = [plan_lane(lane, request, several) for lane in lanes]
+    for one in planned:
+        one.policy.require(architecture)
+    return planned
 
 
 def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> Planned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from sencache.engine.architectures import BlockSignal, ChildSignal, architecture_of
-from sencache.engine.cache import History, cached_value
+from sencache.engine.cache import History
 from sencache.engine.compiled import closed, closed_to_itself
 from sencache.engine.run import Run, Turn
 from sencache.engine.sensors import Evaluated, Scene
 from sencache.engine.session import Session
 from sencache.engine.stack import BlockCall, Stack, Tap, run_blocks
 from sencache.errors import SencacheError
+from sencache.policies.targets import TARGETS, Target
 
 
 @dataclass(slots=True)
@@ -32,14 +33,17 @@ class Call:
     signal: torch.Tensor | None = None
     scene: Scene | None = None
     residual: torch.Tensor | None = None
+    tail: torch.Tensor | None = None
+    first: BlockCall | None = None
 
     def forecast(self) -> torch.Tensor:
         """What is reused at this step."""
-        return self.history.forecast(self.turn.step.timestep)
+        return self.history.forecast(self.turn.step)
 
-    def keep_residual(self, residual: torch.Tensor) -> None:
-        """Note what the blocks added."""
-        self.residual = residual
+    def keep_residual(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Note what the blocks added, and those behind the first where that one ran apart."""
+        self.residual = after - before
+        self.tail = None if self.first is None else after - self.first.hidden
 
 
 class Mount:
@@ -147,27 +151,40 @@ class Mount:
     def play(self, block_call: BlockCall) -> Any:
         """In place of all blocks: decide if the step is new, then run them or reuse."""
         if self.rerunning is not None:
-            return self._computed(block_call, self.rerunning.append)
+            done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
+            self.rerunning.append(done.hidden - block_call.hidden)
+            return done.returned(self.architecture.text_stream)
         call = self.call
         assert call is not None
+        if self._needs_first(call):
+            call.first = run_blocks(list(self.blocks)[:1], self.architecture.text_stream, block_call)
         if call.opens:
             self._decide(call, block_call)
         if call.turn.reuse:
             return self._skipped(call, block_call)
-        wanted = self.session.observer is not None or self._target == "residual"
-        return self._computed(block_call, call.keep_residual if wanted else None)
+        return self._computed(call, block_call)
 
     @closed_to_itself
-    def _computed(self, block_call: BlockCall, keep: Callable[[torch.Tensor], object] | None) -> Any:
-        done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
-        if keep is not None:
-            keep(done.hidden - block_call.hidden)
+    def _computed(self, call: Call, block_call: BlockCall) -> Any:
+        rest, start = (self.blocks, block_call) if call.first is None else (list(self.blocks)[1:], call.first)
+        done = run_blocks(rest, self.architecture.text_stream, start)
+        if self.session.observer is not None or (self._target and self._target.inside):
+            call.keep_residual(block_call.hidden, done.hidden)
         return done.returned(self.architecture.text_stream)
 
+    def _needs_first(self, call: Call) -> bool:
+        """Whether the first block runs before the others are decided on: where it runs in any case, and where
+        someone looks at it.
+        """
+        if self._target is not None and self._target.first_block:
+            return True
+        senses, observed = self.session.policy.senses, self.session.observer is not None
+        return call.opens and (observed or any(sense.first_block for sense in senses))
+
     @property
-    def _target(self) -> str | None:
+    def _target(self) -> Target | None:
         policy = self.session.policy
-        return policy.target if policy.caches else None
+        return TARGETS[policy.target] if policy.caches else None
 
     @closed
     def _decide(self, call: Call, block_call: BlockCall) -> None:
@@ -176,6 +193,9 @@ class Mount:
         conditional = slice(len(call.latent) // 2, None) if self.session.doubled else slice(None)
         call.scene = Scene(call.turn.step, call.latent, conditional, id(self.module), call.signal)
         call.scene.latent = self.session.unrounded.of(call.scene.latent)
+        call.scene.blocks = len(self.blocks)
+        if call.first is not None:
+            call.scene.head = call.first.hidden - block_call.hidden
         histories = [self._history(call.run, branch) for branch in self._expected_branches()]
         shape = self._cached_shape(call, block_call)
         call.run.decide(
@@ -185,7 +205,7 @@ class Mount:
         )
 
     def _cached_shape(self, call: Call, block_call: BlockCall) -> torch.Size:
-        return block_call.hidden.shape if self._target == "residual" else call.latent.shape
+        return block_call.hidden.shape if self._target and self._target.inside else call.latent.shape
 
     @closed
     def _skipped(self, call: Call, block_call: BlockCall) -> Any:
@@ -194,8 +214,9 @@ class Mount:
                 f"step {call.turn.step.index} was to be reused, but nothing of its shape is kept for one of "
                 f"the guidance branches {sorted(call.turn.branches)}; run this pipeline without a cache"
             )
-        if self._target == "residual":
-            block_call = block_call.moved(block_call.hidden + call.forecast())
+        if self._target is not None and self._target.inside:
+            start = call.first if call.first is not None and self._target.first_block else block_call
+            block_call = start.moved(self._target.restore(start.hidden, call.forecast()))
         return block_call.returned(self.architecture.text_stream)
 
     @closed
@@ -220,22 +241,24 @@ class Mount:
         return out
 
     def _replaced(self, call: Call, out: Any) -> Any:
-        if self._target == "residual":
+        assert self._target is not None
+        if self._target.inside:
             return out
-        value = call.forecast() if self._target == "output" else call.latent + call.forecast()
+        value = self._target.restore(call.latent, call.forecast())
         return (value,) if isinstance(out, tuple) else type(out)(sample=value)
 
     def _keep(self, call: Call, output: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run, scene, target = call.run, call.scene, self._target
         run.trace.transformer_calls += 1
-        value = cached_value(target, call.latent, call.residual, output) if target else None
+        added = call.tail if target and target.first_block else call.residual
+        value = target.keep(call.latent, added, output) if target else None
         if call.opens and scene is not None:
             scene.residual, scene.output = call.residual, output
             scene.history, scene.value = call.history, value
             scene.rerun = partial(self._rerun, call.turn.step.timestep, args, kwargs)
             run.computed(scene)
         if value is not None:
-            call.history.put(call.turn.step.timestep, value)
+            call.history.put(call.turn.step, value)
 
     def _rerun(
         self,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sencache.engine.cache import History
-from sencache.engine.sensors import SENSORS, Scene, fetch
+from sencache.engine.sensors import Scene, fetch
 from sencache.errors import SencacheError
+from sencache.forecasts import FORECASTS
 from sencache.policies.base import Policy, Schedule, Step
 from sencache.trace import Trace
 
@@ -41,7 +42,7 @@ class Run:
     def __init__(self, policy: Policy, schedule: Schedule, trace: Trace, observer: Observer | None) -> None:
         self.policy, self.schedule, self.trace, self.observer = policy, schedule, trace, observer
         self.rule = policy.start(schedule)
-        self.sensors = [SENSORS[sense]() for sense in policy.senses]
+        self.sensors = [sense() for sense in policy.senses]
         self.turn: Turn | None = None
         self._histories: dict[tuple[int, str], History] = {}
 
@@ -68,7 +69,7 @@ class Run:
         """What is kept of `branch` of one transformer."""
         key = (module, branch)
         if key not in self._histories:
-            self._histories[key] = History(self.policy.forecast)
+            self._histories[key] = History(FORECASTS[self.policy.forecast])
         return self._histories[key]
 
     def decide(self, turn: Turn, scene: Scene, cached: Callable[[], bool]) -> None:
@@ -79,7 +80,7 @@ class Run:
             sensor.arrive(scene)
         decision = self.rule.decide(turn.step, lambda: fetch(self.sensors), cached=cached())
         turn.reuse = decision.reuse
-        self.trace.records.append(decision.record(turn.step))
+        self.trace.records.append(decision.record(turn.step, self.policy.cost(scene.blocks)))
 
     def computed(self, scene: Scene) -> None:
         """Let sensors and the observer see the first call of a computed step."""

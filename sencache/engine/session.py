@@ -40,6 +40,7 @@ class Session:
         return self.run
 
     def _check_profile(self, architecture: Architecture, schedule: Schedule, latent: torch.Tensor) -> None:
+        self.policy.require(architecture.name)
         profile = getattr(self.policy, "profile", None)
         if profile is not None:
             profile.require(architecture.name)

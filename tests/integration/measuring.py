@@ -12,8 +12,8 @@ from sencache.engine.attach import attach
 from sencache.policies import Policy
 from sencache.trace import StepRecord, Trace
 
-METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
-TARGETS = ("residual", "output", "delta")
+METHODS = ("fixed", "sencache", "magcache", "teacache", "easycache", "control", "firstblock")
+TARGETS = ("residual", "tail", "output", "delta")
 
 
 def under(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[torch.Tensor, Trace]:

@@ -34,7 +34,12 @@ def _psnr(lane: Lane) -> float | None:
 
 
 COLUMNS = (
-    Column("NFE", "Steps whose network ran, of all steps", lambda lane: lane.nfe, str),
+    Column(
+        "NFE",
+        "Steps whose network ran; of a reused step, the share that ran",
+        lambda lane: round(lane.cost, 1),
+        "{:g}".format,
+    ),
     Column("Cached", "Reused steps of all steps", lambda lane: lane.cache_ratio, "{:.0%}".format),
     Column("Denoising", "Seconds", lambda lane: lane.denoise_seconds, "{:.2f} s".format, "low"),
     Column("Whole call", "Seconds, with decoding", lambda lane: lane.seconds, "{:.2f} s".format, "low"),
