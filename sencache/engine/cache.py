@@ -43,7 +43,7 @@ class History:
             return torch.lerp(values[-2], newest, weights[-1])
         # The weights sum to 1: by differences nothing large cancels in half precision.
         for value, weight in zip(values[:-1], weights[:-1], strict=True):
-            newest = torch.add(newest, value - values[-1], alpha=weight)
+            newest = newest + weight * (value - values[-1])
         return newest
 
     def __iter__(self) -> Iterator[torch.Tensor]:

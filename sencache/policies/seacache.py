@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from sencache.errors import SencacheError
 from sencache.policies.base import (
     STRICT,
     AtLeastOne,
@@ -57,9 +56,11 @@ class SpectralChange(StepChange):
 
     @staticmethod
     def look(seen: Seen) -> Tensor | None:
-        # Latents without frames, height and width of their own are those of models it does not serve.
-        known = seen.step.sigma is not None and seen.latent.ndim == 5
-        return filtered(seen.latent, seen.step.sigma) if known and seen.step.sigma is not None else None
+        # A full run is recorded also where there is nothing to filter by: of packed latents, and off the flow.
+        sigma = seen.step.sigma
+        if sigma is None or not 0 <= sigma <= 1 or seen.latent.ndim != 5:
+            return None
+        return filtered(seen.latent, sigma)
 
 
 @register
@@ -88,11 +89,6 @@ class SeaCache(Policy):
     forced_last: Count = 1
 
     def _rule(self, schedule: Schedule) -> Rule:
-        if schedule.sigmas is None or any(not 0 <= sigma <= 1 for sigma in schedule.sigmas):
-            raise SencacheError(
-                "seacache needs the noise level of every step, and this scheduler has none between 0 and 1; "
-                "choose another method or a flow-matching scheduler"
-            )
         return _Rule(self)
 
 

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from sencache.errors import SencacheError
 from sencache.forecasts import FORECASTS
 from sencache.policies.measures import mean_abs, relative_l1, rms
 from sencache.policies.steps import Schedule, Signals, Step
@@ -161,7 +162,11 @@ class StepChange(Sense):
 
     def arrive(self, seen: Seen) -> None:
         now = self.look(seen)
-        assert now is not None
+        if now is None:
+            raise SencacheError(
+                f"there is no {', '.join(self.words.values())} to see in this model and its scheduler; "
+                "choose another method"
+            )
         if self._before is not None:
             self._change = relative_l1(now, self._before).amax()
         self._before = now
