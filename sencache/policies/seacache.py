@@ -56,7 +56,7 @@ class SpectralChange(StepChange):
 
     @staticmethod
     def look(seen: Seen) -> Tensor | None:
-        # A full run is recorded also where there is nothing to filter by: of packed latents, and off the flow.
+        # Packed latents and samplers off the flow have nothing to filter by; recording goes on without.
         sigma = seen.step.sigma
         if sigma is None or not 0 <= sigma <= 1 or seen.latent.ndim != 5:
             return None

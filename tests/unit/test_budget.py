@@ -60,17 +60,18 @@ def nfe(policy: Policy, recording: Recording) -> int:
 # Playing a recording
 
 
-@pytest.mark.parametrize("name", sorted(lively((2.0, 1.0))))
+# A course's latents have no frames for SeaCache to filter.
+@pytest.mark.parametrize("name", sorted(set(lively((2.0, 1.0))) - {"seacache"}))
 @given(courses(least=4))
 @examples(40)
 def test_a_recording_plays_as_the_definitions_say(name, course):
     """The engine's sensors on tensors against the same signals in plain Python."""
     policy = lively(course.timesteps)[name]
-    assume(name != "seacache")  # A course's latents have no frames to filter: a live run shows it.
     if name == "easycache":
         policy = replace(policy, target="delta")
     expected, _ = play(policy, course)
     assume(all(d.score is None or abs(d.score - d.tolerance) > 1e-5 for d in expected))
+    assume(name != "firstblock" or max(d.reuses for d in expected) < SPAN)  # Farther back nothing is known.
     records = simulate(policy, recording_of(course)).records
     assert [(r.decision == "reuse", r.reason) for r in records] == [(d.reuse, d.reason) for d in expected]
     assert [(r.step, r.timestep) for r in records] == list(enumerate(course.timesteps))
