@@ -61,10 +61,10 @@ def _policies(spec: ModelSpec) -> list[tuple[str, Policy | None]]:
     found: list[tuple[str, Policy | None]] = []
     for text in caching_lanes():
         (lane,) = (lane for lane in parse_lanes(text) if lane.method not in BASELINES)
+        if not METHODS[lane.method].serves(spec.architecture):
+            continue  # No profile would help.
         try:
-            policy = plan_lane(lane, request, profiles).policy
-            policy.require(spec.architecture)
-            found.append((text, policy))
+            found.append((text, plan_lane(lane, request, profiles).policy))
         except SencacheError:
             found.append((text, None))
     return found
