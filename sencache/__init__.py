@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from sencache.comparison.report import Report, load_report
     from sencache.engine.attach import attach
     from sencache.errors import SencacheError
+    from sencache.forecasts import Forecast
     from sencache.models.model import load
     from sencache.models.stills import read_still
     from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
+    from sencache.policies.base import Policy, register
+    from sencache.policies.firstblock import FirstBlockCache
     from sencache.policies.loading import load_profile
+    from sencache.policies.seacache import SeaCache
+    from sencache.policies.senses import Sense
+    from sencache.policies.targets import Target
     from sencache.profiles.profile import Profile, write_profile
     from sencache.schema import Request
     from sencache.trace import StepRecord, Trace
@@ -52,6 +58,13 @@ _HOMES = {
     "parse_lanes": "comparison.plan",
     "read_still": "models.stills",
     "write_profile": "profiles.profile",
+    "register": "policies.base",
+    "Policy": "policies.base",
+    "Sense": "policies.senses",
+    "Target": "policies.targets",
+    "Forecast": "forecasts",
+    "FirstBlockCache": "policies.firstblock",
+    "SeaCache": "policies.seacache",
 }
 
 
@@ -69,15 +82,21 @@ __all__ = [
     "CalibrationPlan",
     "Control",
     "EasyCache",
+    "FirstBlockCache",
     "Fixed",
+    "Forecast",
     "Full",
     "MagCache",
+    "Policy",
     "Profile",
     "Report",
     "Request",
+    "SeaCache",
     "SenCache",
     "SencacheError",
+    "Sense",
     "StepRecord",
+    "Target",
     "TeaCache",
     "Trace",
     "attach",
@@ -88,5 +107,6 @@ __all__ = [
     "load_report",
     "parse_lanes",
     "read_still",
+    "register",
     "write_profile",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Reason = Literal[
     "first_step",
@@ -26,7 +26,7 @@ class StepRecord(BaseModel):
 
     `reference_step` is the last computed step before this one, `reuses` how many reuses in a row this step
     makes, `drift` the RMS difference of the latent to the reference lane's after the same step, `seconds` the
-    whole step's time.
+    whole step's time, `cost` the share of the blocks that a reused step ran: left out where that is none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +43,13 @@ class StepRecord(BaseModel):
     signals: dict[str, float]
     drift: float | None = None
     seconds: float | None = None
+    # Left out where it follows from the decision, so that reports from before it existed keep their digest.
+    cost: Annotated[float | None, Field(ge=0, le=1, exclude_if=lambda value: value is None)] = None
+
+    @property
+    def share(self) -> float:
+        """Share of the blocks that ran."""
+        return self.cost if self.cost is not None else float(self.decision == "compute")
 
 
 class Trace:
@@ -69,6 +76,11 @@ class Trace:
     def nfe(self) -> int:
         """Steps whose network ran."""
         return sum(record.decision == "compute" for record in self.records)
+
+    @property
+    def cost(self) -> float:
+        """What all steps cost, in evaluations: `nfe`, and the share of the blocks that reused steps ran."""
+        return sum(record.share for record in self.records)
 
     @property
     def cache_ratio(self) -> float:

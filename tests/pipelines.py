@@ -31,6 +31,7 @@ from diffusers import (
 from sencache.architectures import ARCHITECTURES
 from sencache.models.model import MODELS, Model
 from sencache.policies import Control, EasyCache, Fixed, MagCache, Policy, SenCache, TeaCache
+from sencache.policies.firstblock import FirstBlockCache
 from sencache.profiles.constants import (
     MagnitudeRatios,
     ModelId,
@@ -364,6 +365,7 @@ def lively(name: str) -> dict[str, Policy]:
         "teacache": TeaCache(made_up, threshold={"wan": 0.6, "cogvideox": 1.5, "ltx": 0.2}[name]),
         "easycache": EasyCache(threshold=0.5, forced_first=2),
         "control": Control(tolerance={"wan": 1.0, "cogvideox": 0.5, "ltx": 0.5}[name]),
+        "firstblock": FirstBlockCache(threshold={"wan": 0.1, "cogvideox": 0.15, "ltx": 0.12}[name]),
     }
 
 
@@ -377,4 +379,5 @@ def exact(name: str) -> dict[str, Policy]:
         "teacache": TeaCache(made_up, threshold=0),
         "easycache": EasyCache(threshold=0, forced_first=2),
         "control": Control(tolerance=0),
+        "firstblock": FirstBlockCache(threshold=0),
     }

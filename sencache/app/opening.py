@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sencache.app.palette import LOOKS
 from sencache.app.shelf import shelf
 from sencache.comparison.plan import FEWER_STEPS, REFERENCE, parse_lanes, plan_lane
 from sencache.errors import SencacheError
@@ -16,8 +15,6 @@ from sencache.schema import Request
 BASELINES = (REFERENCE, FEWER_STEPS)
 # Lanes offered beside the plain methods: the same rule with another way of reusing.
 VARIANTS = ("sencache:forecast=linear",)
-# Offered, but left for the visitor to choose: it looks at nothing.
-UNCHOSEN = ("fixed",)
 # What a first run keeps before all others, where not every lane fits.
 CORE = ("sencache", "magcache", "control")
 # Counted in even where it is not served yet: its profile may come from the Hub.
@@ -27,7 +24,7 @@ USUAL_SPEED = "2"
 
 def caching_lanes() -> list[str]:
     """All lanes that are offered beside the baselines, in the order shown."""
-    plain = [method for method in LOOKS if method in METHODS and method not in BASELINES]
+    plain = [method for method in METHODS if method not in BASELINES]
     return sorted([*plain, *VARIANTS], key=lambda lane: (plain.index(lane.split(":")[0]), lane))
 
 
@@ -47,8 +44,9 @@ def idle(spec: ModelSpec) -> dict[str, int]:
 
 def preselected(spec: ModelSpec) -> list[str]:
     """Those that a first run takes where time does not limit it."""
-    left_out = {*UNCHOSEN, *unserved(spec), *idle(spec)}
-    return [lane for lane in caching_lanes() if lane not in left_out]
+    left_out = {*unserved(spec), *idle(spec)}
+    chosen = (lane for lane in caching_lanes() if METHODS[lane.split(":")[0]].preselected)
+    return [lane for lane in chosen if lane not in left_out]
 
 
 def fewest(lanes: Sequence[str]) -> list[str]:
@@ -63,6 +61,8 @@ def _policies(spec: ModelSpec) -> list[tuple[str, Policy | None]]:
     found: list[tuple[str, Policy | None]] = []
     for text in caching_lanes():
         (lane,) = (lane for lane in parse_lanes(text) if lane.method not in BASELINES)
+        if not METHODS[lane.method].serves(spec.architecture):
+            continue  # No profile would help.
         try:
             found.append((text, plan_lane(lane, request, profiles).policy))
         except SencacheError:

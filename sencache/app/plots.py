@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sencache.app.palette import LOOKS, lane_label
+from sencache.app.palette import lane_label, looks
 from sencache.comparison.report import Lane, Report
 from sencache.profiles.plots import GREY, profile_figure
 from sencache.profiles.profile import Profile
@@ -82,7 +82,7 @@ def _scores(lanes: Iterable[Lane]) -> Iterable[Any]:
             y=[max(_ratio(record), SMALLEST) for record in held],
             mode="lines+markers",
             name=lane_label(lane.name),
-            line={"color": LOOKS[lane.method].light, "width": 1.5, "dash": dash},
+            line={"color": looks()[lane.method].light, "width": 1.5, "dash": dash},
             marker={
                 "size": 6,
                 "symbol": ["circle" if r.decision == "compute" else "circle-open" for r in held],
@@ -117,7 +117,7 @@ def drift_figure(report: Report) -> Any:
                     x=[record.step + 1 for record in drifted],
                     y=[record.drift for record in drifted],
                     name=lane_label(lane.name),
-                    line={"color": LOOKS[lane.method].light, "width": 2, "dash": dash},
+                    line={"color": looks()[lane.method].light, "width": 2, "dash": dash},
                     hovertemplate="step %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
                 )
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sencache.app.palette import LOOKS
+from sencache.app.palette import lane_label
 from sencache.errors import SencacheError
 from sencache.hub.download import Hub
 from sencache.hub.official import OFFICIAL, official_file
@@ -72,7 +72,7 @@ def _sentences(one: Gathered, spec: ModelSpec, profiles: Sequence[Profile]) -> I
 
 def _served(profile: Profile, profiles: Sequence[Profile]) -> str:
     first = {method: next(p for p in profiles if method in p.serves) for method in profile.serves}
-    methods = [LOOKS[method].label for method, one in first.items() if one is profile]
+    methods = [lane_label(method) for method, one in first.items() if one is profile]
     named = f"{profile.origin} of {profile.repo} at commit {profile.revision}"
     return f"{' and '.join(methods)} by {named}" if methods else f"{named} serves no method here"
 

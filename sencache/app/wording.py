@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sencache.policies import words
 from sencache.trace import StepRecord
 
 REASONS = {
@@ -14,20 +15,6 @@ REASONS = {
     "no_cache": "computed: nothing to reuse",
     "within_tolerance": "reused: the score is within the tolerance",
     "scheduled": "as scheduled in advance",
-}
-
-NAMES = {
-    "accumulated_error": "accumulated error",
-    "accumulated_ratio": "accumulated ratio",
-    "ratio": "magnitude ratio",
-    "relative_l1": "change of the embedding",
-    "rescaled": "rescaled by the polynomial",
-    "accumulated": "accumulated",
-    "input_change": "change of the latent",
-    "output_norm": "size of the output",
-    "rate": "learnt rate",
-    "forecast_error": "error of the last forecast",
-    "predicted_error": "predicted error",
 }
 
 
@@ -44,4 +31,6 @@ def terms(record: StepRecord) -> list[tuple[str, float]]:
 
 def signals(record: StepRecord) -> list[tuple[str, float]]:
     """What the method looked at, named for people; empty where `terms` tells it already."""
-    return [] if terms(record) else [(NAMES[k], v) for k, v in record.signals.items() if k in NAMES]
+    called = words()
+    named = [(called.get(name, name.replace("_", " ")), value) for name, value in record.signals.items()]
+    return [] if terms(record) else named

@@ -19,8 +19,8 @@ LAID_OUT = {"interval", "steps"}
 def match_nfe(
     policy: Policy, recordings: Sequence[Recording], nfe: int, given: Collection[str] = ()
 ) -> Policy:
-    """`policy` with its knob set so that its mean NFE over `recordings` comes as near to `nfe` as its rule
-    allows.
+    """`policy` with its knob set so that its mean cost over `recordings`, in evaluations, comes as near to
+    `nfe` as its rule allows.
 
     Settings named in `given` were chosen by the user and stay. Where the cap on consecutive reuses stands in
     the way, and was not given, it is raised as little as needed.
@@ -57,22 +57,23 @@ def shortfalls(policy: Policy, trace: Trace, nfe: int | None) -> tuple[str, ...]
             f"its settings force each of the {forced} steps to be computed, so nothing is reused; "
             "take more steps or force fewer",
         )
-    if nfe is None or not policy.caches or abs(trace.nfe - nfe) <= 1:
+    if nfe is None or not policy.caches or abs(trace.cost - nfe) <= 1:
         return ()
     because = f", {forced} of them forced by its settings" if forced > nfe else ""
-    return (f"{nfe} evaluations were asked for and {trace.nfe} made{because}",)
+    worth = f" at the cost of {trace.cost:.1f}" if trace.cost != trace.nfe else ""
+    return (f"{nfe} evaluations were asked for and {trace.nfe} made{worth}{because}",)
 
 
 def _cost(recordings: Sequence[Recording]) -> Callable[[Policy], float]:
     known: dict[str, float] = {}
 
-    def mean_nfe(policy: Policy) -> float:
+    def mean_cost(policy: Policy) -> float:
         key = repr(policy.config())
         if key not in known:
-            known[key] = sum(simulate(policy, recording).nfe for recording in recordings) / len(recordings)
+            known[key] = sum(simulate(policy, recording).cost for recording in recordings) / len(recordings)
         return known[key]
 
-    return mean_nfe
+    return mean_cost
 
 
 def _relaxed(policy: Policy, steps: int, given: Collection[str]) -> Iterator[Policy]:

@@ -123,7 +123,7 @@ def teacache_fit(samples: Sequence[Sample], signal: str) -> TeaCacheFit:
     """Least squares of degree 4: relative L1 change of the output over that of the signal, all steps of all
     samples; of a lower degree where the signal takes too few values.
     """
-    x = np.concatenate([sample.recording.signal_change[1:] for sample in samples])
+    x = np.concatenate([sample.recording.tables["signal_change"][1:] for sample in samples])
     y = np.concatenate([sample.magnitudes[:, 1] for sample in samples])
     coefficients = np.polyfit(x, y, min(DEGREE, len(np.unique(x)) - 1))
     return TeaCacheFit(
@@ -136,7 +136,8 @@ def teacache_fit(samples: Sequence[Sample], signal: str) -> TeaCacheFit:
 def presets(profile: Profile, recordings: Sequence[Recording]) -> dict[str, dict[str, dict[str, Any]]]:
     """For every caching method the settings that meet each preset's share of the evaluations, on average."""
     steps = profile.schedule.steps
-    methods = [name for name, cls in METHODS.items() if cls.caches]
+    serving = {name: cls for name, cls in METHODS.items() if cls.serves(profile.model.architecture)}
+    methods = [name for name, cls in serving.items() if cls.caches]
     return {
         preset: {method: _preset(method, profile, recordings, round(share * steps)) for method in methods}
         for preset, share in PRESETS.items()

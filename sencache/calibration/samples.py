@@ -23,20 +23,18 @@ from safetensors.numpy import save_file
 from sencache.architectures import architecture_of
 from sencache.calibration.clips import clean_latent, read_clip
 from sencache.calibration.noising import Noising
-from sencache.calibration.recording import Array, Recorder, Recording
+from sencache.calibration.recording import Array, Recorder, Recording, all_watched
 from sencache.calibration.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
 from sencache.files import atomic
 from sencache.models.model import Model
 from sencache.policies import Full
-from sencache.policies.base import Target
 from sencache.schema import Request
 
-TABLES = ("latent_rms", "latent_l1", "output_l1", "output_norm", "signal_change")
-# Of what a file keeps: 2 knows where another transformer takes over.
-FORMAT = 2
-RECORDED: tuple[Target, ...] = ("residual",)
+# Of what a file keeps: 3 has the tables that the senses of all methods ask for, by name.
+FORMAT = 3
+TABLE = "table."
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ class Task:
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         return {
             "format": FORMAT,
+            "tables": sorted({name for sense, target in all_watched() for name in sense.tables(target)}),
             "model": info.model_dump(),
             "request": self.request.model_dump(),
             "scheduler": [type(scheduler).__name__, json.loads(json.dumps(config, default=str))],
@@ -154,7 +153,7 @@ def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "outp
     `target` None leaves the sensitivities out. Raises SencacheError below two steps, where the scheduler
     repeats a timestep, and for several videos at once.
     """
-    recorder = Recorder(architecture_of(pipe.transformer).default_signal, RECORDED)
+    recorder = Recorder(architecture_of(pipe.transformer).default_signal, all_watched())
     magnitudes, along = Magnitudes(), Trajectory(target or "output")
     observers = (recorder, magnitudes, along) if target else (recorder, magnitudes)
     began = time.perf_counter()
@@ -191,13 +190,11 @@ def write_sample(sample: Sample, path: Path, settings: dict[str, Any]) -> None:
     recording = sample.recording
     arrays = {"alphas": sample.alphas, "magnitudes": sample.magnitudes}
     arrays |= {"timesteps": np.array(recording.timesteps), "latent": np.array(sample.latent)}
-    arrays |= {name: getattr(recording, name) for name in TABLES}
+    arrays |= {f"{TABLE}{name}": np.ascontiguousarray(table) for name, table in recording.tables.items()}
     if recording.sigmas is not None:
         arrays["sigmas"] = np.array(recording.sigmas)
     arrays["handovers"] = np.array(recording.handovers, dtype=np.int64)
-    for target in recording.products:
-        arrays[f"products.{target}"] = recording.products[target]
-        arrays[f"norms.{target}"] = recording.norms[target]
+    arrays["blocks"] = np.array(recording.blocks)
     arrays["cost"] = np.array([*sample.evaluations, sample.seconds])
     with atomic(path) as temporary:
         save_file(arrays, temporary, {"settings": json.dumps(settings)})
@@ -216,21 +213,15 @@ def read_sample(path: Path) -> Sample:
 
 
 def _sample(arrays: dict[str, Array]) -> Sample:
-    pick = partial(_named, arrays)
     recording = Recording(
         timesteps=tuple(arrays["timesteps"].tolist()),
         sigmas=tuple(arrays["sigmas"].tolist()) if "sigmas" in arrays else None,
-        **{name: arrays[name] for name in TABLES},
-        products=pick("products."),
-        norms=pick("norms."),
+        tables={name.removeprefix(TABLE): table for name, table in arrays.items() if name.startswith(TABLE)},
         handovers=tuple(arrays["handovers"].tolist()),
+        blocks=int(arrays["blocks"]),
     )
     plain, extra, seconds = arrays["cost"].tolist()
     latent = tuple(int(size) for size in arrays["latent"])
     return Sample(
         arrays["alphas"], arrays["magnitudes"], recording, latent, (int(plain), int(extra)), seconds
     )
-
-
-def _named(arrays: dict[str, Array], prefix: str) -> dict[Any, Array]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

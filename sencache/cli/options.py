@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from sencache.policies import METHODS
+
 ModelKey = Annotated[
     str,
     Option(
@@ -31,8 +33,8 @@ OutFolder = Annotated[Path, Option(help="Folder for report.json and one video pe
 Methods = Annotated[
     str,
     Option(
-        help="Lanes, separated by commas: none, fewer-steps, fixed, sencache, magcache, teacache, easycache, "
-        "control; `method:key=value` sets a lane's own knobs, "
+        help=f"Lanes, separated by commas: none, fewer-steps, {', '.join([*METHODS][1:])}; "
+        "`method:key=value` sets a lane's own knobs, "
         "as in `sencache:tolerance=0.2:forecast=linear`."
     ),
 ]

@@ -48,7 +48,7 @@ def comparison_table(report: Report) -> Table:
     for lane, row in zip(report.lanes, cells(report, SHOWN), strict=True):
         texts = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in row]
         times = f"{lane.denoise_seconds:.2f} {lane.seconds:.2f}"
-        table.add_row(lane.name, f"{lane.nfe}/{lane.steps}", *texts, times)
+        table.add_row(lane.name, f"{lane.evaluations}/{lane.steps}", *texts, times)
     for one in report.unfinished:
         table.add_row(one.name, *["–"] * (1 + len(SHOWN)), "missing")
     return table

@@ -158,7 +158,7 @@ class _Comparison:
         caching = [lane for lane in done if lane is not None and lane.target is not None]
         sencache = [lane for lane in caching if lane.method == "sencache"]
         chosen = next(iter(sencache or caching), None)
-        steps = chosen.nfe if chosen else max(1, self.request.steps // 2)
+        steps = round(chosen.cost) if chosen else max(1, self.request.steps // 2)
         return Planned(planned.spec, planned.policy, steps)
 
     def _on_budget(self, nfe: int) -> Iterator[Sequence[Planned]]:
@@ -190,7 +190,7 @@ def _recorder(job: Job) -> Recorder:
     """What watches the full run for what the policies of all lanes look at."""
     policies = [p.policy for p in job.lanes]
     signal = next((policy.signal for policy in policies if policy.signal), None)
-    return Recorder(signal, {one.target for one in policies if "forecast_error" in one.senses})
+    return Recorder(signal, {(sense, one.target) for one in policies for sense in one.senses})
 
 
 @contextmanager

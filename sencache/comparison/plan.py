@@ -134,7 +134,10 @@ def plan_lanes(
     """All lanes, as `plan_lane`; raises SencacheError too for a profile of another architecture."""
     for profile in profiles:
         profile.require(architecture)
-    return [plan_lane(lane, request, profiles) for lane in lanes]
+    planned = [plan_lane(lane, request, profiles) for lane in lanes]
+    for one in planned:
+        one.policy.require(architecture)
+    return planned
 
 
 def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> Planned:

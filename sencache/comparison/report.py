@@ -66,6 +66,16 @@ class Lane(Strict):
     metrics: Metrics | None
     video: str | None
 
+    @property
+    def cost(self) -> float:
+        """In evaluations: `nfe`, and the share of the blocks that reused steps ran."""
+        return sum(record.share for record in self.trace)
+
+    @property
+    def evaluations(self) -> str:
+        """`nfe`, with the cost where that differs."""
+        return str(self.nfe) if self.cost == self.nfe else f"{self.nfe} (cost {self.cost:.1f})"
+
 
 class Unfinished(Strict):
     """A lane that did not come to its end: the steps it took of those it was to take, and why in a sentence.

@@ -35,7 +35,12 @@ class Column(NamedTuple):
 
 
 _COLUMNS = (
-    Column("NFE", "Steps whose network ran, of all steps", lambda lane: lane.nfe, "{}"),
+    Column(
+        "NFE",
+        "Steps whose network ran; of a reused step, the share that ran",
+        lambda lane: round(lane.cost, 1),
+        "{:g}",
+    ),
     Column("cached", "Reused steps of all steps", lambda lane: lane.cache_ratio, "{:.0%}"),
     Column("denoising", "Seconds", lambda lane: lane.denoise_seconds, "{:.2f} s", "low"),
     Column("whole call", "Seconds, with decoding", lambda lane: lane.seconds, "{:.2f} s", "low"),

@@ -20,7 +20,7 @@ from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord
 
 FindProfile = Callable[[ProfileRef], Profile]
-MEASURED = {"drift", "seconds"}
+MEASURED = {"drift", "seconds", "cost"}
 
 
 def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]:
@@ -127,7 +127,8 @@ def _replayed(lane: Lane, profile: Profile | None) -> Iterator[str]:
     timesteps = tuple(record.timestep for record in lane.trace)
     sigmas = tuple(record.sigma for record in lane.trace if record.sigma is not None)
     schedule = Schedule(timesteps, sigmas if len(sigmas) == len(timesteps) else None)
-    rule = _policy(lane, profile).start(schedule)
+    policy = _policy(lane, profile)
+    rule = policy.start(schedule)
     for index, record in enumerate(lane.trace):
         if record.step != index:
             yield f"record {index} says it is step {record.step}"
@@ -138,7 +139,11 @@ def _replayed(lane: Lane, profile: Profile | None) -> Iterator[str]:
         except (KeyError, ArithmeticError) as error:
             yield f"step {index}: its signals do not allow a decision ({error!r})"
             return
-        yield from _differences(record, decision.record(step))
+        replayed = decision.record(step, policy.cost(2))
+        yield from _differences(record, replayed)
+        # How many blocks there are is not on record.
+        if (record.cost is None) != (replayed.cost is None):
+            yield f"step {index}: its cost is {record.cost}, which is not what its decision costs"
 
 
 def _policy(lane: Lane, profile: Profile | None) -> Policy:

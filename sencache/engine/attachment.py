@@ -47,6 +47,7 @@ class Attachment:
     def _check_profile(
         self, architecture: Architecture, timesteps: tuple[float, ...], latent: torch.Tensor
     ) -> None:
+        self.policy.require(architecture.name)
         profile = getattr(self.policy, "profile", None)
         if profile is not None:
             profile.require(architecture.name)

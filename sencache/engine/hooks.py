@@ -12,11 +12,11 @@ import torch
 from sencache.architectures import architecture_of
 from sencache.architectures.base import BlockCall, BlockSignal, ChildSignal
 from sencache.engine.attachment import Attachment
-from sencache.engine.cache import cached_value
 from sencache.engine.run import Run
 from sencache.engine.stack import Stack, Tap, run_blocks
 from sencache.engine.step import Evaluated, StepState
 from sencache.errors import SencacheError
+from sencache.policies.targets import TARGETS, Target
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ class TransformerHooks:
         config: Any = module.config
         self.channels = config.out_channels or config.in_channels
         policy = attachment.policy
-        self.target = policy.target if policy.caches else None
+        self.target: Target | None = TARGETS[policy.target] if policy.caches else None
         self.originals: dict[str, torch.nn.Module | None] = {}
         self.stand_ins: dict[str, torch.nn.Module] = {}
         self.signal = self._find_signal()
@@ -159,23 +159,35 @@ class TransformerHooks:
     @closed_to_itself
     def play(self, block_call: BlockCall) -> Any:
         """In place of all blocks: decide if the step is new, then run them or reuse."""
+        text_stream, blocks = self.architecture.text_stream, self.blocks
         if self.rerunning is not None:
-            return self._computed(block_call, self.rerunning.append)
+            done = run_blocks(blocks, text_stream, block_call)
+            self.rerunning.append(done.hidden - block_call.hidden)
+            return done.returned(text_stream)
+        _, state = self._under_way
+        state.blocks = len(blocks)
+        if self._needs_first(state):
+            state.first = run_blocks(blocks[:1], text_stream, block_call)
         if self._decide(block_call):
             return self._skipped(block_call)
-        wanted = self.attachment.observer is not None or self.target == "residual"
-        return self._computed(block_call, self._keep_residual if wanted else None)
+        rest, start = (blocks, block_call) if state.first is None else (blocks[1:], state.first)
+        done = run_blocks(rest, text_stream, start)
+        self._note_added(state, block_call, done)
+        return done.returned(text_stream)
 
-    @closed_to_itself
-    def _computed(self, block_call: BlockCall, keep: Callable[[torch.Tensor], object] | None) -> Any:
-        done = run_blocks(self.blocks, self.architecture.text_stream, block_call)
-        if keep is not None:
-            keep(done.hidden - block_call.hidden)
-        return done.returned(self.architecture.text_stream)
+    def _needs_first(self, state: StepState) -> bool:
+        """Whether the first block runs before the others are decided on: where it runs in any case, and where
+        someone looks at it.
+        """
+        if self.target is not None and self.target.first_block:
+            return True
+        senses, observed = self.attachment.policy.senses, self.attachment.observer is not None
+        return state.branch == 0 and (observed or any(sense.first_block for sense in senses))
 
-    def _keep_residual(self, residual: torch.Tensor) -> None:
-        assert self.state is not None
-        self.state.residual = residual
+    def _note_added(self, state: StepState, before: BlockCall, after: BlockCall) -> None:
+        if self.attachment.observer is not None or (self.target is not None and self.target.inside):
+            state.residual = after.hidden - before.hidden
+            state.tail = None if state.first is None else after.hidden - state.first.hidden
 
     @property
     def _under_way(self) -> tuple[Run, StepState]:
@@ -188,10 +200,13 @@ class TransformerHooks:
         is kept, as where guidance begins, is computed.
         """
         run, state = self._under_way
-        shape = block_call.hidden.shape if self.target == "residual" else state.given.shape
+        inside = self.target is not None and self.target.inside
+        shape = block_call.hidden.shape if inside else state.given.shape
         if state.branch == 0:
             if isinstance(self.signal, BlockSignal):
                 state.signal = self.signal.read(self.blocks[0], block_call)
+            if state.first is not None:
+                state.head = state.first.hidden - block_call.hidden
             state.latent = self.attachment.scheduler.unrounded(state.latent)
             branches = range(self.attachment.branches(self.architecture))
             histories = [run.history(id(self.module), branch) for branch in branches]
@@ -202,12 +217,15 @@ class TransformerHooks:
     def _forecast(self) -> torch.Tensor:
         _, state = self._under_way
         assert state.history is not None
-        return state.history.forecast(state.step.timestep)
+        return state.history.forecast(state.step)
 
     @closed
     def _skipped(self, block_call: BlockCall) -> Any:
-        if self.target == "residual":
-            block_call = block_call.moved(block_call.hidden + self._forecast())
+        _, state = self._under_way
+        assert self.target is not None
+        if self.target.inside:
+            start = state.first if state.first is not None and self.target.first_block else block_call
+            block_call = start.moved(self.target.restore(start.hidden, self._forecast()))
         return block_call.returned(self.architecture.text_stream)
 
     @closed
@@ -231,23 +249,25 @@ class TransformerHooks:
             self.state = None
 
     def _replaced(self, out: Any) -> Any:
-        if self.target == "residual":
+        assert self.target is not None
+        if self.target.inside:
             return out
         _, state = self._under_way
-        value = self._forecast() if self.target == "output" else state.given + self._forecast()
+        value = self.target.restore(state.given, self._forecast())
         return (value,) if isinstance(out, tuple) else type(out)(sample=value)
 
     def _keep(self, output: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run, state = self._under_way
         run.trace.transformer_calls += 1
         if self.target is not None:
-            state.value = cached_value(self.target, state.given, state.residual, output)
+            added = state.tail if self.target.first_block else state.residual
+            state.value = self.target.keep(state.given, added, output)
         if state.branch == 0:
             state.output = output
             state.rerun = partial(self._rerun, state.step.timestep, args, kwargs)
             run.computed(state)
         if state.value is not None and state.history is not None:
-            state.history.put(state.step.timestep, state.value)
+            state.history.put(state.step, state.value)
 
     def _rerun(
         self,

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sencache.engine.cache import History
-from sencache.engine.sensors import SENSORS, fetch
+from sencache.engine.sensors import fetch
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
+from sencache.forecasts import FORECASTS
 from sencache.policies.base import Policy, Schedule, Step
 from sencache.trace import Trace
 
@@ -42,7 +43,7 @@ class Run:
         self.policy, self.schedule, self.first = policy, schedule, first
         self.trace, self.observer = trace, observer
         self.rule = policy.start(schedule)
-        self.sensors = [SENSORS[sense]() for sense in policy.senses]
+        self.sensors = [sense() for sense in policy.senses]
         self.step: Step | None = None
         self.branches = self.branches_before = 0
         self.reuse = self.over = False
@@ -101,7 +102,7 @@ class Run:
         """What is kept of `branch` of one transformer."""
         key = (transformer, branch)
         if key not in self._histories:
-            self._histories[key] = History(self.policy.forecast)
+            self._histories[key] = History(FORECASTS[self.policy.forecast])
         return self._histories[key]
 
     def decide(self, state: StepState, cached: Callable[[], bool]) -> None:
@@ -112,7 +113,7 @@ class Run:
             sensor.arrive(state)
         decision = self.rule.decide(state.step, lambda: fetch(self.sensors), cached=cached())
         self.reuse = decision.reuse
-        self.trace.records.append(decision.record(state.step))
+        self.trace.records.append(decision.record(state.step, self.policy.cost(state.blocks)))
 
     def computed(self, state: StepState) -> None:
         """Let sensors and the observer see the first call of a computed step."""

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import torch
 
+from sencache.architectures.base import BlockCall
 from sencache.engine.cache import History
-from sencache.policies.base import Step
+from sencache.policies.steps import Step
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class StepState:
     `transformer` tells the pipeline's transformers apart, where it has several. `conditional` selects the
     samples of the prompt itself where guidance doubles the batch; `latent`, the denoised part of the
     transformer's input, is reduced to them, `given` is not. `branch` counts the step's calls: the first
-    decides, and sensors and observers see it alone. `signal` is what the policy asked to look at.
-    `residual`, `output` and `value`, what is going to be cached, appear when the call is computed, and
-    `rerun` with them.
+    decides, and senses and observers see it alone. `signal` is what the policy asked to look at, `first` the
+    call after the first of the `blocks` and `head` what that one added, where it ran apart. `residual`, what
+    the blocks behind it added (`tail`), `output` and `value`, what is going to be cached, appear when the
+    call is computed, and `rerun` with them.
     """
 
     step: Step
@@ -54,6 +56,10 @@ class StepState:
     rerun: Rerun | None = None
     branch: int = 0
     reuse: bool = False
+    blocks: int = 1
+    first: BlockCall | None = None
+    head: torch.Tensor | None = None
+    tail: torch.Tensor | None = None
     given: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:

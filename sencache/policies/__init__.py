@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from sencache.errors import SencacheError
-from sencache.policies.base import Decision, Forecast, Policy, Reason, Rule, Schedule, Step, Target
-from sencache.policies.control import Control
-from sencache.policies.easycache import EasyCache
-from sencache.policies.fixed import Fixed
-from sencache.policies.magcache import MagCache
-from sencache.policies.none import Full
-from sencache.policies.sencache import SenCache
-from sencache.policies.teacache import TeaCache
+from sencache.policies.base import METHODS, Decision, Policy, Reason, Rule, Schedule, Step, register
+from sencache.policies.look import Look, plain_look
 from sencache.profiles.profile import Profile
 from sencache.schema import first_problem
 
-METHODS: dict[str, type[Policy]] = {
-    cls.name: cls for cls in (Full, Fixed, SenCache, MagCache, TeaCache, EasyCache, Control)
-}
+# In the order in which they are shown. Every file here is read, and a method enters itself when it is.
+from sencache.policies.none import Full  # isort: skip
+from sencache.policies.fixed import Fixed  # isort: skip
+from sencache.policies.sencache import SenCache  # isort: skip
+from sencache.policies.magcache import MagCache  # isort: skip
+from sencache.policies.teacache import TeaCache  # isort: skip
+from sencache.policies.easycache import EasyCache  # isort: skip
+from sencache.policies.control import Control  # isort: skip
 
 
 def uses_profile(method: str) -> bool:
@@ -39,8 +40,7 @@ def make_policy(method: str, config: dict[str, Any], profile: Profile | None = N
 
     Raises SencacheError for an unknown method, an unknown setting, a value out of range or a missing profile.
     """
-    if method not in METHODS:
-        raise SencacheError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    METHODS.find(method)
     unknown = sorted(set(config) - set(settings(method)))
     if unknown:
         raise SencacheError(f"{method} has no setting {unknown[0]!r}; it has {', '.join(settings(method))}")
@@ -61,14 +61,33 @@ def _build(method: str, config: dict[str, Any]) -> Policy:
         raise SencacheError(f"{method}.{where} is {value!r} ({problem}); correct this setting") from None
 
 
+def look_of(method: str) -> Look:
+    """How `method` is shown: its own look, or one made from its name."""
+    cls = METHODS.get(method)
+    return (cls.look if cls else None) or plain_look(method)
+
+
+def words() -> dict[str, str]:
+    """What people call the signals of all methods."""
+    found: dict[str, str] = {}
+    for cls in METHODS.values():
+        for sense in cls.senses:
+            found |= sense.words
+        found |= cls.words
+    return found
+
+
+for _file in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+    import_module(f"{__name__}.{_file.stem}")
+
 __all__ = [
     "METHODS",
     "Control",
     "Decision",
     "EasyCache",
     "Fixed",
-    "Forecast",
     "Full",
+    "Look",
     "MagCache",
     "Policy",
     "Profile",
@@ -77,9 +96,11 @@ __all__ = [
     "Schedule",
     "SenCache",
     "Step",
-    "Target",
     "TeaCache",
+    "look_of",
     "make_policy",
+    "register",
     "settings",
     "uses_profile",
+    "words",
 ]

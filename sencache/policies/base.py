@@ -8,60 +8,33 @@ names in `senses`; a recorded trace can stand in for the engine, so every decisi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
 from sencache.errors import SencacheError
+from sencache.forecasts import FORECASTS, Forecast, enter_forecast
+from sencache.policies.look import Look
+from sencache.policies.senses import Sense
+from sencache.policies.steps import Schedule, Signals, Step
+from sencache.policies.targets import TARGETS, Target, enter_target
+from sencache.registry import NameOf, Registry
 from sencache.trace import Reason, StepRecord
 
-Target = Literal["residual", "output", "delta"]
-Forecast = Literal["hold", "linear"]
 # Reasons to compute that a setting gives, whatever the signals say.
 FORCED: frozenset[Reason] = frozenset({"first_step", "warmup", "last_step"})
-Sense = Literal["dx_rms", "relative_l1", "output_rate", "forecast_error"]
-Signals = Mapping[str, float]
 
+TargetName = Annotated[str, NameOf(TARGETS)]
+ForecastName = Annotated[str, NameOf(FORECASTS)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=1000)]
 AtLeastOne = Annotated[int, Field(ge=1, le=1000)]
 
 STRICT = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One iteration of the sampler: `index` of `total`, its timestep on 0..1000 and, where the scheduler has
-    one, its sigma.
-    """
-
-    index: int
-    total: int
-    timestep: float
-    sigma: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The steps of one run, as the pipeline's scheduler laid them out."""
-
-    timesteps: tuple[float, ...]
-    sigmas: tuple[float, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def __iter__(self) -> Iterator[Step]:
-        return (self.step(i) for i in range(len(self)))
-
-    def step(self, index: int) -> Step:
-        """The step at `index`; raises IndexError past the end."""
-        sigma = self.sigmas[index] if self.sigmas is not None else None
-        return Step(index, len(self), self.timesteps[index], sigma)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +57,8 @@ class Decision(Verdict):
     reference_step: int | None = None
     reuses: int = 0
 
-    def record(self, step: Step) -> StepRecord:
-        """The record of this decision at `step`, nothing measured yet."""
+    def record(self, step: Step, cost: float = 0.0) -> StepRecord:
+        """The record of this decision at `step`, nothing measured yet; a reuse costs the share `cost`."""
         return StepRecord(
             step=step.index,
             timestep=step.timestep,
@@ -97,6 +70,7 @@ class Decision(Verdict):
             reference_step=self.reference_step,
             reuses=self.reuses,
             signals=dict(self.signals),
+            cost=(cost or None) if self.reuse else None,
         )
 
 
@@ -171,19 +145,28 @@ class Rule(ABC):
 class Policy(ABC):
     """WHEN to reuse (the subclass), WHAT (`target`) and HOW (`forecast`), as one immutable value.
 
-    `target`: `residual` (block-stack output minus input), `output` (the network's output) or `delta` (network
-    output minus its latent input). `forecast`: `hold` the last computed value, or extrapolate it in t from
-    the last two (`linear`). Out-of-range values raise pydantic's ValidationError, a ValueError.
+    `target`: `residual` (block-stack output minus input), `tail` (the same without the first block, which
+    runs at every step), `output` (the network's output) or `delta` (network output minus its latent input).
+    `forecast`: `hold` the last computed value, or extrapolate it from the last two in t (`linear`) or the
+    last three in steps (`taylor`). Out-of-range values raise pydantic's ValidationError, a ValueError.
+
+    A subclass says: `name`; a one-line `summary`; the `senses` its rule reads; the `words` for what it
+    derives from them; the `knob` that a budget turns; the `architectures` it serves, where that is not all;
+    its `look`; whether a first run takes it unasked (`preselected`).
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
-    senses: ClassVar[tuple[Sense, ...]] = ()
+    summary: ClassVar[str] = ""
+    senses: ClassVar[tuple[type[Sense], ...]] = ()
+    words: ClassVar[Mapping[str, str]] = {}
+    architectures: ClassVar[tuple[str, ...]] = ()
     caches: ClassVar[bool] = True
     knob: ClassVar[str | None] = None
+    look: ClassVar[Look | None] = None
+    preselected: ClassVar[bool] = False
 
-    target: Target = field(default="residual", kw_only=True)
-    forecast: Forecast = field(default="hold", kw_only=True)
+    target: TargetName = field(default="residual", kw_only=True)
+    forecast: ForecastName = field(default="hold", kw_only=True)
 
     @property
     def signal(self) -> str | None:
@@ -194,14 +177,33 @@ class Policy(ABC):
 
     @property
     def extrapolates(self) -> bool:
-        """Whether distances in t between computed steps are divided by, so that they must not be zero."""
-        return self.forecast == "linear"
+        """Whether distances between computed steps are divided by, so that they must not be zero."""
+        return FORECASTS[self.forecast].order > 0
+
+    def cost(self, blocks: int) -> float:
+        """Share of the `blocks` that a reused step runs."""
+        runs = TARGETS[self.target].first_block or any(sense.first_block for sense in self.senses)
+        return 1 / blocks if runs else 0.0
+
+    @classmethod
+    def serves(cls, architecture: str) -> bool:
+        """Whether the method can be used on transformers of that architecture."""
+        return not cls.architectures or architecture in cls.architectures
+
+    def require(self, architecture: str) -> None:
+        """Raise SencacheError where the method does not serve `architecture`."""
+        if not self.serves(architecture):
+            raise SencacheError(
+                f"{self.name} cannot serve {architecture} (it serves {', '.join(self.architectures)}); "
+                "choose another method"
+            )
 
     def start(self, schedule: Schedule) -> Rule:
         """The rule for one run over `schedule`; raises SencacheError where the method cannot be
         applied to it.
         """
-        if self.extrapolates and len(set(schedule.timesteps)) < len(schedule):
+        at = FORECASTS[self.forecast].position
+        if self.extrapolates and len({at(step) for step in schedule}) < len(schedule):
             raise SencacheError(
                 f"{self.name} with forecast={self.forecast} cannot extrapolate in t because the scheduler "
                 "repeats timesteps; use a scheduler that visits each once, or another method that holds"
@@ -225,3 +227,46 @@ class Policy(ABC):
     def config(self) -> dict[str, Any]:
         """Every setting but the profile, as plain JSON data."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "profile"}
+
+
+METHODS: Registry[type[Policy]] = Registry("method")
+Point = TypeVar("Point", bound=type[Any])
+
+
+def register(cls: Point) -> Point:
+    """Make the subclass of Policy, Forecast or Target known by its name, everywhere; usable as a decorator.
+
+    Raises SencacheError where it does not say what such a class must.
+    """
+    if issubclass(cls, Forecast):
+        enter_forecast(cls)
+    elif issubclass(cls, Target):
+        enter_target(cls)
+    elif isinstance(cls, type) and issubclass(cls, Policy):
+        _check_method(cls)
+        METHODS.enter(cls.name, cls)
+    else:
+        raise SencacheError(f"{cls!r} is no Policy, Forecast or Target; derive it from one of them")
+    return cls
+
+
+def _check_method(cls: type[Policy]) -> None:
+    name = getattr(cls, "name", cls.__name__)
+    own = vars(cls).get("__dataclass_fields__")
+    if own is None or not is_dataclass(cls):
+        raise SencacheError(
+            f"the method {name!r} is no dataclass; decorate it with @dataclass(frozen=True, config=STRICT)"
+        )
+    if cls.knob is not None and cls.knob not in own:
+        raise SencacheError(f"the knob {cls.knob!r} of the method {name!r} is none of its settings; name one")
+    for sense in cls.senses:
+        if not (isinstance(sense, type) and issubclass(sense, Sense)):
+            raise SencacheError(f"{sense!r}, which {name!r} reads, is no Sense; derive it from Sense")
+    TARGETS.find(own["target"].default)
+    FORECASTS.find(own["forecast"].default)
+
+
+def watched(method: type[Policy]) -> set[tuple[type[Sense], str]]:
+    """What a full run must be recorded for: each sense, and the target that the method reuses by default."""
+    target = str(next(f.default for f in fields(method) if f.name == "target"))
+    return {(sense, target) for sense in method.senses}

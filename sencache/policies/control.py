@@ -5,27 +5,32 @@ tolerance.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import field
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from sencache.forecasts import FORECASTS
 from sencache.policies.base import (
     STRICT,
     AtLeastOne,
-    Forecast,
+    ForecastName,
     NonNegative,
     Policy,
     Reason,
     Rule,
     Schedule,
-    Sense,
     Signals,
     Step,
     Verdict,
+    register,
 )
+from sencache.policies.look import Look
+from sencache.policies.senses import ForecastError, Sense
 
 
+@register
 @dataclass(frozen=True, config=STRICT)
 class Control(Policy):
     """Error-controlled forecasting: our own method, in the manner of step-size control for ODE solvers. No
@@ -35,20 +40,23 @@ class Control(Policy):
     a, b before it: `e = |v_c - v_hat(t_c)| / |v_c|`. The remainder of a linear extrapolation grows with the
     product of the distances to its nodes, so from b, c the error at t is predicted as `e * |t-t_c| |t-t_b| /
     (|t_c-t_b| |t_c-t_a|)`; with forecast `hold` as `e * |t-t_c| / |t_c-t_b|`. Reuse while that is `<=
-    tolerance` and fewer than `max_reuses` in a row. The first two steps (three until an error is known) and
-    the last are computed.
+    tolerance` and fewer than `max_reuses` in a row. The first two steps (three until an error is known,
+    one more with `taylor`) and the last are computed.
     """
 
     name: ClassVar[str] = "control"
     summary: ClassVar[str] = (
         "extrapolates, and controls the error that each computed step reveals; needs no profile"
     )
-    senses: ClassVar[tuple[Sense, ...]] = ("forecast_error",)
+    senses: ClassVar[tuple[type[Sense], ...]] = (ForecastError,)
+    words: ClassVar[Mapping[str, str]] = {"predicted_error": "predicted error"}
     knob: ClassVar[str | None] = "tolerance"
+    look: ClassVar[Look | None] = Look("Control", "#bb4d2a", "#f59570")
+    preselected: ClassVar[bool] = True
 
     tolerance: NonNegative = 0.03
     max_reuses: AtLeastOne = 6
-    forecast: Forecast = field(default="linear", kw_only=True)
+    forecast: ForecastName = field(default="linear", kw_only=True)
 
     @property
     def extrapolates(self) -> bool:
@@ -63,7 +71,8 @@ class _Rule(Rule):
     def __init__(self, policy: Control) -> None:
         super().__init__()
         self.policy = policy
-        self.order = 2 if policy.forecast == "linear" else 1
+        self.forecast = FORECASTS[policy.forecast]
+        self.order = self.forecast.order + 1
         self.nodes: deque[float] = deque(maxlen=self.order + 1)
 
     def required(self, step: Step) -> Reason | None:
@@ -75,7 +84,7 @@ class _Rule(Rule):
 
     def judge(self, step: Step, signals: Signals) -> Verdict:
         error = signals["forecast_error"]
-        predicted = error * self._growth(step.timestep)
+        predicted = error * self._growth(self.forecast.position(step))
         reuse = predicted <= self.policy.tolerance
         seen = {"forecast_error": error, "predicted_error": predicted}
         reason: Reason = "within_tolerance" if reuse else "above_tolerance"
@@ -92,7 +101,7 @@ class _Rule(Rule):
         return growth
 
     def computed(self, step: Step) -> None:
-        self.nodes.append(step.timestep)
+        self.nodes.append(self.forecast.position(step))
 
     def forget(self) -> None:
         self.nodes.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import ClassVar
 
@@ -15,14 +16,17 @@ from sencache.policies.base import (
     Reason,
     Rule,
     Schedule,
-    Sense,
     Signals,
     Step,
-    Target,
+    TargetName,
     Verdict,
+    register,
 )
+from sencache.policies.look import Look
+from sencache.policies.senses import OutputRate, Sense
 
 
+@register
 @dataclass(frozen=True, config=STRICT)
 class EasyCache(Policy):
     """Runtime-adaptive caching (arXiv 2507.02860; H-EmbodVis/EasyCache).
@@ -37,13 +41,16 @@ class EasyCache(Policy):
     summary: ClassVar[str] = (
         "predicts the output's change from the latent's, with a rate learnt during the run"
     )
-    senses: ClassVar[tuple[Sense, ...]] = ("output_rate",)
+    senses: ClassVar[tuple[type[Sense], ...]] = (OutputRate,)
+    words: ClassVar[Mapping[str, str]] = {"accumulated": "accumulated"}
     knob: ClassVar[str | None] = "threshold"
+    look: ClassVar[Look | None] = Look("EasyCache", "#2867ad", "#6fb0f2")
+    preselected: ClassVar[bool] = True
 
     threshold: NonNegative = 0.05
     forced_first: Count = 10
     forced_last: Count = 1
-    target: Target = field(default="delta", kw_only=True)
+    target: TargetName = field(default="delta", kw_only=True)
 
     def _rule(self, schedule: Schedule) -> Rule:
         return _Rule(self)

@@ -10,11 +10,24 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from sencache.errors import SencacheError
-from sencache.policies.base import STRICT, AtLeastOne, Policy, Reason, Rule, Schedule, Signals, Step, Verdict
+from sencache.policies.base import (
+    STRICT,
+    AtLeastOne,
+    Policy,
+    Reason,
+    Rule,
+    Schedule,
+    Signals,
+    Step,
+    Verdict,
+    register,
+)
+from sencache.policies.look import Look
 
 StepIndex = Annotated[int, Field(ge=0, le=999)]
 
 
+@register
 @dataclass(frozen=True, config=STRICT)
 class Fixed(Policy):
     """Compute the first `forced_first` steps and then every `interval`-th, or exactly the zero-based `steps`.
@@ -26,6 +39,7 @@ class Fixed(Policy):
 
     name: ClassVar[str] = "fixed"
     summary: ClassVar[str] = "every k-th step, or a step list given in advance"
+    look: ClassVar[Look | None] = Look("Fixed interval", "#9a6a0b", "#d9a84a")
 
     interval: AtLeastOne = 2
     forced_first: AtLeastOne = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -18,10 +19,13 @@ from sencache.policies.base import (
     Signals,
     Step,
     Verdict,
+    register,
 )
+from sencache.policies.look import Look
 from sencache.profiles.profile import Profile
 
 
+@register
 @dataclass(frozen=True, config=STRICT)
 class MagCache(Policy):
     """Magnitude-aware caching (arXiv 2506.09045; Zehong-Ma/MagCache).
@@ -36,7 +40,14 @@ class MagCache(Policy):
     summary: ClassVar[str] = (
         "follows calibrated ratios of residual magnitudes; same schedule for every prompt"
     )
+    words: ClassVar[Mapping[str, str]] = {
+        "ratio": "magnitude ratio",
+        "accumulated_ratio": "accumulated ratio",
+        "accumulated_error": "accumulated error",
+    }
     knob: ClassVar[str | None] = "threshold"
+    look: ClassVar[Look | None] = Look("MagCache", "#6a57c8", "#a99bff")
+    preselected: ClassVar[bool] = True
 
     profile: Profile
     threshold: NonNegative = 0.12

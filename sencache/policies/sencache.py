@@ -15,15 +15,18 @@ from sencache.policies.base import (
     Reason,
     Rule,
     Schedule,
-    Sense,
     Signals,
     Step,
     Verdict,
+    register,
 )
+from sencache.policies.look import Look
+from sencache.policies.senses import LatentDistance, Sense
 from sencache.profiles.constants import Sensitivities
 from sencache.profiles.profile import Profile
 
 
+@register
 @dataclass(frozen=True, config=STRICT)
 class SenCache(Policy):
     """Sensitivity-aware caching (arXiv 2602.24208, Algorithm 1, eqs 6-12).
@@ -38,8 +41,10 @@ class SenCache(Policy):
 
     name: ClassVar[str] = "sencache"
     summary: ClassVar[str] = "predicts the change of the network from how far latent and timestep have moved"
-    senses: ClassVar[tuple[Sense, ...]] = ("dx_rms",)
+    senses: ClassVar[tuple[type[Sense], ...]] = (LatentDistance,)
     knob: ClassVar[str | None] = "tolerance"
+    look: ClassVar[Look | None] = Look("SenCache", "#0f766e", "#35bcab")
+    preselected: ClassVar[bool] = True
 
     profile: Profile
     tolerance: NonNegative = 0.1

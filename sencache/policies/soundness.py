@@ -16,9 +16,6 @@ from sencache.policies import METHODS, Policy, make_policy, uses_profile
 from sencache.policies.base import FORCED, Decision, Schedule
 from sencache.profiles.profile import Profile
 
-# Latents have an RMS of about 1, so none is 10 away from another; and a change or error of 1 is one by the
-# full size of what changes.
-LIVELIEST = {"dx_rms": 10.0, "forecast_error": 1.0, "input_change": 1.0, "output_norm": 1.0, "rate": 1.0}
 # So few steps in a row may be reused by design, on a schedule that ends with them.
 HARMLESS = 10
 
@@ -70,7 +67,7 @@ def _play(policy: Policy, profile: Profile) -> list[Decision]:
     steps, stated = profile.schedule.steps, profile.schedule.timesteps
     usable = stated and len(set(stated)) == len(stated)
     even = tuple(1000 - 1000 * i / steps for i in range(steps))
-    change = profile.teacache.liveliest() if profile.teacache else 1.0
     schedule = Schedule(stated if stated and usable else even)
     rule = policy.start(schedule)
-    return [rule.decide(step, lambda: {**LIVELIEST, "relative_l1": change}) for step in schedule]
+    liveliest = {name: value for s in policy.senses for name, value in s.liveliest(profile).items()}
+    return [rule.decide(step, lambda: liveliest) for step in schedule]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -14,15 +15,18 @@ from sencache.policies.base import (
     Reason,
     Rule,
     Schedule,
-    Sense,
     Signals,
     Step,
     Verdict,
+    register,
 )
+from sencache.policies.look import Look
+from sencache.policies.senses import Sense, SignalChange
 from sencache.profiles.constants import TeaCacheFit
 from sencache.profiles.profile import Profile
 
 
+@register
 @dataclass(frozen=True, config=STRICT)
 class TeaCache(Policy):
     """Timestep-embedding-aware caching (arXiv 2411.19108; ali-vilab/TeaCache).
@@ -36,8 +40,14 @@ class TeaCache(Policy):
 
     name: ClassVar[str] = "teacache"
     summary: ClassVar[str] = "follows the change of the timestep embedding through a fitted polynomial"
-    senses: ClassVar[tuple[Sense, ...]] = ("relative_l1",)
+    senses: ClassVar[tuple[type[Sense], ...]] = (SignalChange,)
+    words: ClassVar[Mapping[str, str]] = {
+        "rescaled": "rescaled by the polynomial",
+        "accumulated": "accumulated",
+    }
     knob: ClassVar[str | None] = "threshold"
+    look: ClassVar[Look | None] = Look("TeaCache", "#b03d76", "#f083b7")
+    preselected: ClassVar[bool] = True
 
     profile: Profile
     threshold: NonNegative = 0.1

@@ -22,7 +22,8 @@ from sencache.calibration.recording import Recorder
 from sencache.comparison.compare import Compared
 from sencache.engine.attach import attach
 from sencache.models.model import Model, own_profile
-from sencache.policies import Full
+from sencache.policies import EasyCache, Full
+from sencache.policies.base import watched
 from sencache.schema import Request
 from sencache.versions import versions
 from training.clips import sample_clip
@@ -64,12 +65,12 @@ def _request(model: Model, prompt: str, seed: int) -> Request:
 
 def changes(model: Model, request: Request) -> np.ndarray[Any, Any]:
     """Mean absolute change of the network's output between consecutive steps, relative to it: [steps - 1]."""
-    recorder = Recorder(None)
+    recorder = Recorder(None, watched(EasyCache))
     encoded = model.encode(request.prompt, "", request.guidance_scale)
     with attach(model.pipe, Full(), observer=recorder):
         model.latent(model.pipe, encoded, request)
-    recording = recorder.recording()
-    relative: np.ndarray[Any, Any] = np.diagonal(recording.output_l1, offset=1) / recording.output_norm[1:]
+    kept = recorder.recording().tables
+    relative: np.ndarray[Any, Any] = np.diagonal(kept["output_l1"], offset=1) / kept["output_norm"][1:]
     return relative
 
 

@@ -12,7 +12,7 @@ from sencache.engine.attach import attach
 from sencache.policies import Policy
 from sencache.trace import StepRecord, Trace
 
-TARGETS = ("residual", "output", "delta")
+TARGETS = ("residual", "tail", "output", "delta")
 
 
 def under(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[torch.Tensor, Trace]:

@@ -11,6 +11,7 @@ import torch
 from measuring import size
 from pipelines import METHODS, STEPS, Tiny
 
+from sencache import policies
 from sencache.calibration.budget import match_nfe
 from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
 from sencache.calibration.recording import Recorder, Recording, simulate
@@ -18,14 +19,22 @@ from sencache.calibration.samples import Sample, probe
 from sencache.engine.attach import attach
 from sencache.models.model import Model
 from sencache.policies import Fixed, Full
+from sencache.policies.senses import Sense
+from sencache.policies.targets import TARGETS
 from sencache.schema import Request
 from sencache.trace import StepRecord, Trace
 
 # --- Recordings -----------------------------------------------------------------------------------
 
 
+def everything() -> set[tuple[type[Sense], str]]:
+    """What every sense keeps of a run, for all targets."""
+    senses = {sense for cls in policies.METHODS.values() for sense in cls.senses}
+    return {(sense, target) for sense in senses for target in TARGETS}
+
+
 def recorded(tiny: Tiny, **changes: Any) -> Recording:
-    recorder = Recorder(pipelines.SIGNALS[tiny.name], ("residual", "output", "delta"))
+    recorder = Recorder(pipelines.SIGNALS[tiny.name], everything())
     with attach(tiny.pipe, Full(), observer=recorder):
         tiny(**changes)
     return recorder.recording()
@@ -112,7 +121,7 @@ def test_a_recording_is_of_the_prompts_own_sample(tiny: Tiny) -> None:
     latents: list[torch.Tensor] = []
     keep = lambda _, index, t, tensors: latents.append(tensors["latents"].clone()) or {}  # noqa: E731
     recording = recorded(tiny, callback_on_step_end=keep)
-    table = recording.latent_rms
+    table = recording.tables["latent_rms"]
     assert table.shape == (STEPS, STEPS) and (table.diagonal() == 0).all() and (table == table.T).all()
     for i, j in [(1, 2), (3, 9), (11, 4)]:
         expected = size(latents[i - 1].double() - latents[j - 1].double()).item()

@@ -38,9 +38,8 @@ SWEEP = """([tolerances, caps]) => tolerances.flatMap((tolerance) => caps.map((c
 
 
 def recording(replay: Replay) -> Recording:
-    """The stored run as the policies see it; what SenCache and the fixed interval do not read is empty."""
-    table, none = np.array(replay.latent_rms), np.zeros(len(replay.timesteps))
-    return Recording(replay.timesteps, None, table, table * 0, table * 0, none, none)
+    """The stored run as the policies see it; what SenCache and the fixed interval do not read is left out."""
+    return Recording(replay.timesteps, None, {"latent_rms": np.array(replay.latent_rms)})
 
 
 def policy(replay: Replay, profile: Profile, tolerance: float, cap: int) -> SenCache:

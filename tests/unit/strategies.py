@@ -13,9 +13,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from sencache.calibration.recording import Recorder, Recording
-from sencache.engine.sensors import Scene
-from sencache.policies import Control, Decision, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache
+from sencache.engine.step import StepState
+from sencache.policies import (
+    METHODS,
+    Control,
+    Decision,
+    EasyCache,
+    Fixed,
+    Full,
+    MagCache,
+    Policy,
+    SenCache,
+    TeaCache,
+)
 from sencache.policies.base import Schedule, Step
+from sencache.policies.firstblock import FirstBlockCache
+from sencache.policies.seacache import SeaCache
+from sencache.policies.senses import Sense
+from sencache.policies.targets import TARGETS
 from sencache.profiles.profile import Profile
 
 Vector = tuple[float, ...]
@@ -105,7 +120,7 @@ class Course:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(self.timesteps)
+        return Schedule(self.timesteps, tuple(t / 1000 for t in self.timesteps))
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -187,6 +202,10 @@ class Gauge:
             "relative_l1": relative_change(course.signals, i),
             "input_change": mean_abs(minus(course.latents[i], course.latents[i - 1])),
             "output_norm": mean_abs(course.outputs[last]),
+            # A course has one block.
+            "head_change": mean_abs(minus(course.residuals[i], course.residuals[last]))
+            / mean_abs(course.residuals[last]),
+            "spectral_change": 0.01 + 0.01 * (i % 3),
         }
         if len(self.computed) > 1 and course.latents[self.computed[-2]] != course.latents[last]:
             found["rate"] = output_rate(course, self.computed[-2], last)
@@ -270,20 +289,27 @@ def lively(timesteps: Sequence[float]) -> dict[str, Policy]:
         "teacache": TeaCache(polynomial_profile([3.0, -0.5, 1.0, 0.0]), threshold=0.04, forced_first=2),
         "easycache": EasyCache(threshold=0.05, forced_first=2),
         "control": Control(tolerance=0.02, max_reuses=4),
+        "firstblock": FirstBlockCache(threshold=0.04),
+        "seacache": SeaCache(threshold=0.04),
         "control-hold": Control(tolerance=0.02, max_reuses=4, forecast="hold"),
     }
 
 
+def everything() -> set[tuple[type[Sense], str]]:
+    """What every sense keeps of a run, for all targets."""
+    return {(sense, target) for cls in METHODS.values() for sense in cls.senses for target in TARGETS}
+
+
 def recording_of(course: Course, copies: int = 1) -> Recording:
     """The course on record: one sample, every vector repeated `copies` times."""
-    recorder = Recorder("time_embedding", ("residual", "output", "delta"))
+    recorder = Recorder("time_embedding", everything())
     for index, timestep in enumerate(course.timesteps):
         signal, latent, residual, output = (
             torch.tensor([vectors[index] * copies])
             for vectors in (course.signals, course.latents, course.residuals, course.outputs)
         )
-        scene = Scene(Step(index, len(course), timestep), latent, slice(None), signal=signal)
-        scene.residual, scene.output = residual, output
+        scene = StepState(Step(index, len(course), timestep), latent, slice(None), signal=signal)
+        scene.residual, scene.output, scene.head = residual, output, residual
         recorder.observe(scene)
     return recorder.recording()
 

@@ -59,7 +59,7 @@ def test_what_the_page_opens_with_can_run(key: str, monkeypatch: pytest.MonkeyPa
         with pytest.raises(SencacheError):
             plan_request(ask.model_copy(update={"methods": (lane,)}))
     offered = {lane["lane"] for lane in describe()["methods"] if not lane["baseline"]}
-    left_out = {*model["unserved"], *model["idle"], *model["spared"], "fixed"}
+    left_out = {*model["unserved"], *model["idle"], *model["spared"], "fixed", "firstblock", "seacache"}
     assert {*ask.methods, *left_out} == offered
     with gr.Blocks(analytics_enabled=False):
         told = build_controls(describe()).fields["methods"].info

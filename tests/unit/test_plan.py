@@ -28,7 +28,18 @@ from sencache.profiles.library import bundled_profile as bundled_file
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
-NAMES = ["none", "fewer-steps", "fixed", "sencache", "magcache", "teacache", "easycache", "control"]
+NAMES = [
+    "none",
+    "fewer-steps",
+    "fixed",
+    "sencache",
+    "magcache",
+    "teacache",
+    "easycache",
+    "control",
+    "firstblock",
+    "seacache",
+]
 REQUEST = Request(prompt="x", steps=20, height=64, width=64, frames=17, guidance_scale=4.0)
 PROFILE = load_profile(bundled_file("tiny-wan.unipc-50"))
 KEYS = [
@@ -324,10 +335,9 @@ def test_what_cannot_be_planned_is_refused(
 
 def recording(steps: int) -> Recording:
     """Of a run on which nothing moves."""
-    still = np.zeros((steps, steps))
-    return Recording(
-        tuple(float(t) for t in range(steps, 0, -1)), None, still, still, still, still[0], still[0]
-    )
+    names = ("latent_rms", "latent_l1", "output_l1")
+    tables = {name: np.zeros((steps, steps)) for name in names} | {"output_norm": np.zeros(steps)}
+    return Recording(tuple(float(t) for t in range(steps, 0, -1)), None, tables)
 
 
 def test_a_budget_sets_the_steps_of_the_plain_sampler() -> None:

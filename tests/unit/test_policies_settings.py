@@ -55,6 +55,7 @@ def test_the_defaults_are_the_published_ones(profile):
     assert {method: make_policy(method, {}, profile).target for method in METHODS} == {
         **dict.fromkeys(METHODS, "residual"),
         "easycache": "delta",
+        "firstblock": "tail",
     }
     assert {method for method in METHODS if make_policy(method, {}, profile).forecast == "linear"} == {
         "control"

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sencache.app.palette import LOOKS
+from sencache.app.palette import lane_label
 
 BOOLEANS = {"yes": True, "no": False}
 
@@ -33,7 +33,7 @@ def build_knobs(methods: list[dict[str, Any]]) -> list[Knob]:
     for method in methods:
         if not method["settings"] or ":" in method["lane"]:
             continue
-        with gr.Accordion(LOOKS[method["method"]].label, open=False, elem_classes="knobs"), gr.Row():
+        with gr.Accordion(lane_label(method["method"]), open=False, elem_classes="knobs"), gr.Row():
             knobs += [Knob(method["method"], s, _field(method["method"], s)) for s in method["settings"]]
     return knobs
 

@@ -1,0 +1,114 @@
+"""HOW a cached value is reused: the weights of the computed steps it is forecast from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from sencache.errors import SencacheError
+from sencache.registry import Registry
+
+
+class Place(Protocol):
+    """What a forecast may know of a step: its index and its timestep."""
+
+    @property
+    def index(self) -> int:
+        """From 0."""
+
+    @property
+    def timestep(self) -> float:
+        """On 0..1000."""
+
+
+class Forecast(ABC):
+    """A value at t as a weighted sum of those at the nodes, the computed steps before it.
+
+    `order` is the degree: a forecast stands on the last `order + 1` nodes, and on fewer while there are
+    fewer.
+    """
+
+    name: ClassVar[str]
+    order: ClassVar[int]
+
+    def position(self, step: Place) -> float:
+        """The coordinate that distances are taken in: the timestep."""
+        return step.timestep
+
+    @abstractmethod
+    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+        """One for each of the `nodes`, at most `order + 1`, newest last. They sum to 1."""
+
+
+FORECASTS: Registry[Forecast] = Registry("forecast")
+
+
+def enter_forecast(cls: type[Forecast]) -> type[Forecast]:
+    """Make `cls` a forecast that every method can be set to; raises SencacheError where its weights do not
+    sum to 1.
+    """
+    made = cls()
+    for count in range(1, made.order + 2):
+        nodes = [1000.0 - 7.0 * i * (i + 2) for i in range(count)]
+        total = sum(made.weights(nodes, nodes[-1] - 11.0))
+        if abs(total - 1) > 1e-6:
+            raise SencacheError(
+                f"the weights of {cls.name!r} on {count} nodes sum to {total:g}; let them sum to 1"
+            )
+    FORECASTS.enter(cls.name, made)
+    return cls
+
+
+@enter_forecast
+class Hold(Forecast):
+    """The newest value itself."""
+
+    name = "hold"
+    order = 0
+
+    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+        """All on the newest."""
+        return (1.0,)
+
+
+@enter_forecast
+class Linear(Forecast):
+    """The line through the last two values, in t: `v_b + (t_b - t)/(t_a - t_b) (v_b - v_a)`."""
+
+    name = "linear"
+    order = 1
+
+    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+        """Those of a and b."""
+        if len(nodes) == 1:
+            return (1.0,)
+        a, b = nodes
+        newest = 1 + (b - t) / (a - b)
+        return (1 - newest, newest)
+
+
+@enter_forecast
+class Taylor(Forecast):
+    """TaylorSeer of order 2 (arXiv 2503.06923), as diffusers has it: `v + v' o + v'' o^2 / 2`, o steps after
+    the newest, with divided differences for the derivatives. It counts in steps, not in t.
+    """
+
+    name = "taylor"
+    order = 2
+
+    def position(self, step: Place) -> float:
+        """Its index."""
+        return float(step.index)
+
+    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+        """Those of a, b and c, of b and c, or of c alone."""
+        if len(nodes) == 1:
+            return (1.0,)
+        *_, b, c = nodes
+        slope = (t - c) / (c - b)
+        if len(nodes) == 2:
+            return (-slope, 1 + slope)
+        bend = (t - c) ** 2 / 2 / (c - b)  # v'' is the change of v' over the last distance.
+        to_b, to_a = bend / (c - b), bend / (b - nodes[0])
+        return (to_a, -slope - to_b - to_a, 1 + slope + to_b)
