@@ -21,7 +21,7 @@ from sencache.models.checkpoint import find_spec, missing_files
 from sencache.models.checks import check_request
 from sencache.models.model import Model, load
 from sencache.policies import Fixed
-from sencache.profiles.profile import parse_profile
+from sencache.policies.loading import parse_profile
 from sencache.schema import Request
 
 STEPS = 6

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sencache.calibration.recording import SPAN
 from sencache.errors import SencacheError
 from sencache.models.catalogue import MODELS
 from sencache.models.placement import (
@@ -28,6 +27,7 @@ from sencache.models.placement import (
     tokens,
 )
 from sencache.models.spec import ModelSpec
+from sencache.policies.tables import SPAN
 
 PLENTY = 10**15
 BIG = [spec for spec in MODELS.values() if spec.parameters]

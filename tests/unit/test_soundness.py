@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import Course, courses, examples, play, profile_data, sensitivity
 
 import sencache
-from sencache.app.ask import make_ask, understand
 from sencache.app.pages.profiles import read_upload
+from sencache.app.request import make_request, plan_request
 from sencache.comparison.plan import parse_lanes, plan_lane
 from sencache.errors import SencacheError
 from sencache.policies import METHODS, make_policy
@@ -67,7 +67,7 @@ def test_no_way_in_takes_a_profile_that_reuses_everything(tmp_path: Path) -> Non
         lambda: sencache.load_profile(path),
         lambda: parse_profile(text),
         lambda: read_upload(text.encode(), path.name),
-        lambda: understand(make_ask(prompt="x", profile_json=text)),
+        lambda: plan_request(make_request(prompt="x", profile_json=text)),
     ):
         with pytest.raises(SencacheError, match="teacache would reuse every step") as caught:
             read()
