@@ -13,21 +13,24 @@ from typing import Any
 import pipelines
 import pytest
 import torch
+from diffusers import AllegroPipeline, AllegroTransformer3DModel, DPMSolverMultistepScheduler
 from diffusers.hooks import SeaCacheConfig
 
 import sencache
 from sencache.app.offer import describe
 from sencache.app.palette import colour_variables, lane_label, looks
+from sencache.architectures import ARCHITECTURES
 from sencache.calibration.budget import match_nfe
 from sencache.calibration.recording import Recorder, simulate
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
 from sencache.forecasts import FORECASTS
-from sencache.policies import METHODS, Full, Policy, make_policy
+from sencache.policies import METHODS, Fixed, Full, Policy, make_policy
 from sencache.policies.seacache import SeaCache
 from sencache.policies.targets import TARGETS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
+REGISTRIES: tuple[Any, ...] = (METHODS, TARGETS, FORECASTS, ARCHITECTURES)
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -36,17 +39,17 @@ def guide() -> Iterator[dict[str, Any]]:
     """The names that the guide's code defines, in a module of its own."""
     module = types.ModuleType("the_guide")
     sys.modules["the_guide"] = module
-    before = [dict(registry) for registry in (METHODS, TARGETS, FORECASTS)]
+    before = [dict(registry) for registry in REGISTRIES]
     exec("\n".join(BLOCKS), module.__dict__)
     yield module.__dict__
-    for registry, kept in zip((METHODS, TARGETS, FORECASTS), before, strict=True):
+    for registry, kept in zip(REGISTRIES, before, strict=True):
         for name in set(registry) - set(kept):
             del registry[name]
     del sys.modules["the_guide"]
 
 
 def test_each_example_has_fewer_than_60_lines() -> None:
-    assert len(BLOCKS) == 5 and max(len(block.splitlines()) for block in BLOCKS) < 60
+    assert len(BLOCKS) == 6 and max(len(block.splitlines()) for block in BLOCKS) < 60
 
 
 def test_a_method_from_outside_runs_and_meets_a_budget(guide: dict[str, Any]) -> None:
@@ -96,6 +99,36 @@ def test_a_sense_from_outside_measures_what_was_recorded(guide: dict[str, Any]) 
     assert [record.reason for record in live] == [record.reason for record in simulated]
     scores = [[record.score for record in run if record.score is not None] for run in (live, simulated)]
     assert len(scores[0]) == len(trace) - 1 and scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_an_architecture_from_outside_is_attached_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 24, "cross_attention_dim": 48}
+    shape = {"caption_channels": 32, "sample_height": 4, "sample_width": 4, "sample_frames": 2}
+    transformer = AllegroTransformer3DModel(num_layers=3, **sizes, **shape).eval()
+    parts = {"tokenizer": None, "text_encoder": None, "vae": None}
+    pipe = AllegroPipeline(**parts, transformer=transformer, scheduler=DPMSolverMultistepScheduler())
+    pipe.set_progress_bar_config(disable=True)
+
+    def latents() -> torch.Tensor:
+        made: torch.Tensor = pipe(
+            prompt_embeds=torch.ones(1, 7, 32),
+            negative_prompt_embeds=torch.zeros(1, 7, 32),
+            negative_prompt=None,
+            prompt_attention_mask=torch.ones(1, 7, dtype=torch.long),
+            negative_prompt_attention_mask=torch.ones(1, 7, dtype=torch.long),
+            **{"height": 32, "width": 32, "num_frames": 8, "num_inference_steps": 6},
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+        ).frames
+        return made
+
+    plain = latents()
+    with attach(pipe, Fixed(interval=1)):
+        assert torch.equal(latents(), plain)
+    with attach(pipe, Fixed(interval=3)) as trace:
+        reused = latents()
+    assert trace.nfe == 2 and not torch.equal(reused, plain) and reused.isfinite().all()
 
 
 @pytest.mark.parametrize("threshold", [0.25, 1.0])
