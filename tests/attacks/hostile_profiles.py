@@ -145,7 +145,6 @@ def lists() -> Cases:
 def timesteps() -> Cases:
     values = whole()["schedule"]["timesteps"]
     for name, wrong in {
-        "rising": values[::-1],
         "rising once": [*values[:24], values[25], values[24], *values[26:]],
         "rising by a hair": [*values[:-1], values[-2] + 1e-9],
         "rising at the end": [*values[:-1], 1e8],
@@ -305,8 +304,12 @@ def names() -> Cases:
         encoded(changed("presets", {"x" * 900_000: {}})),
         "profile.wrong-length",
     )
+    yield (
+        "'Flux 1' at model/architecture",
+        encoded(changed("model/architecture", "Flux 1")),
+        "profile.bad-name",
+    )
     for place, wrong in {
-        "model/architecture": "flux",
         "teacache/signal": "../time_embedding",
         "sensitivity/target": "delta",
         "provenance/kind": "official",

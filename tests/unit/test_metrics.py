@@ -22,7 +22,7 @@ from sencache.comparison.metrics import Metrics, compare_frames
 from sencache.errors import SencacheError
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "shared/data/lpips"
-ASSET = Path(metrics.__file__).parent / "assets/lpips/alexnet_features.safetensors"
+ASSET = Path(metrics.__file__).parents[1] / "assets/lpips/alexnet_features.safetensors"
 
 Clip = NDArray[np.float64]
 
