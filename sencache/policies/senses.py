@@ -320,7 +320,8 @@ def _output(seen: Seen) -> Tensor | None:
 
 
 def _of_prompt(value: Tensor | None, seen: Seen) -> Tensor | None:
-    return None if value is None else value[seen.conditional]
+    # The latent is reduced to the prompt already; where guidance doubles the batch the prompt's half is last.
+    return None if value is None else value[-len(seen.latent) :]
 
 
 def kept(buffer: Tensor | None, value: Tensor) -> Tensor:

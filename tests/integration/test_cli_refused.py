@@ -170,7 +170,7 @@ GARBAGE = {
     "no profile": b"{}",
     "another schema": json.dumps({"schema": "sencache.report/1"}).encode(),
     "not a number": changed_profile().replace(': "wan"', ": NaN").encode(),
-    "unknown architecture": changed_profile(architecture="sora").encode(),
+    "no architecture": changed_profile(architecture="Sora 2").encode(),
     "too large": b" " * 1_000_001,
 }
 

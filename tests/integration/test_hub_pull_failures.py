@@ -144,7 +144,7 @@ GREEDY = OWN.model_copy(update={"presets": {"slow": {"magcache": {"threshold": 1
     [
         (b"<html>", "Invalid JSON"),
         (b"[]", "the file is '[]'"),
-        (CONTENT.replace(b'"wan"', b'"unet"'), "model.architecture is 'unet'"),
+        (CONTENT.replace(b'"wan"', b'"U-Net"'), "model.architecture is 'U-Net'"),
         (b"", "Invalid JSON"),
         (GREEDY.to_json().encode(), "magcache would reuse every step"),
     ],
