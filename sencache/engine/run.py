@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import torch
+
 from sencache.engine.cache import History
-from sencache.engine.sensors import fetch
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.forecasts import FORECASTS
 from sencache.policies.base import Policy, Schedule, Step
+from sencache.policies.senses import Sense
 from sencache.trace import Trace
 
 # The prompt and the negative prompt; what a pipeline calls beyond them may differ from step to step.
@@ -43,7 +45,7 @@ class Run:
         self.policy, self.schedule, self.first = policy, schedule, first
         self.trace, self.observer = trace, observer
         self.rule = policy.start(schedule)
-        self.sensors = [sense() for sense in policy.senses]
+        self.senses = [sense() for sense in policy.senses]
         self.step: Step | None = None
         self.branches = self.branches_before = 0
         self.reuse = self.over = False
@@ -109,21 +111,21 @@ class Run:
         """Take the step's one decision and put it on record. `cached` tells whether there is anything to
         reuse.
         """
-        for sensor in self.sensors:
-            sensor.arrive(state)
-        decision = self.rule.decide(state.step, lambda: fetch(self.sensors), cached=cached())
+        for sense in self.senses:
+            sense.arrive(state)
+        decision = self.rule.decide(state.step, lambda: _fetch(self.senses), cached=cached())
         self.reuse = decision.reuse
         self.trace.records.append(decision.record(state.step, self.policy.cost(state.blocks)))
 
     def computed(self, state: StepState) -> None:
-        """Let sensors and the observer see the first call of a computed step."""
-        for sensor in self.sensors:
-            sensor.computed(state)
+        """Let senses and the observer see the first call of a computed step."""
+        for sense in self.senses:
+            sense.computed(state)
         if self.observer is not None:
             self.observer.observe(state)
 
     def _measure(self) -> None:
-        kept = [t for sensor in self.sensors for t in sensor.tensors() if t is not None]
+        kept = [t for sense in self.senses for t in sense.tensors() if t is not None]
         kept += [value for history in self._histories.values() for value in history]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         self.trace.cache_bytes = max(self.trace.cache_bytes, sum(storages.values()))
@@ -134,5 +136,13 @@ class Run:
         """
         self._measure()
         self.over = True
-        self.sensors.clear()
+        self.senses.clear()
         self._histories.clear()
+
+
+def _fetch(senses: Iterable[Sense]) -> dict[str, float]:
+    """The signals of all `senses` as Python floats, in one transfer from the device."""
+    found = {name: value for sense in senses for name, value in sense.values().items()}
+    if len(found) <= 1:
+        return {name: value.item() for name, value in found.items()}
+    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))

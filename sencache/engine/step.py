@@ -1,4 +1,4 @@
-"""One step under way: what its hooks, its sensors and its observers know of it."""
+"""One step under way: what its hooks, its senses and its observers know of it."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 A profile from elsewhere could hold constants and presets under which every step is reused: the run would be
 fast, and its video whatever the first step made of the noise. No number is wrong on its own, so each
-method is played over the profile's own schedule on the liveliest run there can be. What reuses every step
-even there would do so on any run, so nothing that computes on a real model is refused. The reverse does not
-hold: a TeaCache polynomial that rises only where no signal ever goes passes here, and shows in the trace.
+method is played over the profile's own schedule, with signals as large as any run shows. What reuses every
+step even there would do so on any run, so nothing that computes on a real model is refused. The reverse does
+not hold: a TeaCache polynomial that rises only where no signal ever goes passes here, and shows in the trace.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ INTRO = """
 <div class="intro">
   <h1>The same video, with fewer network evaluations</h1>
   <p>A video diffusion model evaluates its network at every step. A step cache reuses an earlier result
-  instead, and each method decides by another signal. Here they make one video side by side, from the same
+  instead, and each method decides by a different signal. Here they make one video side by side, from the same
   noise, and every decision can be looked at.</p>
 </div>
 """
