@@ -107,6 +107,7 @@ def encode_both(
 
 
 def named_class(index: Config, from_image: bool) -> str:
+    """The pipeline that a checkpoint's model_index.json names."""
     return str(index.get("_class_name"))
 
 

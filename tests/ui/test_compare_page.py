@@ -248,8 +248,6 @@ def test_cancel_stops_and_runs_after_it_go_through_and_agree(browser: Any, app_u
         page.wait_for_function("document.querySelectorAll('#lanes .track .cell.c').length > 5")
         page.click("#cancel")
         page.wait_for_function(f"{STATUS}.startsWith('Cancelled')")
-        # What was on its way is drawn a moment later.
-        page.wait_for_timeout(500)
         reached = page.evaluate(CELLS)
         assert any("-" in cells for cells in reached.values())
         page.wait_for_timeout(700)

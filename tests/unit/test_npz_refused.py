@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +71,20 @@ def test_only_a_small_ordinary_file_is_opened(tmp_path: Path) -> None:
     ):
         with pytest.raises(SencacheError, match=said):
             import_npz(path)
+
+
+def test_a_size_that_is_too_small_expands_no_further() -> None:
+    """200 MB of zeros in 200 kB, which the directory calls 100 bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("timesteps.npy", bytes(200_000_000))
+    bomb = bytearray(file.getvalue())
+    for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = bomb.index(mark) + offset
+        bomb[at : at + 4] = (100).to_bytes(4, "little")
+    tracemalloc.start()
+    try:
+        assert "not a sound npz archive" in refusal(bytes(bomb))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()

@@ -108,7 +108,7 @@ def test_one_more_computed_step_makes_it_sound(method: str, config: dict[str, An
 @st.composite
 def offers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """Settings of any size, mostly large."""
-    amount = st.sampled_from([0.3, 100.0, 1e6, 1e9])
+    amount = st.sampled_from([0.3, 5.0, 100.0, 1e6, 1e9])
     method = draw(st.sampled_from(["sencache", "magcache", "teacache", "control", "easycache"]))
     knob = "tolerance" if method in ("sencache", "control") else "threshold"
     config: dict[str, Any] = {knob: draw(amount)}

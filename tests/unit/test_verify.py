@@ -376,7 +376,7 @@ def test_settings_that_no_run_can_have_are_a_problem_not_an_error(
     assert "names a profile, which fixed does not use" in problem
 
 
-@pytest.mark.parametrize("value", [10**400, 1e308, -1e308])
+@pytest.mark.parametrize("value", [10**400, 1e308, -1e308, -1])
 def test_no_number_whatever_makes_it_crash(one: dict[str, Any], find: FindProfile, value: float) -> None:
     for nth, pair in enumerate(pairs(one)):
         for path, was in sampled(pair):

@@ -27,10 +27,13 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 # On a narrow screen the lanes are below the settings.
 SHOW_RESULTS = """() => {
+  delete document.body.dataset.stopped;
   const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
   if (innerWidth < 1080)
     document.querySelector('#results').scrollIntoView({ behavior: calm ? 'auto' : 'smooth' });
 }"""
+
+STOP_LANES = "() => { document.body.dataset.stopped = '' }"
 
 INTRO = """
 <div class="intro">
@@ -103,6 +106,7 @@ class ComparePage:
             api_visibility="private",
         )
         running.failure(self.runner.explain_failure, self.status, state, **QUIET)
+        controls.cancel.click(None, None, None, js=STOP_LANES)
         controls.cancel.click(self.runner.cancel, None, state, cancels=[running], **QUIET)
         self.cards.pick(
             self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET

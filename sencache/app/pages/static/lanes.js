@@ -156,5 +156,7 @@ function facts(pairs) {
   }
 }
 
-watch('value', paint);
+// After Cancel an update may still be on its way; what is finished, as a card's comparison is, is shown.
+const underWay = () => lanes().some((lane) => lane.state === 'running' || lane.state === 'waiting');
+watch('value', () => { if (!('stopped' in document.body.dataset && underWay())) paint(); });
 paint();
