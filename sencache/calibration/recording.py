@@ -19,7 +19,7 @@ import torch
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies import METHODS
-from sencache.policies.base import Policy, Schedule, Signals, watched
+from sencache.policies.base import Policy, Schedule, Signals, Step, watched
 from sencache.policies.senses import Sense
 from sencache.policies.tables import Table
 from sencache.trace import Trace
@@ -103,7 +103,14 @@ class Recorder:
         self._transformers.append(scene.transformer)
         self._latent_shape, self._blocks = tuple(scene.latent.shape[1:]), scene.blocks
         for table in self._tables.values():
-            table.note(scene)
+            if not table.guided:
+                table.note(scene)
+
+    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+        """Note what the sampler gets at the step."""
+        for table in self._tables.values():
+            if table.guided:
+                table.note(prediction)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from sencache.calibration.recording import Array, to_host
 from sencache.engine.run import Observer
 from sencache.engine.step import Evaluated, StepState
 from sencache.errors import SencacheError
-from sencache.policies.measures import relative_l1, rms
+from sencache.measures import relative_l1, rms
 
 Measured = Literal["output", "residual"]
 
