@@ -164,7 +164,7 @@ class Replay(Repair):
         if self._pending and self._nodes:
             found = call.latent
             call = call.using(sample=self._noted(step, call).before(self._replayed(step, call)))
-            correction = rms((call.latent - found).unsqueeze(0))[0]
+            correction = rms((call.latent - found).float().unsqueeze(0))[0]
         result = self._taken(call)
         self._pending.clear()
         self._nodes.append((step, call.prediction))
