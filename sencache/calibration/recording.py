@@ -20,7 +20,7 @@ from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies import METHODS
 from sencache.policies.base import Policy, Schedule, Signals, Step, watched
-from sencache.policies.senses import Sense
+from sencache.policies.senses import Choice, Sense
 from sencache.policies.tables import Table
 from sencache.trace import Trace
 
@@ -51,8 +51,9 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     """The trace that `policy` would have left, had each reuse been exact."""
     trace, computed, rule = Trace(), list[int](), policy.start(recording.schedule)
     cost = policy.cost(recording.blocks)
+    choice = Choice(policy.target, policy.forecaster(recording.schedule))
     for step in recording.schedule:
-        read = partial(_read, policy, recording, step.index, computed)
+        read = partial(_read, policy, choice, recording, step.index, computed)
         cached = not policy.caches or step.index not in recording.handovers
         decision = rule.decide(step, read, cached=cached)
         trace.records.append(decision.record(step, cost))
@@ -61,10 +62,12 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     return trace
 
 
-def _read(policy: Policy, recording: Recording, step: int, computed: Sequence[int]) -> Signals:
+def _read(
+    policy: Policy, choice: Choice, recording: Recording, step: int, computed: Sequence[int]
+) -> Signals:
     signals: dict[str, float] = {}
     for sense in policy.senses:
-        signals |= sense.read(recording, policy, step, computed)
+        signals |= sense.read(recording, choice, step, computed)
     return signals
 
 
