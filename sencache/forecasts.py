@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sencache.errors import SencacheError
+from sencache.gram import Gram
 from sencache.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Place(Protocol):
@@ -26,11 +30,14 @@ class Forecast(ABC):
     """A value at t as a weighted sum of those at the nodes, the computed steps before it.
 
     `order` is the degree: a forecast stands on the last `order + 1` nodes, and on fewer while there are
-    fewer.
+    fewer. `earlier`: on how many nodes before the last one `between` stands. `fits`: whether the weights come
+    from a profile's table, by `fitted`.
     """
 
     name: ClassVar[str]
     order: ClassVar[int]
+    earlier: ClassVar[int] = 1
+    fits: ClassVar[bool] = False
 
     def position(self, step: Place) -> float:
         """The coordinate that distances are taken in: the timestep."""
@@ -39,6 +46,14 @@ class Forecast(ABC):
     @abstractmethod
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
         """One for each of the `nodes`, at most `order + 1`, newest last. They sum to 1."""
+
+    def between(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+        """Weights at a `step` before the last of the `nodes`, for going over reused steps again: on the line
+        in t through the last two. Any higher order swings: it was tried, and loses.
+        """
+        b, c = nodes
+        newest = (step.timestep - b.timestep) / (c.timestep - b.timestep)
+        return (1 - newest, newest)
 
 
 FORECASTS: Registry[Forecast] = Registry("forecast")
@@ -112,3 +127,54 @@ class Taylor(Forecast):
         bend = (t - c) ** 2 / 2 / (c - b)  # v'' is the change of v' over the last distance.
         to_b, to_a = bend / (c - b), bend / (b - nodes[0])
         return (to_a, -slope - to_b - to_a, 1 + slope + to_b)
+
+
+class Fitted(Forecast):
+    """The best weights there are on average, by the table of inner products that a profile holds: those with
+    the least expected error, on either side of the step. It counts in steps.
+    """
+
+    name = "fitted"
+    order = 2
+    earlier = 2
+    fits = True
+
+    def __init__(self, gram: Gram | None = None) -> None:
+        self._gram = gram
+
+    @property
+    def gram(self) -> Gram:
+        """The table; raises SencacheError where none was given."""
+        if self._gram is None:
+            raise SencacheError("forecast=fitted needs a profile with a forecast table; calibrate one")
+        return self._gram
+
+    def position(self, step: Place) -> float:
+        """Its index."""
+        return float(step.index)
+
+    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+        """Those of least expected error."""
+        return self.gram.weights([int(node) for node in nodes], int(t))
+
+    def between(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+        """The same, with nodes on both sides."""
+        return self.gram.weights([node.index for node in nodes], step.index)
+
+
+FORECASTS.enter(Fitted.name, Fitted())
+
+
+def weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The sum of `weights` times `values`, newest last; the weights sum to 1."""
+    import torch
+
+    *older, newest = values
+    if len(older) == 1:
+        # lerp takes one pass and no temporary.
+        return torch.lerp(older[0], newest, weights[-1])
+    # By differences to the newest nothing large cancels in half precision.
+    total = newest
+    for value, weight in zip(older, weights[:-1], strict=True):
+        total = total + weight * (value - newest)
+    return total

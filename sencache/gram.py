@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+# Asked for where numbers are at hand: policies load no framework.
+if TYPE_CHECKING:
+    import numpy as np
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Gram:
     """The table K of N steps, [N, N], positive semidefinite, and the ridge that steadies the weights."""
 
     def __init__(self, table: Any, ridge: float) -> None:
+        import numpy as np
+
         self.table: Array = np.array(table, dtype=np.float64)
         self.ridge = ridge
         # Far below any change between steps; keeps nodes that coincide from making the system singular.
@@ -46,6 +50,8 @@ class Gram:
         the coefficients of the former that come nearest to the latter: least squares with `ridge` times the
         diagonal added.
         """
+        import numpy as np
+
         order = np.array([*nodes, step])
         products = self.table[order[:, None], order]
         products = products[1:] - products[:-1]
@@ -73,6 +79,8 @@ def mixing(measured: Sequence[float], wanted: Sequence[float]) -> Array:
     """Weights [M, N] that interpolate linearly from the N points `measured`, which rise or fall, to the M
     `wanted`; beyond the ends, the nearest. No weight is negative, and each row sums to one.
     """
+    import numpy as np
+
     points = np.array(measured, dtype=np.float64)
     rising = points if points[0] <= points[-1] else points[::-1]
     steps = np.arange(len(points)) if points[0] <= points[-1] else np.arange(len(points))[::-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, SupportsFloat
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,7 @@ class StepRecord(BaseModel):
     `reference_step` is the last computed step before this one, `reuses` how many reuses in a row this step
     makes, `drift` the RMS difference of the latent to the reference lane's after the same step, `seconds` the
     whole step's time, `cost` the share of the blocks that a reused step ran: left out where that is none.
+    `correction` is the RMS by which replay moved the latent before a computed step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +46,7 @@ class StepRecord(BaseModel):
     seconds: float | None = None
     # Left out where it follows from the decision, so that reports from before it existed keep their digest.
     cost: Annotated[float | None, Field(ge=0, le=1, exclude_if=lambda value: value is None)] = None
+    correction: Annotated[float | None, Field(ge=0, exclude_if=lambda value: value is None)] = None
 
     @property
     def share(self) -> float:
@@ -59,7 +61,6 @@ class Trace:
     tensors took; `notes` say where the profile does not quite fit the run.
     """
 
-    records: list[StepRecord]
     transformer_calls: int
     cache_bytes: int
     notes: list[str]
@@ -69,30 +70,49 @@ class Trace:
 
     def clear(self) -> None:
         """Forget everything, as a new run begins; lists handed out before stay as they are."""
-        self.records, self.notes = [], []
+        self._records: list[StepRecord] = []
+        self._owed: list[tuple[int, SupportsFloat]] = []
+        self.notes = []
         self.transformer_calls = self.cache_bytes = 0
+
+    def add(self, record: StepRecord) -> None:
+        """Put the next step on record."""
+        self._records.append(record)
+
+    def owe(self, correction: SupportsFloat) -> None:
+        """The newest record's correction, still on its device: it is fetched when somebody asks."""
+        self._owed.append((len(self._records) - 1, correction))
+
+    @property
+    def records(self) -> list[StepRecord]:
+        """One a step so far."""
+        for place, correction in self._owed:
+            record = self._records[place]
+            self._records[place] = record.model_copy(update={"correction": float(correction)})
+        self._owed.clear()
+        return self._records
 
     @property
     def nfe(self) -> int:
         """Steps whose network ran."""
-        return sum(record.decision == "compute" for record in self.records)
+        return sum(record.decision == "compute" for record in self._records)
 
     @property
     def cost(self) -> float:
         """What all steps cost, in evaluations: `nfe`, and the share of the blocks that reused steps ran."""
-        return sum(record.share for record in self.records)
+        return sum(record.share for record in self._records)
 
     @property
     def cache_ratio(self) -> float:
         """Reused steps over all steps, 0 for an empty trace."""
-        return 1 - self.nfe / len(self.records) if self.records else 0.0
+        return 1 - self.nfe / len(self) if self._records else 0.0
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[StepRecord]:
         return iter(self.records)
 
     def __str__(self) -> str:
-        cells = "".join("#" if record.decision == "compute" else "." for record in self.records)
+        cells = "".join("#" if record.decision == "compute" else "." for record in self._records)
         return f"{self.nfe} of {len(self)} steps computed  {cells}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from sencache.architectures.base import Architecture
+from sencache.architectures.base import UNKNOWN, Architecture
 from sencache.errors import SencacheError
 
 _FILES = sorted(file.name for file in iter_modules([str(Path(__file__).parent)]) if file.name != "base")
@@ -34,9 +34,19 @@ def architecture_of(transformer: Any) -> Architecture:
             if cls.__name__ in architecture.transformers:
                 return architecture
     raise SencacheError(
-        f"no step cache knows the transformer {type(transformer).__name__}; "
-        f"use a pipeline with one of {known_transformers()}"
+        f"nobody has said what is inside a {type(transformer).__name__}; set target=prediction and a method "
+        f"that does not look inside, or use a pipeline with one of {known_transformers()}"
     )
+
+
+def outside_of(transformer: Any) -> Architecture:
+    """The architecture of `transformer`, or what is true of any of which none is known: a latent goes in."""
+    try:
+        return architecture_of(transformer)
+    except SencacheError:
+        return Architecture(
+            type(transformer).__name__.lower(), (type(transformer).__name__,), (UNKNOWN,), None
+        )
 
 
 def known_transformers() -> str:

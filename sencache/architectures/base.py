@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Config = Mapping[str, Any]
 # What the blocks of every architecture take first, by these names or in this order.
 HIDDEN, TEXT, TEMB = INPUTS = ("hidden_states", "encoder_hidden_states", "temb")
+# In place of the block lists of a transformer that nobody described.
+UNKNOWN = "?"
 _NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 
 
@@ -118,7 +120,7 @@ class Architecture:
 
     The network. `transformers`: its classes. `blocks`: attributes of its block lists, which run one after the
     other and are skipped together. `text_stream`: blocks take and return the text's states beside the
-    video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels;
+    video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels, None where all are;
     image-to-video models append theirs after them. `doubles_batch`: guidance doubles the batch of a call,
     where others make a second one. `embedded_guidance`: the pipeline's guidance_scale goes into the network
     and needs no second prompt. `signals`: what TeaCache may
@@ -138,7 +140,7 @@ class Architecture:
     name: str
     transformers: tuple[str, ...]
     blocks: tuple[str, ...]
-    channel_axis: int
+    channel_axis: int | None
     pipelines: Mapping[str, bool] = field(default_factory=dict)
     samplers: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -186,4 +188,6 @@ class Architecture:
 
     def latent(self, hidden_states: torch.Tensor, channels: int) -> torch.Tensor:
         """The denoised latent inside the transformer's input: its first `channels` channels, batch first."""
+        if self.channel_axis is None:
+            return hidden_states
         return hidden_states.narrow(self.channel_axis, 0, channels)

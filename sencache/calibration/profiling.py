@@ -138,12 +138,13 @@ def teacache_fit(samples: Sequence[Sample], signal: str) -> TeaCacheFit:
 
 
 def forecast_table(samples: Sequence[Sample]) -> ForecastTable | None:
-    """Inner products of the guided predictions, averaged over the samples; None beyond the steps that a
-    profile has room for.
+    """Inner products of the guided predictions over the mean of their squared norms, averaged over the
+    samples; None beyond the steps that a profile has room for.
     """
-    table = np.stack([sample.products for sample in samples]).mean(axis=0)
-    if len(table) > MAX_GRAM_STEPS:
+    tables = [sample.recording.tables["predictions"] for sample in samples]
+    if len(tables[0]) > MAX_GRAM_STEPS:
         return None
+    table = np.mean([own / own.diagonal().mean() for own in tables], axis=0)
     # Two more digits than elsewhere: what counts is small differences between these numbers.
     rows = tuple(_numbers(row, 8) for row in (table + table.T) / 2)
     return ForecastTable(table=rows, target="prediction", samples=len(samples), ridge=RIDGE)

@@ -18,9 +18,8 @@ import torch
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies import METHODS
-from sencache.policies.base import Policy, Schedule, Signals, watched
+from sencache.policies.base import Policy, Schedule, Signals, Step, watched
 from sencache.policies.senses import Sense
-from sencache.policies.steps import Step
 from sencache.policies.tables import Table
 from sencache.trace import Trace
 
@@ -100,10 +99,14 @@ class Recorder:
         self._transformers.append(state.transformer)
         self.latent_shape, self._blocks = tuple(state.latent.shape[1:]), state.blocks
         for table in self._tables.values():
-            table.note(state)
+            if not table.guided:
+                table.note(state)
 
     def predicted(self, step: Step, prediction: torch.Tensor) -> None:
-        """Nothing of it is recorded."""
+        """Note what the sampler gets at the step."""
+        for table in self._tables.values():
+            if table.guided:
+                table.note(prediction)
 
     def recording(self) -> Recording:
         """The run that has ended, as tables on the host; frees every tensor."""

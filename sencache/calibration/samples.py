@@ -31,10 +31,10 @@ from sencache.models.model import Model
 from sencache.policies import Full
 from sencache.schema import Request
 
-# Of what a file keeps: 4 has the products of the guided predictions.
+# Of what a file keeps: 4 has the inner products of the guided predictions.
 FORMAT = 4
 TABLE = "table."
-MEASURED = ("alphas", "magnitudes", "products")
+MEASURED = ("alphas", "magnitudes")
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,12 @@ class Sample:
     """What one video of N steps gives.
 
     `alphas`: [N-1, 2], alpha_x and alpha_t at every step but the last. `magnitudes`: [N-1, 2], MagCache's
-    ratio and the relative L1 change of the output into every step but the first. `products`: [N, N], of the
-    guided predictions. `evaluations`: of the transformer, those of plain generations and those on top.
+    ratio and the relative L1 change of the output into every step but the first. `evaluations`: of the
+    transformer, those of plain generations and those on top.
     """
 
     alphas: Array
     magnitudes: Array
-    products: Array
     recording: Recording
     latent: tuple[int, ...]
     evaluations: tuple[int, int]
@@ -163,7 +162,6 @@ def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "outp
     return Sample(
         alphas=survey.alphas(),
         magnitudes=survey.magnitudes(),
-        products=survey.products(),
         recording=survey.recording(),
         latent=survey.latent_shape,
         evaluations=(trace.transformer_calls, survey.evaluations),

@@ -1,5 +1,4 @@
-"""What is measured along a run: how much the network changes with its latent and with its timestep, step by
-step, and the predictions themselves.
+"""What is measured along a run: how much the network changes with its latent and with its timestep.
 
 Both alphas are per element: RMS change of the network per RMS change of the latent, and per unit of t on
 0..1000 (SenCache, arXiv 2602.24208, section 4).
@@ -16,29 +15,27 @@ from sencache.calibration.clips import Noising
 from sencache.calibration.recording import Array, Recorder, all_watched, to_host
 from sencache.engine.step import Evaluated, StepState
 from sencache.errors import SencacheError
-from sencache.policies.measures import relative_l1, rms
+from sencache.measures import relative_l1, rms
+from sencache.policies.senses import ForecastError
 from sencache.policies.steps import Step
-from sencache.policies.tables import PIECE
 
 Measured = Literal["output", "residual"]
 
 
 class Survey(Recorder):
-    """A recorder that also measures all that a profile holds of one plain run; `signal` as there.
+    """A recorder that also measures what a profile holds of one plain run; `signal` as there.
 
     The sensitivities of `target`, where one is given, take one extra evaluation per step: every step after the
     first evaluates the network once more, at the new latent and the old timestep: `g = f(x_{k+1}, t_k)`. It
     splits the change of the network in two: `alpha_x(t_k) = |g - f_k| / |x_{k+1} - x_k|` and `alpha_t(t_k) =
-    |f_{k+1} - g| / |t_{k+1} - t_k|`. All guided predictions are kept until `products`: of Wan 2.1 1.3B at 81
-    frames of 480p 6.6 MB each.
+    |f_{k+1} - g| / |t_{k+1} - t_k|`.
     """
 
     def __init__(self, signal: str | None, target: Measured | None) -> None:
-        super().__init__(signal, all_watched())
+        super().__init__(signal, all_watched() | {(ForecastError, "prediction")})
         self.target, self.evaluations = target, 0
         self._alphas: list[torch.Tensor] = []
         self._magnitudes: list[torch.Tensor] = []
-        self._predictions: list[torch.Tensor] = []
         self._before: tuple[float, torch.Tensor, Evaluated] | None = None
 
     def observe(self, state: StepState) -> None:
@@ -58,10 +55,6 @@ class Survey(Recorder):
                 self._alphas.append(torch.stack([along_x, along_t]))
         self._before = state.step.timestep, state.latent.clone(), now
 
-    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
-        """Keep the guided prediction."""
-        self._predictions.append(prediction.flatten().clone())
-
     def alphas(self) -> Array:
         """[N-1, 2]: alpha_x and alpha_t at every step but the last, which leads nowhere; 0 without target."""
         return to_host(self._alphas) if self._alphas else np.zeros((len(self._magnitudes), 2))
@@ -71,17 +64,6 @@ class Survey(Recorder):
         step earlier (arXiv 2506.09045), and relative L1 change of the output.
         """
         return to_host(self._magnitudes)
-
-    def products(self) -> Array:
-        """[N, N]: inner products of any two guided predictions over the mean of their squared norms, in
-        float64 throughout; frees them.
-        """
-        kept = torch.stack(self._predictions)
-        self._predictions.clear()
-        table = kept.new_zeros((len(kept), len(kept)), dtype=torch.float64)
-        for piece in kept.split(max(PIECE // len(kept), 1), dim=1):
-            table += piece.double() @ piece.double().T
-        return to_host([table / table.diagonal().mean()])[0]
 
 
 class Noised:

@@ -22,7 +22,7 @@ from sencache.engine.attach import attach
 from sencache.engine.run import Observer
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
-from sencache.policies.base import Policy
+from sencache.policies.base import Policy, Step
 from sencache.trace import StepRecord, Trace
 
 Frames = np.ndarray[Any, np.dtype[np.float32]]
@@ -102,6 +102,10 @@ class _OffTheClock:
     def observe(self, scene: StepState) -> None:
         with self._clock.paused():
             self._observer.observe(scene)
+
+    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+        with self._clock.paused():
+            self._observer.predicted(step, prediction)
 
 
 def shallow_pipeline(pipe: Any) -> Any:

@@ -11,8 +11,8 @@ from sencache.comparison.lanes import Finished, Frames, Stepped
 from sencache.comparison.metrics import compare_frames
 from sencache.comparison.plan import FEWER_STEPS, REFERENCE, Planned
 from sencache.comparison.report import Lane, ProfileRef
+from sencache.measures import rms
 from sencache.models.model import Model
-from sencache.policies.measures import rms
 from sencache.profiles.profile import Profile
 from sencache.schema import Metrics, Request
 from sencache.trace import StepRecord

@@ -10,6 +10,7 @@ from sencache.architectures.base import Architecture
 from sencache.engine.run import Observer, Run
 from sencache.engine.scheduler import SchedulerWatch
 from sencache.policies.base import Policy
+from sencache.repair import SamplerStep
 from sencache.trace import Trace
 
 
@@ -24,7 +25,7 @@ class Attachment:
 
     def follow(self) -> None:
         """Watch the scheduler that the pipeline has now."""
-        self.scheduler.follow(self.pipe, self._stepped)
+        self.scheduler.follow(self.pipe, self._take)
 
     def current_run(self, architecture: Architecture, latent: torch.Tensor, timestep: torch.Tensor) -> Run:
         """The run in progress. Every pipeline call lays out its timesteps anew: another tensor is another
@@ -64,9 +65,8 @@ class Attachment:
             return self.run.branches_before
         return 2 if guided else 1
 
-    def _stepped(self, place: int | None) -> None:
-        if self.run is not None:
-            self.run.stepped(place)
+    def _take(self, call: SamplerStep, place: int | None) -> Any:
+        return call.take() if self.run is None else self.run.take(call, place)
 
     def drop(self) -> None:
         """Give up the run in progress: the next call starts another, whatever its timesteps."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from sencache.forecasts import Forecast
+from sencache.forecasts import Forecast, weighted
 from sencache.policies.steps import Step
 
 
@@ -27,6 +27,9 @@ class History:
         """Whether the forecast has all the values that it is defined on."""
         return len(self._values) == self._values.maxlen
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def serves(self, shape: torch.Size) -> bool:
         """Whether there is a value, and of this shape."""
         return bool(self._values) and self._values[-1][1].shape == shape
@@ -34,17 +37,8 @@ class History:
     def forecast(self, step: Step) -> torch.Tensor:
         """The value expected at `step`."""
         nodes, values = zip(*self._values, strict=True)
-        newest: torch.Tensor = values[-1]
         weights = self._forecast.weights(nodes, self._forecast.position(step))
-        if len(weights) == 1:
-            return newest
-        if len(weights) == 2:
-            # lerp takes one pass and no temporary.
-            return torch.lerp(values[-2], newest, weights[-1])
-        # The weights sum to 1: by differences nothing large cancels in half precision.
-        for value, weight in zip(values[:-1], weights[:-1], strict=True):
-            newest = newest + weight * (value - values[-1])
-        return newest
+        return weighted(values[-len(weights) :], weights)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return (value for _, value in self._values)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
 
-from sencache.architectures import architecture_of
+from sencache.architectures import architecture_of, outside_of
 from sencache.architectures.base import BlockCall, BlockSignal, ChildSignal
 from sencache.engine.attachment import Attachment
 from sencache.engine.run import Run
@@ -40,11 +41,13 @@ class TransformerHooks:
 
     def __init__(self, module: torch.nn.Module, attachment: Attachment) -> None:
         self.module, self.attachment = module, attachment
-        self.architecture = architecture_of(module)
-        config: Any = module.config
-        self.channels = config.out_channels or config.in_channels
         policy = attachment.policy
         self.target: Target | None = TARGETS[policy.target] if policy.caches else None
+        self.looks_inside = attachment.observer is not None or policy.looks_inside
+        self.architecture = architecture_of(module) if self.looks_inside else outside_of(module)
+        config: Any = module.config
+        self.channels = getattr(config, "out_channels", None) or getattr(config, "in_channels", None)
+        self.placeholder: Callable[[], Any] | None = None
         self.originals: dict[str, torch.nn.Module | None] = {}
         self.stand_ins: dict[str, torch.nn.Module] = {}
         self.signal = self._find_signal()
@@ -69,11 +72,17 @@ class TransformerHooks:
             self.module.register_forward_pre_hook(self.before, with_kwargs=True),
             self.module.register_forward_hook(self.after, with_kwargs=True, always_call=True),
         )
+        own = {name: self.module.__dict__[name] for name in ("forward",) if name in self.module.__dict__}
+        if not self.looks_inside:
+            self.module.__dict__["forward"] = partial(self.run_or_not, self.module.forward)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            if not self.looks_inside:
+                del self.module.__dict__["forward"]
+                self.module.__dict__.update(own)
             self._restore()
             # Hooks and stand-ins hold each other; without this only the collector would free them.
             self.stand_ins.clear()
@@ -143,13 +152,34 @@ class TransformerHooks:
         if module is not self.module or self.rerunning is not None:
             return
         self._refuse_other_cache()
-        latent = self.architecture.latent(BlockCall(args, kwargs).hidden, self.channels)
-        run = self.attachment.current_run(self.architecture, latent, kwargs["timestep"])
-        step, branch = run.enter(self.attachment.scheduler.current(kwargs["timestep"]))
+        latent, timestep = (self._argument(name, args, kwargs) for name in ("hidden_states", "timestep"))
+        latent = self.architecture.latent(latent, self.channels)
+        run = self.attachment.current_run(self.architecture, latent, timestep)
+        step, branch = run.enter(self.attachment.scheduler.current(timestep), id(module))
         conditional = slice(len(latent) // 2, None) if self.attachment.doubled else slice(None)
         self.state = StepState(step, latent, conditional, id(module), branch=branch)
         self.state.history = run.history(id(module), branch)
-        self._put_in()
+        if self.looks_inside:
+            self._put_in()
+
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        if name not in kwargs:
+            kwargs = inspect.signature(type(self.module).forward).bind(self.module, *args, **kwargs).arguments
+        if not torch.is_tensor(kwargs.get(name)):
+            raise SencacheError(
+                f"a {type(self.module).__name__} takes no {name}; run this pipeline without a cache"
+            )
+        return cast(torch.Tensor, kwargs[name])
+
+    @closed_to_itself
+    def run_or_not(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of a forward that nobody looks into."""
+        _, state = self._under_way
+        if self._decide(None) and self.placeholder is not None:
+            return self.placeholder()
+        out = forward(*args, **kwargs)
+        self.placeholder = partial(_nothing_like, type(out), out[0].shape, out[0].dtype, out[0].device)
+        return out
 
     def show(self, signal: torch.Tensor) -> None:
         """Called by the tap on the child that carries the signal."""
@@ -195,24 +225,38 @@ class TransformerHooks:
         return self.attachment.run, self.state
 
     @closed
-    def _decide(self, block_call: BlockCall) -> bool:
+    def _decide(self, block_call: BlockCall | None) -> bool:
         """Whether this call reuses what is kept; the step's first call settles it. A branch of which nothing
         is kept, as where guidance begins, is computed.
         """
         run, state = self._under_way
-        inside = self.target is not None and self.target.inside
-        shape = block_call.hidden.shape if inside else state.given.shape
         if state.branch == 0:
-            if isinstance(self.signal, BlockSignal):
-                state.signal = self.signal.read(self.blocks[0], block_call)
-            if state.first is not None:
-                state.head = state.first.hidden - block_call.hidden
+            if block_call is not None:
+                self._look(state, block_call)
             state.latent = self.attachment.scheduler.unrounded(state.latent)
-            branches = range(self.attachment.branches(self.architecture))
-            histories = [run.history(id(self.module), branch) for branch in branches]
-            run.decide(state, lambda: self.target is None or all(one.serves(shape) for one in histories))
-        state.reuse = run.reuse and state.history is not None and state.history.serves(shape)
+            run.decide(state, partial(self._serve, block_call, run, state))
+        state.reuse = run.reuse and self._serve(block_call, run, state, branches=[state.branch])
         return state.reuse
+
+    def _look(self, state: StepState, block_call: BlockCall) -> None:
+        if isinstance(self.signal, BlockSignal):
+            state.signal = self.signal.read(self.blocks[0], block_call)
+        if state.first is not None:
+            state.head = state.first.hidden - block_call.hidden
+
+    def _serve(
+        self, block_call: BlockCall | None, run: Run, state: StepState, branches: Iterable[int] | None = None
+    ) -> bool:
+        """Whether there is something to reuse, in all `branches` of the step unless some are given."""
+        if self.target is None:
+            return True
+        if self.target.guided:
+            return bool(run.guided)
+        inside = block_call if self.target.inside else None
+        shape = state.given.shape if inside is None else inside.hidden.shape
+        if branches is None:
+            branches = range(self.attachment.branches(self.architecture))
+        return all(run.history(id(self.module), branch).serves(shape) for branch in branches)
 
     def _forecast(self) -> torch.Tensor:
         _, state = self._under_way
@@ -250,7 +294,7 @@ class TransformerHooks:
 
     def _replaced(self, out: Any) -> Any:
         assert self.target is not None
-        if self.target.inside:
+        if self.target.inside or self.target.guided:
             return out
         _, state = self._under_way
         value = self.target.restore(state.given, self._forecast())
@@ -259,7 +303,7 @@ class TransformerHooks:
     def _keep(self, output: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run, state = self._under_way
         run.trace.transformer_calls += 1
-        if self.target is not None:
+        if self.target is not None and not self.target.guided:
             added = state.tail if self.target.first_block else state.residual
             state.value = self.target.keep(state.given, added, output)
         if state.branch == 0:
@@ -296,6 +340,12 @@ class TransformerHooks:
         finally:
             self.rerunning = None
             self._restore()
+
+
+def _nothing_like(kind: type, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Any:
+    """What a forward returned, but for its numbers, which nobody is going to use: they take no memory."""
+    sample = torch.zeros((), dtype=dtype, device=device).expand(shape)
+    return (sample,) if issubclass(kind, tuple) else kind(sample=sample)
 
 
 def _on_disk(block: Any) -> bool:

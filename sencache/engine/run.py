@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from sencache.engine.cache import History
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
-from sencache.forecasts import FORECASTS
 from sencache.policies.base import Policy, Schedule, Step
 from sencache.policies.senses import Sense
+from sencache.policies.targets import TARGETS
+from sencache.repair import REPAIRS, NoRepair, SamplerStep
 from sencache.trace import Trace
 
 # The prompt and the negative prompt; what a pipeline calls beyond them may differ from step to step.
 MAX_BRANCHES = 2
+# In place of a branch: what all of them come to.
+GUIDED = -1
 
 
 class Observer(Protocol):
@@ -26,8 +29,11 @@ class Observer(Protocol):
 
     signal: str | None
 
-    def observe(self, scene: StepState) -> None:
+    def observe(self, state: StepState) -> None:
         """Called after the first call of every computed step."""
+
+    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+        """Called at the end of every step with the guided prediction that the sampler gets, [B, ...]."""
 
 
 class Run:
@@ -45,14 +51,21 @@ class Run:
         self.policy, self.schedule, self.first = policy, schedule, first
         self.trace, self.observer = trace, observer
         self.rule = policy.start(schedule)
+        self.target = TARGETS[policy.target]
+        self.forecast = policy.forecaster(schedule)
+        self.repair = REPAIRS[policy.repair](self.forecast)
+        self.transformer = 0
         self.senses = [sense() for sense in policy.senses]
         self.step: Step | None = None
         self.branches = self.branches_before = 0
         self.reuse = self.over = False
         self._histories: dict[tuple[int, int], History] = {}
 
-    def enter(self, place: int | None) -> tuple[Step, int]:
-        """Note a call at this place of the schedule, where it is known; return its step and its branch."""
+    def enter(self, place: int | None, transformer: int) -> tuple[Step, int]:
+        """Note a call of one transformer at this place of the schedule, where it is known; return its step
+        and its branch.
+        """
+        self.transformer = transformer
         if self.step is None or not self.branches:
             self.step = self._next(place)
         self.branches += 1
@@ -75,22 +88,45 @@ class Run:
             )
         return self.schedule.step(index)
 
-    def stepped(self, place: int | None) -> None:
-        """The scheduler took the step at this place. After the last the run is over: its tensors are freed
-        before the pipeline decodes.
+    def take(self, call: SamplerStep, place: int | None) -> Any:
+        """The sampler's step, at this place of its schedule where that is known. After the last the run is
+        over: its tensors are freed before the pipeline decodes.
         """
         if self.step is None or not self.branches:
-            return
+            return call.take()
         if place is not None and place - self.first != self.step.index:
             raise SencacheError(
                 f"the scheduler took step {place - self.first} where the transformer was called for step "
                 f"{self.step.index}; run this pipeline without a cache"
             )
-        if not self.reuse:
-            self._forget_branches()
+        result = self._reused(self.step, call) if self.reuse else self._computed(self.step, call)
         self.branches_before, self.branches = self.branches, 0
         if self.step.index == len(self.schedule) - 1:
             self.release()
+        return result
+
+    @property
+    def guided(self) -> History:
+        """What is kept of the guided predictions that this transformer made."""
+        return self.history(self.transformer, GUIDED)
+
+    def _reused(self, step: Step, call: SamplerStep) -> Any:
+        if self.target.guided:
+            call = call.using(model_output=self.guided.forecast(step))
+        return self.repair.reused(step, call)
+
+    def _computed(self, step: Step, call: SamplerStep) -> Any:
+        self._forget_branches()
+        if self.observer is not None:
+            self.observer.predicted(step, call.prediction)
+        if self.target.guided:
+            for sense in self.senses:
+                sense.predicted(step, call.prediction, self.guided)
+            self.guided.put(step, call.prediction)
+        result, correction = self.repair.computed(step, call)
+        if correction is not None:
+            self.trace.owe(correction)
+        return result
 
     def _forget_branches(self) -> None:
         # What a branch left that this computed step did not call is too old to be reused.
@@ -104,7 +140,7 @@ class Run:
         """What is kept of `branch` of one transformer."""
         key = (transformer, branch)
         if key not in self._histories:
-            self._histories[key] = History(FORECASTS[self.policy.forecast])
+            self._histories[key] = History(self.forecast)
         return self._histories[key]
 
     def decide(self, state: StepState, cached: Callable[[], bool]) -> None:
@@ -115,7 +151,9 @@ class Run:
             sense.arrive(state)
         decision = self.rule.decide(state.step, lambda: _fetch(self.senses), cached=cached())
         self.reuse = decision.reuse
-        self.trace.records.append(decision.record(state.step, self.policy.cost(state.blocks)))
+        if decision.reason == "no_cache":
+            self.repair.forget()
+        self.trace.add(decision.record(state.step, self.policy.cost(state.blocks)))
 
     def computed(self, state: StepState) -> None:
         """Let senses and the observer see the first call of a computed step."""
@@ -127,6 +165,7 @@ class Run:
     def _measure(self) -> None:
         kept = [t for sense in self.senses for t in sense.tensors() if t is not None]
         kept += [value for history in self._histories.values() for value in history]
+        kept += self.repair.tensors()
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         self.trace.cache_bytes = max(self.trace.cache_bytes, sum(storages.values()))
 
@@ -138,6 +177,7 @@ class Run:
         self.over = True
         self.senses.clear()
         self._histories.clear()
+        self.repair = NoRepair(self.forecast)
 
 
 def _fetch(senses: Iterable[Sense]) -> dict[str, float]:

@@ -11,32 +11,33 @@ from typing import Any
 import torch
 
 from sencache.policies.base import Schedule
+from sencache.repair import SamplerStep
+
+Method = Callable[..., Any]
 
 
 class Watched:
-    """Stands before one method of one scheduler and reports its calls.
+    """Stands before one method of one scheduler: whoever calls it calls `instead(method, args, kwargs)`.
 
     Set on the instance; a copy of the scheduler gets its own method back.
     """
 
-    def __init__(self, scheduler: Any, name: str, report: Callable[..., None]) -> None:
+    def __init__(self, scheduler: Any, name: str, instead: Method) -> None:
         functools.update_wrapper(self, getattr(scheduler, name))
         self._method, self._owner = getattr(scheduler, name), scheduler.__dict__
-        self.name, self._report = name, report
+        self.name, self._instead = name, instead
         self._before = {name: self._owner[name]} if name in self._owner else {}
         self._owner[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self._method(*args, **kwargs)
-        self._report(result, *args, *kwargs.values())
-        return result
+        return self._instead(self._method, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self._method, memo)
 
     def leave(self) -> None:
-        """Report no more; whoever put another method in this one's place meanwhile keeps it."""
-        self._report = lambda *_: None
+        """Do nothing more; whoever put another method in this one's place meanwhile keeps it."""
+        self._instead = lambda method, args, kwargs: method(*args, **kwargs)
         if self._owner.get(self.name) is self:
             del self._owner[self.name]
             self._owner.update(self._before)
@@ -52,9 +53,9 @@ class SchedulerWatch:
         self.pipe: Any = None
         self.goes_on = False
 
-    def follow(self, pipe: Any, stepped: Callable[[int | None], None]) -> None:
-        """Watch the scheduler that `pipe` has now, and no other. `stepped(place)` is called at the end of
-        every step, with the place of its timestep in the schedule where that is known.
+    def follow(self, pipe: Any, take: Callable[[SamplerStep, int | None], Any]) -> None:
+        """Watch the scheduler that `pipe` has now, and no other. `take(call, place)` takes every step in its
+        stead, with the place of its timestep in the schedule where that is known.
         """
         own = pipe.scheduler.__dict__
         if self._watched and all(own.get(one.name) is one for one in self._watched):
@@ -62,15 +63,17 @@ class SchedulerWatch:
             return
         self.leave()
 
-        def on_step(result: Any, *given: Any) -> None:
+        def step(method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            call = SamplerStep(pipe.scheduler, method, args, kwargs)
+            result = take(call, self.place(*args, *kwargs.values()))
             self._latest = weakref.ref(result[0])
-            stepped(self.place(*given))
+            return result
 
         self.pipe = pipe
-        reports = {"step": on_step, "set_timesteps": self._on_schedule}
+        instead = {"step": step, "set_timesteps": self._lay_out}
         self._watched = [
-            Watched(pipe.scheduler, name, report)
-            for name, report in reports.items()
+            Watched(pipe.scheduler, name, other)
+            for name, other in instead.items()
             if hasattr(pipe.scheduler, name)
         ]
 
@@ -80,10 +83,11 @@ class SchedulerWatch:
             self._watched.pop().leave()
         self._latest = None
 
-    def _on_schedule(self, *_: Any) -> None:
+    def _lay_out(self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Pipelines forget their timestep when they are called. One that still has it lays out the timesteps
         # again within a call, as for the next window of a long video.
         self.goes_on = getattr(self.pipe, "_current_timestep", None) is not None
+        return method(*args, **kwargs)
 
     def begin(self, given: torch.Tensor) -> tuple[Schedule, int]:
         """The schedule of a run whose first call got the timestep `given`, and how many steps the pipeline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from sencache.policies.control import Control  # isort: skip
 
 
 def uses_profile(method: str) -> bool:
-    """Whether `method` needs a calibrated profile."""
-    return any(field.name == "profile" for field in fields(METHODS[method]))
+    """Whether `method` needs a calibrated profile, whatever its settings."""
+    return next(field.default is MISSING for field in fields(METHODS[method]) if field.name == "profile")
 
 
 def settings(method: str) -> list[str]:
@@ -36,7 +36,8 @@ def settings(method: str) -> list[str]:
 
 
 def make_policy(method: str, config: dict[str, Any], profile: Profile | None = None) -> Policy:
-    """The policy `method` with `config`, whose values may be strings as typed on a command line.
+    """The policy `method` with `config`, whose values may be strings as typed on a command line, and with
+    `profile` if it has a use for one.
 
     Raises SencacheError for an unknown method, an unknown setting, a value out of range or a missing profile.
     """
@@ -44,13 +45,13 @@ def make_policy(method: str, config: dict[str, Any], profile: Profile | None = N
     unknown = sorted(set(config) - set(settings(method)))
     if unknown:
         raise SencacheError(f"{method} has no setting {unknown[0]!r}; it has {', '.join(settings(method))}")
-    if not uses_profile(method):
-        return _build(method, config)
-    if profile is None:
+    if profile is None and uses_profile(method):
         raise SencacheError(
             f"{method} needs a calibrated profile; calibrate this model or choose another method"
         )
-    return _build(method, {"profile": profile, **config})
+    if profile is not None and METHODS[method].takes(profile, config):
+        config = {"profile": profile, **config}
+    return _build(method, config)
 
 
 def _build(method: str, config: dict[str, Any]) -> Policy:

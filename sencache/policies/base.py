@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field
@@ -21,7 +21,9 @@ from sencache.policies.look import Look
 from sencache.policies.senses import Sense
 from sencache.policies.steps import Schedule, Signals, Step
 from sencache.policies.targets import TARGETS, Target, enter_target
+from sencache.profiles.profile import Profile
 from sencache.registry import NameOf, Registry
+from sencache.repair import REPAIRS, Repair, enter_repair
 from sencache.trace import Reason, StepRecord
 
 # Reasons to compute that a setting gives, whatever the signals say.
@@ -29,6 +31,7 @@ FORCED: frozenset[Reason] = frozenset({"first_step", "warmup", "last_step"})
 
 TargetName = Annotated[str, NameOf(TARGETS)]
 ForecastName = Annotated[str, NameOf(FORECASTS)]
+RepairName = Annotated[str, NameOf(REPAIRS)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=1000)]
@@ -75,7 +78,11 @@ class Decision(Verdict):
 
 
 class Rule(ABC):
-    """The state of one method in one run. Call `decide` once per step, in order."""
+    """The state of one method in one run. Call `decide` once per step, in order. `closes`: the last step is
+    computed in any case, as a repair may ask for.
+    """
+
+    closes = False
 
     def __init__(self) -> None:
         self.reference: Step | None = None
@@ -94,7 +101,7 @@ class Rule(ABC):
         elif self.reference is None:
             verdict = Verdict(False, "first_step")
         else:
-            reason = self.required(step)
+            reason = self._required(step)
             verdict = Verdict(False, reason) if reason else self.judge(step, read())
         return self._settle(step, verdict)
 
@@ -114,6 +121,10 @@ class Rule(ABC):
             self.reuses,
         )
 
+    def _required(self, step: Step) -> Reason | None:
+        reason = self.required(step)
+        return "last_step" if reason is None and self.closes and step.index == step.total - 1 else reason
+
     def required(self, step: Step) -> Reason | None:
         """Why `step` must be computed whatever the signals say, or None. Host-only: nothing is measured for
         it.
@@ -124,7 +135,7 @@ class Rule(ABC):
         """How many steps of `schedule` are computed whatever is measured. Uses the rule up."""
         count = 0
         for step in schedule:
-            reason = self.required(step) if self.reference else "first_step"
+            reason = self._required(step) if self.reference else "first_step"
             if reason in FORCED:
                 self._settle(step, Verdict(False, reason))
                 count += 1
@@ -143,12 +154,16 @@ class Rule(ABC):
 
 @validated(frozen=True, config=STRICT)
 class Policy(ABC):
-    """WHEN to reuse (the subclass), WHAT (`target`) and HOW (`forecast`), as one immutable value.
+    """WHEN to reuse (the subclass), WHAT (`target`) and HOW (`forecast`), and what is done about it once more
+    is known (`repair`), as one immutable value.
 
     `target`: `residual` (block-stack output minus input), `tail` (the same without the first block, which
-    runs at every step), `output` (the network's output) or `delta` (network output minus its latent input).
-    `forecast`: `hold` the last computed value, or extrapolate it from the last two in t (`linear`) or the
-    last three in steps (`taylor`). Out-of-range values raise pydantic's ValidationError, a ValueError.
+    runs at every step), `output` (the network's output), `delta` (network output minus its latent input) or
+    `prediction` (what the sampler gets, of all guidance branches together).
+    `forecast`: `hold` the last computed value, or extrapolate it from the last two in t (`linear`), from the
+    last three in steps (`taylor`), or as a profile's table says (`fitted`). `repair`: `none`, or `replay` the
+    sampler over the reused steps once the next one is computed. Out-of-range values raise pydantic's
+    ValidationError, a ValueError.
 
     A subclass says: `name`; a one-line `summary`; the `senses` its rule reads; the `words` for what it
     derives from them; the `knob` that a budget turns; the `architectures` it serves, where that is not all;
@@ -167,6 +182,8 @@ class Policy(ABC):
 
     target: TargetName = field(default="residual", kw_only=True)
     forecast: ForecastName = field(default="hold", kw_only=True)
+    repair: RepairName = field(default="none", kw_only=True)
+    profile: Profile | None = field(default=None, kw_only=True)
 
     @property
     def signal(self) -> str | None:
@@ -174,6 +191,12 @@ class Policy(ABC):
         inside.
         """
         return None
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether anything within the network is watched or reused, so that it must be known."""
+        watches = self.signal is not None or any(sense.first_block for sense in self.senses)
+        return watches or not self.caches or not TARGETS[self.target].guided
 
     @property
     def extrapolates(self) -> bool:
@@ -184,6 +207,13 @@ class Policy(ABC):
         """Share of the `blocks` that a reused step runs."""
         runs = TARGETS[self.target].first_block or any(sense.first_block for sense in self.senses)
         return 1 / blocks if runs else 0.0
+
+    @classmethod
+    def takes(cls, profile: Profile, config: Mapping[str, Any]) -> bool:
+        """Whether the method with the settings `config` has a use for `profile`."""
+        own = {field.name: field.default for field in fields(cls)}
+        chosen = FORECASTS.get(config.get("forecast", own["forecast"]))
+        return own["profile"] is MISSING or (chosen is not None and chosen.fits)
 
     @classmethod
     def serves(cls, architecture: str) -> bool:
@@ -208,7 +238,24 @@ class Policy(ABC):
                 f"{self.name} with forecast={self.forecast} cannot extrapolate in t because the scheduler "
                 "repeats timesteps; use a scheduler that visits each once, or another method that holds"
             )
-        return self._rule(schedule)
+        self.forecaster(schedule)
+        rule = self._rule(schedule)
+        rule.closes = REPAIRS[self.repair].closes
+        return rule
+
+    def forecaster(self, schedule: Schedule) -> Forecast:
+        """How a value is forecast in a run over `schedule`; raises SencacheError where a fitted one has no
+        table that serves it.
+        """
+        forecast = FORECASTS[self.forecast]
+        if not forecast.fits:
+            return forecast
+        if self.profile is None:
+            raise SencacheError(
+                f"{self.name} with forecast={self.forecast} needs a profile; calibrate this model or choose "
+                "another forecast"
+            )
+        return type(forecast)(self.profile.gram(schedule.timesteps, schedule.sigmas))
 
     @abstractmethod
     def _rule(self, schedule: Schedule) -> Rule: ...
@@ -234,7 +281,7 @@ Point = TypeVar("Point", bound=type[Any])
 
 
 def register(cls: Point) -> Point:
-    """Make the subclass of Policy, Forecast or Target known by its name, everywhere; usable as a decorator.
+    """Make the subclass of Policy, Forecast, Target or Repair known by its name, everywhere; a decorator.
 
     Raises SencacheError where it does not say what such a class must.
     """
@@ -242,11 +289,13 @@ def register(cls: Point) -> Point:
         enter_forecast(cls)
     elif issubclass(cls, Target):
         enter_target(cls)
+    elif issubclass(cls, Repair):
+        enter_repair(cls)
     elif isinstance(cls, type) and issubclass(cls, Policy):
         _check_method(cls)
         METHODS.enter(cls.name, cls)
     else:
-        raise SencacheError(f"{cls!r} is no Policy, Forecast or Target; derive it from one of them")
+        raise SencacheError(f"{cls!r} is no Policy, Forecast, Target or Repair; derive it from one of them")
     return cls
 
 

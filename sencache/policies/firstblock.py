@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from sencache.measures import relative_l1
 from sencache.policies.base import (
     STRICT,
     NonNegative,
@@ -22,7 +23,6 @@ from sencache.policies.base import (
     register,
 )
 from sencache.policies.look import Look
-from sencache.policies.measures import relative_l1
 from sencache.policies.senses import Choice, Recorded, Seen, Sense
 from sencache.policies.tables import Changes, Table
 

@@ -12,10 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sencache.errors import SencacheError
-from sencache.forecasts import FORECASTS
-from sencache.policies.measures import mean_abs, relative_l1, rms
+from sencache.forecasts import Forecast
+from sencache.measures import mean_abs, relative_l1, rms
 from sencache.policies.steps import Schedule, Signals, Step
-from sencache.policies.tables import Distances, Products, Sizes, StepChanges, Table, squared_norm
+from sencache.policies.tables import (
+    Distances,
+    InnerProducts,
+    Products,
+    Sizes,
+    StepChanges,
+    Table,
+    squared_norm,
+)
 from sencache.policies.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -61,9 +69,8 @@ class Choice(Protocol):
     def target(self) -> str:
         """What it reuses."""
 
-    @property
-    def forecast(self) -> str:
-        """How."""
+    def forecaster(self, schedule: Schedule) -> Forecast:
+        """How, in a run over `schedule`."""
 
 
 class Sense(ABC):
@@ -85,6 +92,9 @@ class Sense(ABC):
 
     def computed(self, seen: Seen) -> None:
         """Every computed step, once its first call has returned and before its value is cached."""
+
+    def predicted(self, step: Step, prediction: Tensor, history: Any) -> None:
+        """Every computed step, where the guided prediction, [B, ...], is reused; before it is cached."""
 
     def tensors(self) -> Iterable[Tensor | None]:
         """What is kept from step to step."""
@@ -277,13 +287,19 @@ class ForecastError(Sense):
         return {"forecast_error": self._error}
 
     def computed(self, seen: Seen) -> None:
-        assert seen.value is not None
-        if seen.history.complete:
-            missed = (seen.value - seen.history.forecast(seen.step))[seen.conditional]
-            self._error = (rms(missed) / rms(seen.value[seen.conditional])).amax()
+        if seen.value is not None and seen.history.complete:
+            missed = seen.value - seen.history.forecast(seen.step)
+            self._error = (rms(missed[seen.conditional]) / rms(seen.value[seen.conditional])).amax()
+
+    def predicted(self, step: Step, prediction: Tensor, history: Any) -> None:
+        if history.complete:
+            self._error = (rms(prediction - history.forecast(step)) / rms(prediction)).amax()
 
     @classmethod
     def tables(cls, target: str) -> Mapping[str, Table]:
+        if TARGETS[target].guided:
+            return {"predictions": InnerProducts()}
+
         def value(seen: Seen) -> Tensor:
             residual, head = _of_prompt(seen.residual, seen), _of_prompt(seen.head, seen)
             output = _output(seen)
@@ -297,10 +313,15 @@ class ForecastError(Sense):
         """The miss is a weighted sum of changes from step to step, so its norm follows from their inner
         products: infinite where they reach too far back to be known.
         """
-        forecast, newest = FORECASTS[choice.forecast], computed[-1]
+        forecast, newest = choice.forecaster(run.schedule), computed[-1]
         nodes = computed[-2 - forecast.order : -1]
         places = [forecast.position(run.schedule.step(index)) for index in (*nodes, newest)]
         weights = forecast.weights(places[:-1], places[-1])
+        if TARGETS[choice.target].guided:
+            products = run.tables["predictions"]
+            chosen, signed = [*nodes[-len(weights) :], newest], [*weights, -1.0]
+            squared = float((products[chosen][:, chosen] @ signed) @ signed)
+            return {"forecast_error": (max(squared, 0.0) / float(products[newest, newest])) ** 0.5}
         # Every change since the oldest node is missed but for the weights of the nodes that it led to.
         since = range(nodes[0] + 1, newest + 1)
         share = [1.0 - sum(w for w, node in zip(weights, nodes, strict=True) if node >= k) for k in since]

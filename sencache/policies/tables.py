@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sencache.policies.measures import relative_l1
+from sencache.measures import relative_l1
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,12 @@ PIECE = 2**22
 
 
 class Table(ABC):
-    """One table of one run; `look` tells what of a step it is about, [1, ...], None where there is none."""
+    """One table of one run; `look` tells what of a step it is about, [1, ...], None where there is none.
+
+    `guided`: it follows the guided predictions, [1, ...], and `note` gets these.
+    """
+
+    guided: ClassVar[bool] = False
 
     def __init__(self, look: Look) -> None:
         self.look = look
@@ -162,6 +167,27 @@ class Products(Table):
             within = slice(i + 1 - len(row), i + 1)
             table[i, within] = table[within, i] = row.cpu()
         return table
+
+
+class InnerProducts(Table):
+    """[N, N]: inner products of the guided predictions of any two steps. Keeps them all."""
+
+    guided = True
+
+    def __init__(self) -> None:
+        super().__init__(lambda prediction: prediction)
+        self._kept: list[Tensor] = []
+
+    def note(self, seen: Any) -> None:
+        """Keep it: the sampler is done with it after its step."""
+        self._kept.append(seen.flatten())
+
+    def array(self) -> Tensor:
+        """In float64, a piece of all at a time."""
+        import torch
+
+        pieces = torch.stack(self._kept).split(PIECE // len(self._kept), dim=1)
+        return torch.stack([piece.double() @ piece.double().T for piece in pieces]).sum(dim=0)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

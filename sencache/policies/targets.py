@@ -15,12 +15,14 @@ class Target(ABC):
     """One value of a forward that stands in for its costly part.
 
     `inside`: it comes back within the block stack, so that what is before and after the blocks runs;
-    otherwise it takes the place of the network's output. `first_block`: the first block runs at a reused step
-    too, and what is kept begins behind it.
+    otherwise it takes the place of the network's output. `guided`: it is what the sampler gets, of all
+    guidance branches together, so that nothing need be known of the network. `first_block`: the first block
+    runs at a reused step too, and what is kept begins behind it.
     """
 
     name: ClassVar[str]
     inside: ClassVar[bool] = False
+    guided: ClassVar[bool] = False
     first_block: ClassVar[bool] = False
 
     @abstractmethod
@@ -107,3 +109,21 @@ class Tail(Residual):
 
     name = "tail"
     first_block = True
+
+
+@enter_target
+class Prediction(Target):
+    """The guided prediction as the sampler gets it: one a step, whatever the guidance. On a reused step the
+    network does not run at all, and the pipeline's arithmetic on its outputs comes to nothing.
+    """
+
+    name = "prediction"
+    guided = True
+
+    def keep(self, latent: Tensor, added: Tensor | None, output: Tensor) -> Tensor:
+        """The prediction, in place of the output."""
+        return output
+
+    def restore(self, now: Tensor, value: Tensor) -> Tensor:
+        """As it was."""
+        return value

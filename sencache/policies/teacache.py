@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -49,7 +50,7 @@ class TeaCache(Policy):
     look: ClassVar[Look | None] = Look("TeaCache", "#b03d76", "#f083b7")
     preselected: ClassVar[bool] = True
 
-    profile: Profile
+    profile: Profile = field()
     threshold: NonNegative = 0.1
     forced_first: Count | None = None
     forced_last: Count | None = None

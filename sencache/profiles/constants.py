@@ -252,8 +252,7 @@ def check_gram(rows: Sequence[Sequence[float]]) -> None:
     i, j = np.unravel_index(np.abs(table - table.T).argmax(), table.shape)
     if abs(table[i, j] - table[j, i]) > rounding:
         raise ValueError(
-            f"the table has {table[i, j]:g} at {i}, {j} and {table[j, i]:g} at {j}, {i}; "
-            "it must be symmetric"
+            f"the table has {table[i, j]:g} at {i}, {j} and {table[j, i]:g} at {j}, {i}; it must be symmetric"
         )
     if np.linalg.eigvalsh(table)[0] < -rounding:
         raise ValueError("the table is not positive semidefinite, as inner products are; measure it anew")

@@ -98,7 +98,9 @@ def _forecast(measured: ForecastTable) -> list[Panel]:
         tuple(value / (size * other) for value, other in zip(row, sizes, strict=True))
         for row, size in zip(measured.table, sizes, strict=True)
     )
-    alike = Panel(f"Forecast table: cosine between the {measured.target}s of two steps", "step", table=cosines)
+    alike = Panel(
+        f"Forecast table: cosine between the {measured.target}s of two steps", "step", table=cosines
+    )
     gaps = gap_errors(measured, range(1, LONGEST_GAP + 1))
     if not gaps:
         return [alike]
@@ -204,7 +206,9 @@ def panels_svg(drawn: Sequence[Panel]) -> str:
     """Panels one above the other."""
     height = max(len(drawn), 1) * HEIGHT
     content = "".join(
-        _svg_table(panel, index * HEIGHT) if panel.line is None else _svg_line(panel, panel.line, index * HEIGHT)
+        _svg_table(panel, index * HEIGHT)
+        if panel.line is None
+        else _svg_line(panel, panel.line, index * HEIGHT)
         for index, panel in enumerate(drawn)
     )
     return (

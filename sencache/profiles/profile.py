@@ -192,7 +192,7 @@ class Profile(Strict):
             return measured
         self._check_range(timesteps)
         levels = own.sigmas, sigmas
-        if all(given and 0 < min(given) and max(given) < 1 for given in levels):
+        if all(given and min(given) > 0 and max(given) < 1 for given in levels):
             axes = [[math.log((1 - sigma) / sigma) for sigma in given or ()] for given in levels]
         else:
             axes = [own.timesteps, timesteps]

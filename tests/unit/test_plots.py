@@ -58,12 +58,16 @@ def test_the_band_is_one_standard_deviation(bundled_profile: Profile) -> None:
 @pytest.mark.parametrize("part", ["sensitivity", "magcache", "teacache", "forecast"])
 def test_what_a_profile_lacks_is_not_drawn(bundled_profile: Profile, part: str) -> None:
     less = bundled_profile.model_copy(update={part: None})
-    assert len(panels(bundled_profile)) - len(panels(less)) == (2 if part in ("sensitivity", "forecast") else 1)
+    assert len(panels(bundled_profile)) - len(panels(less)) == (
+        2 if part in ("sensitivity", "forecast") else 1
+    )
     assert set(drawn(less)) < set(drawn(bundled_profile))
 
 
 def test_an_empty_profile_gives_an_empty_picture(bundled_profile: Profile) -> None:
-    nothing = bundled_profile.model_copy(update=dict.fromkeys(("sensitivity", "magcache", "teacache", "forecast")))
+    nothing = bundled_profile.model_copy(
+        update=dict.fromkeys(("sensitivity", "magcache", "teacache", "forecast"))
+    )
     assert not profile_figure(nothing).data
     assert ElementTree.fromstring(profile_svg(nothing)).tag.endswith("svg")
 

@@ -1,0 +1,243 @@
+"""What a computed step tells about the reused ones before it: going over them again.
+
+Between two computed steps b < c, the steps b+1 … c-1 were forecast from the past. At c the truth is known on
+both sides, so they can be interpolated. A sampler's step is elementwise arithmetic: taking it again costs no
+evaluation. This is the predict-evaluate-correct scheme of multistep solvers, on the sampler's own grid.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sencache.errors import SencacheError
+from sencache.forecasts import Forecast, Place, weighted
+from sencache.measures import rms
+from sencache.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """One call of `scheduler.step(model_output, timestep, sample, ...)`, not yet made."""
+
+    scheduler: Any
+    method: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """The arguments by the names that the scheduler has for them."""
+        bound = inspect.signature(self.method).bind(*self.args, **self.kwargs).arguments
+        return bound | bound.pop("kwargs", {})
+
+    @property
+    def prediction(self) -> torch.Tensor:
+        """The guided prediction, [B, ...]."""
+        value: torch.Tensor = self.given["model_output"]
+        return value
+
+    @property
+    def latent(self) -> torch.Tensor:
+        """The latent before the step, [B, ...]."""
+        value: torch.Tensor = self.given["sample"]
+        return value
+
+    def using(self, **tensors: torch.Tensor | None) -> SamplerStep:
+        """The same step with another `model_output` or `sample`."""
+        return SamplerStep(self.scheduler, self.method, (), {**self.given, **tensors})
+
+    def take(self) -> Any:
+        """Make the call; returns what the scheduler returns, the next latent first."""
+        return self.method(*self.args, **self.kwargs)
+
+
+class Repair(ABC):
+    """What is done at a computed step about the reused ones before it; an instance serves one run.
+
+    `closes`: whether the last step has to be computed, for the reused ones before it to be repaired.
+    """
+
+    name: ClassVar[str]
+    closes: ClassVar[bool] = False
+
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
+
+    def reused(self, step: Place, call: SamplerStep) -> Any:
+        """Take a reused step."""
+        return call.take()
+
+    @abstractmethod
+    def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
+        """Take a computed step; returns its result and by how much (RMS, 0-d) the latent before it moved, if
+        it did.
+        """
+
+    def forget(self) -> None:
+        """What was computed before is another network's: nothing is interpolated with it."""
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """What is kept from step to step."""
+        return ()
+
+
+REPAIRS: Registry[type[Repair]] = Registry("repair")
+
+
+def enter_repair(cls: type[Repair]) -> type[Repair]:
+    """Make `cls` a repair that every method can be set to."""
+    REPAIRS.enter(cls.name, cls)
+    return cls
+
+
+@enter_repair
+class NoRepair(Repair):
+    """Reused steps stay as they were taken."""
+
+    name = "none"
+
+    def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
+        return call.take(), None
+
+
+@dataclass(frozen=True)
+class _Reused:
+    """A reused step, to be taken again. Where the pipeline had written into the latent before it, `written`
+    marks the elements and `latent` holds them.
+    """
+
+    step: Place
+    call: SamplerStep
+    dtype: torch.dtype
+    written: torch.Tensor | None
+    latent: torch.Tensor | None
+
+    def before(self, latent: torch.Tensor) -> torch.Tensor:
+        """The replayed `latent` as the pipeline would have handed it to this step."""
+        latent = latent.to(self.dtype)
+        if self.written is None or self.latent is None:
+            return latent
+        return self.latent.where(self.written, latent)
+
+
+@enter_repair
+class Replay(Repair):
+    """The sampler goes back to the last computed step b and over the reused ones again, with predictions
+    interpolated between those at b and c; then it takes step c from there.
+
+    What a pipeline itself writes into the latent between two steps stays as it was written, so conditioning
+    on an image needs nothing of its own; all else is elementwise. Nothing is read from the device. Samplers
+    that draw noise in a step are refused.
+    """
+
+    name = "replay"
+    closes = True
+
+    def __init__(self, forecast: Forecast) -> None:
+        super().__init__(forecast)
+        self._nodes: deque[tuple[Place, torch.Tensor]] = deque(maxlen=forecast.earlier)
+        self._pending: list[_Reused] = []
+        self._state: dict[str, Any] = {}
+        self._start: torch.Tensor | None = None
+        self._latest: torch.Tensor | None = None
+        self._version = 0
+
+    def forget(self) -> None:
+        self._nodes.clear()
+        self._pending.clear()
+
+    def reused(self, step: Place, call: SamplerStep) -> Any:
+        self._pending.append(self._noted(step, call))
+        return self._taken(call)
+
+    def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
+        correction = None
+        if self._pending and self._nodes:
+            found = call.latent
+            call = call.using(sample=self._noted(step, call).before(self._replayed(step, call)))
+            correction = rms((call.latent - found).unsqueeze(0))[0]
+        result = self._taken(call)
+        self._pending.clear()
+        self._nodes.append((step, call.prediction))
+        self._state, self._start = _state(call.scheduler), self._latest
+        return result, correction
+
+    def _taken(self, call: SamplerStep) -> Any:
+        generators = _generators(call)
+        before = [generator.get_state() for generator in generators] if self._latest is None else []
+        result = call.take()
+        after = [generator.get_state() for generator in generators] if self._latest is None else []
+        if any(not a.equal(b) for a, b in zip(before, after, strict=True)):
+            raise SencacheError(
+                f"{type(call.scheduler).__name__} draws noise in its steps, which cannot be taken again; "
+                "use a deterministic sampler, or repair=none"
+            )
+        self._latest = result[0]
+        self._version = _version(result[0])
+        return result
+
+    def _noted(self, step: Place, call: SamplerStep) -> _Reused:
+        latent, latest = call.latent, self._latest
+        assert latest is not None
+        if latest.shape != latent.shape or _version(latest) != self._version:
+            raise SencacheError(
+                f"the pipeline changes the latent before step {step.index} in a way that cannot be repeated; "
+                "use repair=none"
+            )
+        bare = call.using(model_output=None, sample=None)
+        if latent.data_ptr() == latest.data_ptr() and latent.dtype == latest.dtype:
+            return _Reused(step, bare, latent.dtype, None, None)
+        return _Reused(step, bare, latent.dtype, latest.to(latent.dtype) != latent, latent)
+
+    def _replayed(self, step: Place, call: SamplerStep) -> torch.Tensor:
+        nodes = [*self._nodes, (step, call.prediction)]
+        places, values = [place for place, _ in nodes], [value for _, value in nodes]
+        vars(call.scheduler).update(_state_copy(self._state))
+        latent = self._start
+        assert latent is not None
+        for one in self._pending:
+            weights = self.forecast.between(places, one.step)
+            prediction = weighted(values, weights)
+            latent = one.call.using(model_output=prediction, sample=one.before(latent)).take()[0]
+        return latent
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        yield from (value for _, value in self._nodes)
+        yield from (one.latent for one in self._pending if one.latent is not None)
+        yield from (one.written for one in self._pending if one.written is not None)
+        yield from ([] if self._start is None else [self._start])
+
+
+def _state(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler knows of the run, but for its methods that are watched: histories are lists that are
+    changed in place.
+    """
+    return _state_copy({name: value for name, value in vars(scheduler).items() if not callable(value)})
+
+
+def _state_copy(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
+
+
+def _version(latent: torch.Tensor) -> int:
+    """Counts changes in place, where they are counted."""
+    return 0 if latent.is_inference() else latent._version
+
+
+def _generators(call: SamplerStep) -> list[torch.Generator]:
+    """Those that a step could draw its noise from."""
+    import torch
+
+    given, device = call.given.get("generator"), call.latent.device
+    own = given if isinstance(given, list) else [given] if given is not None else []
+    shared = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else None
+    return [*own, torch.default_generator] + ([shared] if shared is not None else [])
