@@ -1,7 +1,7 @@
-"""Inner products of the steps of a run: the best linear forecast of one from others, and how far it will miss.
+"""Inner products of the steps of a run: the best linear forecast of one from others, and how far it misses.
 
-`K[i, j]` is the mean inner product of what the network gives at steps i and j. For any set of computed steps n
-it fixes the weights w, summing to one, that minimise the expected squared error of step i,
+`K[i, j]` is the mean inner product of what the network gives at steps i and j. For any set of computed steps
+n it fixes the weights w, summing to one, that minimise the expected squared error of step i,
 `K[i, i] - 2 w·K[n, i] + w·K[n, n]·w`. Nodes on both sides of i make it an interpolation.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 # Asked for where numbers are at hand: policies load no framework.
@@ -35,8 +36,7 @@ class Gram:
     def weights(self, nodes: Sequence[int], step: int) -> tuple[float, ...]:
         """Of the values at `nodes`, in that order, for the value at `step`; they sum to one."""
         _, coefficients = self._fit(nodes, step)
-        padded = [0.0, *coefficients.tolist(), -1.0]
-        older = [a - b for a, b in zip(padded, padded[1:-1], strict=False)]
+        older = [a - b for a, b in pairwise([0.0, *coefficients.tolist()])]
         return (*older, 1.0 - sum(older))
 
     def error(self, nodes: Sequence[int], step: int) -> float:
@@ -85,4 +85,5 @@ def mixing(measured: Sequence[float], wanted: Sequence[float]) -> Array:
     rising = points if points[0] <= points[-1] else points[::-1]
     steps = np.arange(len(points)) if points[0] <= points[-1] else np.arange(len(points))[::-1]
     place = np.interp(wanted, rising, steps)
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(len(points))), 0.0)
+    weights: Array = np.maximum(1 - np.abs(place[:, None] - np.arange(len(points))), 0.0)
+    return weights

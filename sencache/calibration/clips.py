@@ -97,7 +97,7 @@ class Noising:
         return signal * clean + level * noise
 
     def advance(self, x: torch.Tensor, output: torch.Tensor, step: int) -> torch.Tensor:
-        """x at the following step by one deterministic step (Euler, DDIM) along `output`, in the dtype of x."""
+        """x at the following step by one deterministic step (Euler, DDIM) along `output`, in x's dtype."""
         here, there = self.levels(step), self.levels(step + 1)
         x, output, dtype = x.float(), output.float(), x.dtype
         if self.flow:

@@ -25,10 +25,10 @@ Measured = Literal["output", "residual"]
 class Survey(Recorder):
     """A recorder that also measures what a profile holds of one plain run; `signal` as there.
 
-    The sensitivities of `target`, where one is given, take one extra evaluation per step: every step after the
-    first evaluates the network once more, at the new latent and the old timestep: `g = f(x_{k+1}, t_k)`. It
-    splits the change of the network in two: `alpha_x(t_k) = |g - f_k| / |x_{k+1} - x_k|` and `alpha_t(t_k) =
-    |f_{k+1} - g| / |t_{k+1} - t_k|`.
+    The sensitivities of `target`, where one is given, take one extra evaluation per step: every step after
+    the first evaluates the network once more, at the new latent and the old timestep: `g = f(x_{k+1}, t_k)`.
+    It splits the change of the network in two: `alpha_x(t_k) = |g - f_k| / |x_{k+1} - x_k|` and
+    `alpha_t(t_k) = |f_{k+1} - g| / |t_{k+1} - t_k|`.
     """
 
     def __init__(self, signal: str | None, target: Measured | None) -> None:
@@ -133,4 +133,5 @@ def distance(timestep: float, following: float) -> float:
 def token_ratio(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """[1, tokens, width] twice -> 0-d."""
     sizes = [torch.linalg.vector_norm(residual, dim=-1, dtype=torch.float32) for residual in (now, before)]
-    return (sizes[0] / sizes[1].clamp_min(1e-8)).mean()
+    ratio: torch.Tensor = (sizes[0] / sizes[1].clamp_min(1e-8)).mean()
+    return ratio

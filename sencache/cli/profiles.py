@@ -37,8 +37,8 @@ def profiles_list(as_json: options.Json = False) -> None:
 
 @profiles_app.command("show")
 def profiles_show(name: options.ProfileName, html: options.HtmlFile = None) -> None:
-    """Print one profile as JSON, or draw it into an HTML file; its sha256, and what its forecasts are expected
-    to miss, go to standard error.
+    """Print one profile as JSON, or draw it into an HTML file; its sha256, and how far fitted forecasts are
+    expected to miss, go to standard error.
     """
     from sencache.profiles.facts import facts
 

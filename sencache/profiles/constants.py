@@ -245,8 +245,7 @@ def check_gram(rows: Sequence[Sequence[float]]) -> None:
     if diagonal.min() <= 1e-9 * abs(largest):
         step = int(diagonal.argmin())
         raise ValueError(
-            f"the table has {diagonal[step]:g} at step {step} of its diagonal, the mean square of what a step "
-            "gives; measure it anew"
+            f"the table has {diagonal[step]:g} at step {step} of its diagonal, a mean square; measure it anew"
         )
     rounding = 1e-5 * largest
     i, j = np.unravel_index(np.abs(table - table.T).argmax(), table.shape)

@@ -50,9 +50,7 @@ class Panel:
 
 
 def panels(profile: Profile) -> list[Panel]:
-    """What the profile holds: sensitivities over t, MagCache's ratios, TeaCache's polynomial, the table of fitted
-    forecasts.
-    """
+    """All that the profile holds: sensitivities over t, ratios, the polynomial, the forecast table."""
     found = []
     table, timesteps = profile.sensitivity, profile.schedule.timesteps
     if table is not None and timesteps is not None:
@@ -116,7 +114,7 @@ def profile_figure(profile: Profile) -> Any:
 
 
 def overlay_figure(profiles: Sequence[Profile]) -> Any:
-    """The same panels of several profiles in one plotly figure, a colour each; of tables the first profile's."""
+    """The same panels of several profiles in one plotly figure, a colour each; of tables the first."""
     from plotly.graph_objects import Figure, Heatmap
     from plotly.subplots import make_subplots
 
@@ -206,10 +204,8 @@ def panels_svg(drawn: Sequence[Panel]) -> str:
     """Panels one above the other."""
     height = max(len(drawn), 1) * HEIGHT
     content = "".join(
-        _svg_table(panel, index * HEIGHT)
-        if panel.line is None
-        else _svg_line(panel, panel.line, index * HEIGHT)
-        for index, panel in enumerate(drawn)
+        _svg_table(panel, top) if panel.line is None else _svg_line(panel, panel.line, top)
+        for top, panel in zip(range(0, height, HEIGHT), drawn, strict=False)
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '

@@ -175,8 +175,9 @@ class Profile(Strict):
         """The table of fitted forecasts for a run of these steps: as it was measured where they are the
         calibrated ones, interpolated otherwise.
 
-        Along log((1 - sigma) / sigma), where all sigmas lie between 0 and 1, else along t. Raises SencacheError
-        when the profile has no table, or the run goes more than a step beyond the calibrated ones.
+        Along log((1 - sigma) / sigma), where all sigmas lie between 0 and 1, else along t. Raises
+        SencacheError when the profile has no table, or the run goes more than a step beyond the calibrated
+        ones.
         """
         from sencache.gram import Gram, mixing
 
@@ -193,10 +194,9 @@ class Profile(Strict):
         self._check_range(timesteps)
         levels = own.sigmas, sigmas
         if all(given and min(given) > 0 and max(given) < 1 for given in levels):
-            axes = [[math.log((1 - sigma) / sigma) for sigma in given or ()] for given in levels]
-        else:
-            axes = [own.timesteps, timesteps]
-        return measured.resampled(mixing(*axes))
+            log_snr, wanted = ([math.log((1 - sigma) / sigma) for sigma in given or ()] for given in levels)
+            return measured.resampled(mixing(log_snr, wanted))
+        return measured.resampled(mixing(own.timesteps, timesteps))
 
     def forecast_notes(self, timesteps: Sequence[float]) -> list[str]:
         """That a run's table of fitted forecasts is not as it was measured, in a sentence, where `gram` would

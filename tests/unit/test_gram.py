@@ -212,7 +212,7 @@ def test_further_beyond_is_refused(timesteps: list[float], end: str) -> None:
 
 
 def test_a_profile_without_a_table_is_refused() -> None:
-    with pytest.raises(SencacheError, match="test/model holds no table.*calibrate this model, or choose"):
+    with pytest.raises(SencacheError, match=r"test/model holds no table.*calibrate this model, or choose"):
         parse_profile(text(complete())).gram(TIMES)
 
 
