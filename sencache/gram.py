@@ -1,7 +1,7 @@
-"""Inner products of the steps of a run: the best linear forecast of one from others, and how far it will miss.
+"""Inner products of the steps of a run: the best linear forecast of one from others, and how far it misses.
 
-`K[i, j]` is the mean inner product of what the network gives at steps i and j. For any set of computed steps n
-it fixes the weights w, summing to one, that minimise the expected squared error of step i,
+`K[i, j]` is the mean inner product of what the network gives at steps i and j. For any set of computed steps
+n it fixes the weights w, summing to one, that minimise the expected squared error of step i,
 `K[i, i] - 2 w·K[n, i] + w·K[n, n]·w`. Nodes on both sides of i make it an interpolation.
 """
 
@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+# Asked for where numbers are at hand: policies load no framework.
+if TYPE_CHECKING:
+    import numpy as np
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Gram:
     """The table K of N steps, [N, N], positive semidefinite, and the ridge that steadies the weights."""
 
     def __init__(self, table: Any, ridge: float) -> None:
+        import numpy as np
+
         self.table: Array = np.array(table, dtype=np.float64)
         self.ridge = ridge
         # Far below any change between steps; keeps nodes that coincide from making the system singular.
@@ -31,8 +36,7 @@ class Gram:
     def weights(self, nodes: Sequence[int], step: int) -> tuple[float, ...]:
         """Of the values at `nodes`, in that order, for the value at `step`; they sum to one."""
         _, coefficients = self._fit(nodes, step)
-        padded = [0.0, *coefficients.tolist(), -1.0]
-        older = [a - b for a, b in zip(padded, padded[1:-1], strict=False)]
+        older = [a - b for a, b in pairwise([0.0, *coefficients.tolist()])]
         return (*older, 1.0 - sum(older))
 
     def error(self, nodes: Sequence[int], step: int) -> float:
@@ -46,6 +50,8 @@ class Gram:
         the coefficients of the former that come nearest to the latter: least squares with `ridge` times the
         diagonal added.
         """
+        import numpy as np
+
         order = np.array([*nodes, step])
         products = self.table[order[:, None], order]
         products = products[1:] - products[:-1]
@@ -73,8 +79,11 @@ def mixing(measured: Sequence[float], wanted: Sequence[float]) -> Array:
     """Weights [M, N] that interpolate linearly from the N points `measured`, which rise or fall, to the M
     `wanted`; beyond the ends, the nearest. No weight is negative, and each row sums to one.
     """
+    import numpy as np
+
     points = np.array(measured, dtype=np.float64)
     rising = points if points[0] <= points[-1] else points[::-1]
     steps = np.arange(len(points)) if points[0] <= points[-1] else np.arange(len(points))[::-1]
     place = np.interp(wanted, rising, steps)
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(len(points))), 0.0)
+    weights: Array = np.maximum(1 - np.abs(place[:, None] - np.arange(len(points))), 0.0)
+    return weights

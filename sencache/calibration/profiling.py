@@ -24,7 +24,9 @@ from sencache.errors import SencacheError
 from sencache.models.model import Model
 from sencache.policies import METHODS, Fixed, Policy, make_policy, uses_profile
 from sencache.profiles.constants import (
+    MAX_GRAM_STEPS,
     Calibration,
+    ForecastTable,
     MagnitudeRatios,
     ModelId,
     NfeSpread,
@@ -41,6 +43,8 @@ from sencache.versions import versions
 # Shares of the full run's evaluations; those of the two settings that the SenCache paper reports.
 PRESETS = {"slow": 0.50, "fast": 0.42}
 DEGREE = 4
+# Of the weights of fitted forecasts, relative to the diagonal.
+RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,9 @@ def sensitivity(samples: Sequence[Sample], target: Measured = "output") -> Sensi
     )
 
 
-def _numbers(values: Array) -> tuple[float, ...]:
+def _numbers(values: Array, digits: int = 6) -> tuple[float, ...]:
     # Six digits are far beyond the spread over samples.
-    return tuple(float(f"{value:.6g}") for value in values)
+    return tuple(float(f"{value:.{digits}g}") for value in values)
 
 
 def magnitude_ratios(samples: Sequence[Sample]) -> MagnitudeRatios:
@@ -131,6 +135,19 @@ def teacache_fit(samples: Sequence[Sample], signal: str) -> TeaCacheFit:
         signal=signal,
         fitted_range=(float(x.min()), float(x.max())),
     )
+
+
+def forecast_table(samples: Sequence[Sample]) -> ForecastTable | None:
+    """Inner products of the guided predictions over the mean of their squared norms, averaged over the
+    samples; None beyond the steps that a profile has room for.
+    """
+    tables = [sample.recording.tables["predictions"] for sample in samples]
+    if len(tables[0]) > MAX_GRAM_STEPS:
+        return None
+    table = np.mean([own / own.diagonal().mean() for own in tables], axis=0)
+    # Two more digits than elsewhere: what counts is small differences between these numbers.
+    rows = tuple(_numbers(row, 8) for row in (table + table.T) / 2)
+    return ForecastTable(table=rows, target="prediction", samples=len(samples), ridge=RIDGE)
 
 
 def presets(profile: Profile, recordings: Sequence[Recording]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -201,6 +218,7 @@ def _profile(plan: CalibrationPlan, samples: Sequence[Sample]) -> Profile:
         sensitivity=sensitivity(samples, plan.target),
         magcache=magnitude_ratios(samples),
         teacache=teacache_fit(samples, signal) if signal else None,
+        forecast=forecast_table(samples),
         calibration=_calibration(plan, samples),
         provenance=Provenance(kind="measured", source="sencache calibrate", licence="apache-2.0"),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -43,7 +42,6 @@ class Recording:
 
     @property
     def schedule(self) -> Schedule:
-        """The steps of the recorded run."""
         return Schedule(self.timesteps, self.sigmas)
 
 
@@ -53,22 +51,17 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     cost = policy.cost(recording.blocks)
     choice = Choice(policy.target, policy.forecaster(recording.schedule))
     for step in recording.schedule:
-        read = partial(_read, policy, choice, recording, step.index, computed)
+
+        def read(index: int = step.index) -> Signals:
+            shown = (sense.read(recording, choice, index, computed) for sense in policy.senses)
+            return {name: value for signals in shown for name, value in signals.items()}
+
         cached = not policy.caches or step.index not in recording.handovers
         decision = rule.decide(step, read, cached=cached)
-        trace.records.append(decision.record(step, cost))
+        trace.add(decision.record(step, cost))
         if not decision.reuse:
             computed.append(step.index)
     return trace
-
-
-def _read(
-    policy: Policy, choice: Choice, recording: Recording, step: int, computed: Sequence[int]
-) -> Signals:
-    signals: dict[str, float] = {}
-    for sense in policy.senses:
-        signals |= sense.read(recording, choice, step, computed)
-    return signals
 
 
 def all_watched() -> set[tuple[type[Sense], str]]:
@@ -84,30 +77,31 @@ class Recorder:
     `recording` is asked for.
     """
 
+    latent_shape: tuple[int, ...]
+    """Of one sample's latent as the transformer sees it."""
+
     def __init__(self, signal: str | None, watch: Iterable[tuple[type[Sense], str]] = ()) -> None:
         self.signal = signal
         self._tables: dict[str, Table] = {}
         for sense, target in watch:
             self._tables |= sense.tables(target)
-        self._timesteps: list[float] = []
-        self._sigmas: list[float | None] = []
+        self._steps: list[Step] = []
         self._transformers: list[int] = []
         self._blocks = 1
         self._recording: Recording | None = None
 
-    def observe(self, scene: StepState) -> None:
+    def observe(self, state: StepState) -> None:
         """Note what the step shows of the prompt; raises SencacheError for a batch of several videos."""
-        if len(scene.latent) != 1:
+        if len(state.latent) != 1:
             raise SencacheError(
-                f"only one video at a time can be recorded, not {len(scene.latent)}; make them one by one"
+                f"only one video at a time can be recorded, not {len(state.latent)}; make them one by one"
             )
-        self._timesteps.append(scene.step.timestep)
-        self._sigmas.append(scene.step.sigma)
-        self._transformers.append(scene.transformer)
-        self._latent_shape, self._blocks = tuple(scene.latent.shape[1:]), scene.blocks
+        self._steps.append(state.step)
+        self._transformers.append(state.transformer)
+        self.latent_shape, self._blocks = tuple(state.latent.shape[1:]), state.blocks
         for table in self._tables.values():
             if not table.guided:
-                table.note(scene)
+                table.note(state)
 
     def predicted(self, step: Step, prediction: torch.Tensor) -> None:
         """Note what the sampler gets at the step."""
@@ -115,33 +109,21 @@ class Recorder:
             if table.guided:
                 table.note(prediction)
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Of one sample's latent as the transformer sees it."""
-        return self._latent_shape
-
     def recording(self) -> Recording:
         """The run that has ended, as tables on the host; frees every tensor."""
         if self._recording is None:
-            self._recording = self._finished()
+            sigmas = tuple(step.sigma for step in self._steps if step.sigma is not None)
+            self._recording = Recording(
+                timesteps=tuple(step.timestep for step in self._steps),
+                sigmas=sigmas if len(sigmas) == len(self._steps) else None,
+                tables={name: to_host([table.array()])[0] for name, table in self._tables.items()},
+                handovers=tuple(i for i, (a, b) in enumerate(pairwise(self._transformers), 1) if a != b),
+                blocks=self._blocks,
+            )
             self._tables.clear()
         return self._recording
-
-    def _finished(self) -> Recording:
-        sigmas = tuple(sigma for sigma in self._sigmas if sigma is not None)
-        return Recording(
-            timesteps=tuple(self._timesteps),
-            sigmas=sigmas if len(sigmas) == len(self._timesteps) else None,
-            tables={name: _on_host(table.array()) for name, table in self._tables.items()},
-            handovers=tuple(i for i, (a, b) in enumerate(pairwise(self._transformers), 1) if a != b),
-            blocks=self._blocks,
-        )
 
 
 def to_host(values: Sequence[torch.Tensor]) -> Array:
     """Equally shaped tensors as one float64 array, in one transfer."""
-    return _on_host(torch.stack(list(values)))
-
-
-def _on_host(values: torch.Tensor) -> Array:
-    return np.asarray(values.detach().double().cpu())
+    return np.asarray(torch.stack(list(values)).detach().double().cpu())

@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from sencache.architectures import architecture_of
-from sencache.calibration.clips import clean_latent, read_clip
-from sencache.calibration.noising import Noising
-from sencache.calibration.recording import Array, Recorder, Recording, all_watched
-from sencache.calibration.sensitivity import Magnitudes, Measured, Noised, Together, Trajectory
+from sencache.calibration.clips import Noising, clean_latent, read_clip
+from sencache.calibration.recording import Array, Recording, all_watched
+from sencache.calibration.sensitivity import Measured, Noised, Survey
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
 from sencache.files import atomic
@@ -32,9 +31,10 @@ from sencache.models.model import Model
 from sencache.policies import Full
 from sencache.schema import Request
 
-# Of what a file keeps: 3 has the tables that the senses of all methods ask for, by name.
-FORMAT = 3
+# Of what a file keeps: 4 has the inner products of the guided predictions.
+FORMAT = 4
 TABLE = "table."
+MEASURED = ("alphas", "magnitudes")
 
 
 @dataclass(frozen=True)
@@ -153,20 +153,18 @@ def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "outp
     `target` None leaves the sensitivities out. Raises SencacheError below two steps, where the scheduler
     repeats a timestep, and for several videos at once.
     """
-    recorder = Recorder(architecture_of(pipe.transformer).default_signal, all_watched())
-    magnitudes, along = Magnitudes(), Trajectory(target or "output")
-    observers = (recorder, magnitudes, along) if target else (recorder, magnitudes)
+    survey = Survey(architecture_of(pipe.transformer).default_signal, target)
     began = time.perf_counter()
-    with attach(pipe, Full(), observer=Together(observers)) as trace:
+    with attach(pipe, Full(), observer=survey) as trace:
         call()
     if len(trace) < 2:
         raise SencacheError("calibration needs at least two steps to see a change; ask for more steps")
     return Sample(
-        alphas=along.alphas() if target else np.zeros((len(trace) - 1, 2)),
-        magnitudes=magnitudes.table(),
-        recording=recorder.recording(),
-        latent=recorder.latent_shape,
-        evaluations=(trace.transformer_calls, along.evaluations),
+        alphas=survey.alphas(),
+        magnitudes=survey.magnitudes(),
+        recording=survey.recording(),
+        latent=survey.latent_shape,
+        evaluations=(trace.transformer_calls, survey.evaluations),
         seconds=time.perf_counter() - began,
     )
 
@@ -188,13 +186,13 @@ def measured(task: Task, folder: Path | None, on_step: Callable[[], object]) -> 
 def write_sample(sample: Sample, path: Path, settings: dict[str, Any]) -> None:
     """Keep `sample` and what it was made under, in one move."""
     recording = sample.recording
-    arrays = {"alphas": sample.alphas, "magnitudes": sample.magnitudes}
-    arrays |= {"timesteps": np.array(recording.timesteps), "latent": np.array(sample.latent)}
+    arrays = {name: getattr(sample, name) for name in MEASURED}
     arrays |= {f"{TABLE}{name}": np.ascontiguousarray(table) for name, table in recording.tables.items()}
+    arrays["timesteps"] = np.array(recording.timesteps)
     if recording.sigmas is not None:
         arrays["sigmas"] = np.array(recording.sigmas)
     arrays["handovers"] = np.array(recording.handovers, dtype=np.int64)
-    arrays["blocks"] = np.array(recording.blocks)
+    arrays["blocks"], arrays["latent"] = np.array(recording.blocks), np.array(sample.latent)
     arrays["cost"] = np.array([*sample.evaluations, sample.seconds])
     with atomic(path) as temporary:
         save_file(arrays, temporary, {"settings": json.dumps(settings)})
@@ -203,25 +201,23 @@ def write_sample(sample: Sample, path: Path, settings: dict[str, Any]) -> None:
 def read_sample(path: Path) -> Sample:
     """A kept sample; raises SencacheError when the file is damaged."""
     try:
-        with safe_open(path, "np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _sample(arrays)
+        arrays = load_file(path)
+        plain, extra, seconds = arrays["cost"].tolist()
+        tables = {n.removeprefix(TABLE): table for n, table in arrays.items() if n.startswith(TABLE)}
+        return Sample(
+            **{name: arrays[name] for name in MEASURED},
+            recording=Recording(
+                timesteps=tuple(arrays["timesteps"].tolist()),
+                sigmas=tuple(arrays["sigmas"].tolist()) if "sigmas" in arrays else None,
+                tables=tables,
+                handovers=tuple(arrays["handovers"].tolist()),
+                blocks=int(arrays["blocks"]),
+            ),
+            latent=tuple(arrays["latent"].tolist()),
+            evaluations=(int(plain), int(extra)),
+            seconds=seconds,
+        )
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise SencacheError(
             f"cannot read the kept sample {path} ({error}); delete it to measure it anew"
         ) from None
-
-
-def _sample(arrays: dict[str, Array]) -> Sample:
-    recording = Recording(
-        timesteps=tuple(arrays["timesteps"].tolist()),
-        sigmas=tuple(arrays["sigmas"].tolist()) if "sigmas" in arrays else None,
-        tables={name.removeprefix(TABLE): table for name, table in arrays.items() if name.startswith(TABLE)},
-        handovers=tuple(arrays["handovers"].tolist()),
-        blocks=int(arrays["blocks"]),
-    )
-    plain, extra, seconds = arrays["cost"].tolist()
-    latent = tuple(int(size) for size in arrays["latent"])
-    return Sample(
-        arrays["alphas"], arrays["magnitudes"], recording, latent, (int(plain), int(extra)), seconds
-    )

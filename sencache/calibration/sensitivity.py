@@ -1,4 +1,4 @@
-"""How much the network changes with its latent and with its timestep, measured while a pipeline runs.
+"""What is measured along a run: how much the network changes with its latent and with its timestep.
 
 Both alphas are per element: RMS change of the network per RMS change of the latent, and per unit of t on
 0..1000 (SenCache, arXiv 2602.24208, section 4).
@@ -6,66 +6,64 @@ Both alphas are per element: RMS change of the network per RMS change of the lat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
-from sencache.calibration.noising import Noising
-from sencache.calibration.recording import Array, to_host
-from sencache.engine.run import Observer
+from sencache.calibration.clips import Noising
+from sencache.calibration.recording import Array, Recorder, all_watched, to_host
 from sencache.engine.step import Evaluated, StepState
 from sencache.errors import SencacheError
 from sencache.measures import relative_l1, rms
+from sencache.policies.senses import ForecastError
+from sencache.policies.steps import Step
 
 Measured = Literal["output", "residual"]
 
 
-class Together:
-    """Several observers of one run. Only one of them may want to see a signal of the network."""
+class Survey(Recorder):
+    """A recorder that also measures what a profile holds of one plain run; `signal` as there.
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = observers
-        self.signal = next((observer.signal for observer in observers if observer.signal), None)
-
-    def observe(self, scene: StepState) -> None:
-        """Each in turn."""
-        for observer in self.observers:
-            observer.observe(scene)
-
-
-class Trajectory:
-    """Sensitivities along the pipeline's own run, at one extra evaluation per step.
-
-    Every step after the first evaluates the network once more, at the new latent and the old timestep:
-    `g = f(x_{k+1}, t_k)`. It splits the change of the network in two: `alpha_x(t_k) = |g - f_k| / |x_{k+1} -
-    x_k|` and `alpha_t(t_k) = |f_{k+1} - g| / |t_{k+1} - t_k|`. The run itself stays a plain one.
+    The sensitivities of `target`, where one is given, take one extra evaluation per step: every step after
+    the first evaluates the network once more, at the new latent and the old timestep: `g = f(x_{k+1}, t_k)`.
+    It splits the change of the network in two: `alpha_x(t_k) = |g - f_k| / |x_{k+1} - x_k|` and
+    `alpha_t(t_k) = |f_{k+1} - g| / |t_{k+1} - t_k|`.
     """
 
-    signal: str | None = None
-    evaluations = 0
-
-    def __init__(self, target: Measured) -> None:
-        self.target = target
+    def __init__(self, signal: str | None, target: Measured | None) -> None:
+        super().__init__(signal, all_watched() | {(ForecastError, "prediction")})
+        self.target, self.evaluations = target, 0
         self._alphas: list[torch.Tensor] = []
+        self._magnitudes: list[torch.Tensor] = []
         self._before: tuple[float, torch.Tensor, Evaluated] | None = None
 
-    def observe(self, scene: StepState) -> None:
+    def observe(self, state: StepState) -> None:
         """Compare the step with the one before."""
-        assert scene.rerun is not None
-        now = evaluated(scene)
+        super().observe(state)
+        now = prompt_evaluation(state)
         if self._before is not None:
             timestep, latent, before = self._before
-            crossed = scene.rerun(timestep).of(scene.conditional)
-            self.evaluations += 1
-            along_x = change(self.target, crossed, before) / rms(scene.latent - latent)[0].clamp_min(1e-12)
-            along_t = change(self.target, now, crossed) / distance(timestep, scene.step.timestep)
-            self._alphas.append(torch.stack([along_x, along_t]))
-        self._before = scene.step.timestep, scene.latent.clone(), now
+            ratio = token_ratio(now.residual, before.residual)
+            self._magnitudes.append(torch.stack([ratio, relative_l1(now.output, before.output)[0]]))
+            if self.target is not None:
+                assert state.rerun is not None
+                crossed = state.rerun(timestep).of(state.conditional)
+                self.evaluations += 1
+                along_x = change(self.target, crossed, before) / size(state.latent - latent)
+                along_t = change(self.target, now, crossed) / distance(timestep, state.step.timestep)
+                self._alphas.append(torch.stack([along_x, along_t]))
+        self._before = state.step.timestep, state.latent.clone(), now
 
     def alphas(self) -> Array:
-        """[steps - 1, 2]: alpha_x and alpha_t at every step but the last, which leads nowhere."""
-        return to_host(self._alphas)
+        """[N-1, 2]: alpha_x and alpha_t at every step but the last, which leads nowhere; 0 without target."""
+        return to_host(self._alphas) if self._alphas else np.zeros((len(self._magnitudes), 2))
+
+    def magnitudes(self) -> Array:
+        """[N-1, 2], into every step but the first: mean over tokens of the residual's norm over its norm one
+        step earlier (arXiv 2506.09045), and relative L1 change of the output.
+        """
+        return to_host(self._magnitudes)
 
 
 class Noised:
@@ -78,70 +76,48 @@ class Noised:
     """
 
     signal: str | None = None
-    evaluations = 0
 
     def __init__(self, target: Measured, noising: Noising) -> None:
-        self.target, self.noising = target, noising
+        self.target, self.noising, self.evaluations = target, noising, 0
         self._alphas: list[torch.Tensor] = []
 
-    def observe(self, scene: StepState) -> None:
+    def observe(self, state: StepState) -> None:
         """Measure the step, if another one follows."""
-        step = scene.step
+        step = state.step
         if step.index + 1 == step.total:
             return
-        assert scene.rerun is not None
-        now, x, following = evaluated(scene), scene.latent, self.noising.timestep(step.index + 1)
+        assert state.rerun is not None
+        now, x = prompt_evaluation(state), state.latent
+        following = self.noising.timestep(step.index + 1)
         moved = self.noising.advance(x, now.output, step.index)
-        at_moved = scene.rerun(step.timestep, moved).of(scene.conditional)
-        later = scene.rerun(following).of(scene.conditional)
+        at_moved = state.rerun(step.timestep, moved).of(state.conditional)
+        later = state.rerun(following).of(state.conditional)
         self.evaluations += 2
-        along_x = change(self.target, at_moved, now) / rms(moved - x)[0].clamp_min(1e-12)
+        along_x = change(self.target, at_moved, now) / size(moved - x)
         along_t = change(self.target, later, now) / distance(step.timestep, following)
         self._alphas.append(torch.stack([along_x, along_t]))
 
+    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+        """The latent is not the sampler's own, so its prediction is of no use."""
+
     def alphas(self) -> Array:
-        """[steps - 1, 2]: alpha_x and alpha_t at every step but the last, which leads nowhere."""
+        """[N-1, 2]: alpha_x and alpha_t at every step but the last, which leads nowhere."""
         return to_host(self._alphas)
 
 
-class Magnitudes:
-    """What MagCache's ratios and TeaCache's polynomial are made of: changes from step to step."""
-
-    signal: str | None = None
-
-    def __init__(self) -> None:
-        self._rows: list[torch.Tensor] = []
-        self._before: Evaluated | None = None
-
-    def observe(self, scene: StepState) -> None:
-        """Compare the step with the one before."""
-        now = evaluated(scene)
-        if self._before is not None:
-            changed = relative_l1(now.output, self._before.output)[0]
-            self._rows.append(torch.stack([_token_ratio(now.residual, self._before.residual), changed]))
-        self._before = now
-
-    def table(self) -> Array:
-        """[steps - 1, 2], into every step but the first: mean over tokens of the residual's norm over its
-        norm one step earlier (arXiv 2506.09045), and relative L1 change of the output.
-        """
-        return to_host(self._rows)
+def prompt_evaluation(state: StepState) -> Evaluated:
+    """What the step's own forward gave for the prompt."""
+    assert state.residual is not None and state.output is not None
+    return Evaluated(state.residual, state.output).of(state.conditional)
 
 
-def evaluated(scene: StepState) -> Evaluated:
-    """What the step's own forward gave for the prompt; raises SencacheError for a batch of several videos."""
-    assert scene.residual is not None and scene.output is not None
-    if len(scene.latent) != 1:
-        raise SencacheError(
-            f"only one video at a time can be calibrated on, not {len(scene.latent)}; make them one by one"
-        )
-    return Evaluated(scene.residual, scene.output).of(scene.conditional)
+def size(difference: torch.Tensor) -> torch.Tensor:
+    return rms(difference)[0].clamp_min(1e-12)
 
 
 def change(target: Measured, now: Evaluated, before: Evaluated) -> torch.Tensor:
     """RMS difference of the target, 0-d."""
-    pair = (now.output, before.output) if target == "output" else (now.residual, before.residual)
-    return rms(pair[0] - pair[1])[0]
+    return rms(getattr(now, target) - getattr(before, target))[0]
 
 
 def distance(timestep: float, following: float) -> float:
@@ -154,7 +130,7 @@ def distance(timestep: float, following: float) -> float:
     return abs(timestep - following)
 
 
-def _token_ratio(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+def token_ratio(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """[1, tokens, width] twice -> 0-d."""
     sizes = [torch.linalg.vector_norm(residual, dim=-1, dtype=torch.float32) for residual in (now, before)]
     ratio: torch.Tensor = (sizes[0] / sizes[1].clamp_min(1e-8)).mean()

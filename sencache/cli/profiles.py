@@ -37,9 +37,15 @@ def profiles_list(as_json: options.Json = False) -> None:
 
 @profiles_app.command("show")
 def profiles_show(name: options.ProfileName, html: options.HtmlFile = None) -> None:
-    """Print one profile as JSON, or draw it into an HTML file; its sha256 goes to standard error."""
+    """Print one profile as JSON, or draw it into an HTML file; its sha256, and how far fitted forecasts are
+    expected to miss, go to standard error.
+    """
+    from sencache.profiles.facts import facts
+
     profile = _find_profile(name)
-    typer.echo(f"sha256 {profile.sha256}", err=True)
+    for label, text in facts(profile):
+        if label in ("sha256", "Fitted forecasts"):
+            typer.echo(f"{label} {text}", err=True)
     if html is None:
         typer.echo(profile.to_json(), nl=False)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
 from types import NoneType
 from typing import Annotated, Any, Literal
@@ -31,6 +32,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Side = Annotated[int, Field(ge=1, le=2**40)]
 # Without fail-fast, a file full of wrong entries costs a report on each of them.
 Table = Annotated[tuple[NonNegative, ...], Field(fail_fast=True, min_length=1, max_length=MAX_STEPS)]
+# A table has a number for every two steps, and a profile stays below a megabyte.
+MAX_GRAM_STEPS, MAX_GRAM_TEXT = 200, 600_000
+GramRow = Annotated[tuple[Finite, ...], Field(fail_fast=True, min_length=1, max_length=MAX_GRAM_STEPS)]
+GramRows = Annotated[tuple[GramRow, ...], Field(fail_fast=True, min_length=1, max_length=MAX_GRAM_STEPS)]
 Trajectory = Annotated[tuple[Finite, ...], Field(fail_fast=True, max_length=MAX_STEPS)]
 
 SCALAR_SCHEMA = {
@@ -202,6 +207,54 @@ class TeaCacheFit(Strict):
         for coefficient in self.coefficients:
             value = value * change + coefficient
         return value
+
+
+class ForecastTable(Strict):
+    """Mean inner products of the guided predictions of any two steps (a Gram table), which fix the best
+    linear forecast of a step from others, and how far it is expected to miss (`sencache.gram`).
+    """
+
+    table: GramRows
+    target: Literal["prediction"]
+    samples: Annotated[int, Field(ge=1, le=2**31)]
+    ridge: Annotated[float, Field(alias="lambda", ge=0, le=1, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ForecastTable:
+        steps = len(self.table)
+        for index, row in enumerate(self.table):
+            if len(row) != steps:
+                raise ValueError(
+                    f"row {index} of the table has {len(row)} entries for {steps} rows; give one per row"
+                )
+        if sum(len(repr(value)) for row in self.table for value in row) > MAX_GRAM_TEXT:
+            raise ValueError(
+                f"the table takes more than {MAX_GRAM_TEXT:,} characters; store its numbers with 8 digits"
+            )
+        check_gram(self.table)
+        return self
+
+
+def check_gram(rows: Sequence[Sequence[float]]) -> None:
+    """Raise ValueError where no vectors have these inner products, rounding apart."""
+    import numpy as np
+
+    table = np.array(rows)
+    diagonal = table.diagonal()
+    largest = diagonal.max()
+    if diagonal.min() <= 1e-9 * abs(largest):
+        step = int(diagonal.argmin())
+        raise ValueError(
+            f"the table has {diagonal[step]:g} at step {step} of its diagonal, a mean square; measure it anew"
+        )
+    rounding = 1e-5 * largest
+    i, j = np.unravel_index(np.abs(table - table.T).argmax(), table.shape)
+    if abs(table[i, j] - table[j, i]) > rounding:
+        raise ValueError(
+            f"the table has {table[i, j]:g} at {i}, {j} and {table[j, i]:g} at {j}, {i}; it must be symmetric"
+        )
+    if np.linalg.eigvalsh(table)[0] < -rounding:
+        raise ValueError("the table is not positive semidefinite, as inner products are; measure it anew")
 
 
 class Calibration(Strict):

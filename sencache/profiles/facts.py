@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from sencache.profiles.constants import Calibration, SamplerSchedule, SensitivityTable, Shape
+from sencache.profiles.constants import Calibration, ForecastTable, SamplerSchedule, SensitivityTable, Shape
 from sencache.profiles.profile import Profile
 
 CLASSES = {"sencache": "SenCache", "magcache": "MagCache", "teacache": "TeaCache"}
@@ -35,6 +35,8 @@ def _facts(profile: Profile) -> Iterator[tuple[str, str]]:
         yield from _sensitivity(profile.sensitivity)
     if profile.teacache and profile.teacache.monotone is False:
         yield "TeaCache polynomial", "not monotone over the changes that it was fitted on"
+    if profile.forecast:
+        yield "Fitted forecasts", _expected_errors(profile.forecast)
     if profile.calibration:
         yield from _calibration(profile.calibration)
     yield "Provenance", f"{profile.provenance.kind}: {profile.provenance.source}"
@@ -71,3 +73,23 @@ def _calibration(made: Calibration) -> Iterator[tuple[str, str]]:
     where = f"noised latents of {len(made.clips)} clips" if made.clips else "the model's own trajectories"
     yield "Measured", f"{made.date}, on {where}, {len(made.seeds)} videos, {made.seconds:.0f} s"
     yield "Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())
+
+
+def gap_errors(measured: ForecastTable, gaps: Iterable[int]) -> dict[int, tuple[float, float, float]]:
+    """By the number of reuses in a row, the relative error that a fitted forecast is expected to end at: its
+    10 % quantile, median and 90 % quantile over the steps. Gaps that the steps have no room for are left out.
+    """
+    import numpy as np
+
+    from sencache.gram import Gram
+
+    gram = Gram(measured.table, measured.ridge)
+    errors = {gap: gram.errors_after(gap) for gap in gaps}
+    return {gap: tuple(np.quantile(e, (0.1, 0.5, 0.9)).tolist()) for gap, e in errors.items() if e}
+
+
+def _expected_errors(measured: ForecastTable) -> str:
+    gaps = gap_errors(measured, (1, 2, 4, 8))
+    errors = ", ".join(f"{middle:.1%} after {gap}" for gap, (_, middle, _) in gaps.items())
+    middle = f"; expected error, median over the steps: {errors} reuses in a row" if gaps else ""
+    return f"of the {measured.target}, mean of {measured.samples} videos{middle}"

@@ -9,8 +9,10 @@ the remedy. What it would do in a run is judged where policies are known: profil
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -18,6 +20,7 @@ from sencache.errors import SencacheError
 from sencache.files import atomic
 from sencache.profiles.constants import (
     Calibration,
+    ForecastTable,
     MagnitudeRatios,
     ModelId,
     NonNegative,
@@ -34,6 +37,9 @@ from sencache.profiles.constants import (
 from sencache.reading import check_json
 from sencache.schema import Strict, fault, first_problem
 
+if TYPE_CHECKING:
+    from sencache.gram import Gram
+
 MAX_BYTES = 1_000_000
 
 
@@ -49,6 +55,8 @@ class Profile(Strict):
     sensitivity: SensitivityTable | None
     magcache: MagnitudeRatios | None
     teacache: TeaCacheFit | None
+    # Left out where there is none, so that profiles from before it existed keep their hash.
+    forecast: Annotated[ForecastTable | None, Field(exclude_if=lambda value: value is None)] = None
     presets: Presets = Field(default_factory=dict)
     preset_nfe: PresetSpreads = Field(default_factory=dict)
     calibration: Calibration | None
@@ -92,6 +100,12 @@ class Profile(Strict):
                 f"magcache.ratios has {len(self.magcache.ratios)} entries for {steps} steps; "
                 "give one per step"
             )
+        if self.forecast and len(self.forecast.table) != steps:
+            raise ValueError(
+                f"forecast.table has {len(self.forecast.table)} rows for {steps} steps; give one per step"
+            )
+        if self.forecast and self.schedule.timesteps is None:
+            raise ValueError("forecast needs schedule.timesteps; list the timesteps it was measured at")
         if self.sensitivity is None:
             return self
         if self.schedule.timesteps is None:
@@ -157,6 +171,53 @@ class Profile(Strict):
             )
         return self.teacache
 
+    def gram(self, timesteps: Sequence[float], sigmas: Sequence[float] | None = None) -> Gram:
+        """The table of fitted forecasts for a run of these steps: as it was measured where they are the
+        calibrated ones, interpolated otherwise.
+
+        Along log((1 - sigma) / sigma), where all sigmas lie between 0 and 1, else along t. Raises
+        SencacheError when the profile has no table, or the run goes more than a step beyond the calibrated
+        ones.
+        """
+        from sencache.gram import Gram, mixing
+
+        own = self.schedule
+        if self.forecast is None or own.timesteps is None:
+            raise SencacheError(
+                f"the profile of {self.model.id} holds no table for fitted forecasts; "
+                "calibrate this model, or choose forecast=linear",
+                "profile.no-forecast",
+            )
+        measured = Gram(self.forecast.table, self.forecast.ridge)
+        if _close(timesteps, own.timesteps):
+            return measured
+        self._check_range(timesteps)
+        levels = own.sigmas, sigmas
+        if all(given and min(given) > 0 and max(given) < 1 for given in levels):
+            log_snr, wanted = ([math.log((1 - sigma) / sigma) for sigma in given or ()] for given in levels)
+            return measured.resampled(mixing(log_snr, wanted))
+        return measured.resampled(mixing(own.timesteps, timesteps))
+
+    def forecast_notes(self, timesteps: Sequence[float]) -> list[str]:
+        """That a run's table of fitted forecasts is not as it was measured, in a sentence, where `gram` would
+        interpolate it.
+        """
+        if self.forecast is None or _close(timesteps, self.schedule.timesteps or ()):
+            return []
+        return ["the profile's table of fitted forecasts is of other timesteps: it is interpolated"]
+
+    def _check_range(self, timesteps: Sequence[float]) -> None:
+        own = self.schedule.timesteps or ()
+        for end, inner, reached in ((own[0], own[1:2], timesteps[0]), (own[-1], own[-2:-1], timesteps[-1])):
+            step = end - inner[0] if inner else 0.0
+            beyond = reached - end if step >= 0 else end - reached
+            if beyond > abs(step):
+                raise SencacheError(
+                    f"the run's timestep {reached:g} lies more than a step beyond the calibrated ones of "
+                    f"{self.model.id}, which end at {end:g}; calibrate this model on the run's schedule",
+                    "profile.out-of-range",
+                )
+
     def require(self, architecture: str) -> None:
         """Raise SencacheError for a model of another architecture."""
         if architecture != self.model.architecture:
@@ -196,8 +257,8 @@ class Profile(Strict):
         return notes
 
 
-def _close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return all(abs(x - y) <= 1.0 for x, y in zip(a, b, strict=True))
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and all(abs(x - y) <= 1.0 for x, y in zip(a, b, strict=True))
 
 
 def read_unchecked(text: str | bytes, source: str) -> Profile:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pipelines
 import pytest
 import torch
@@ -13,7 +15,13 @@ from pipelines import METHODS, STEPS, Tiny
 
 from sencache import policies
 from sencache.calibration.budget import match_nfe
-from sencache.calibration.profiling import CalibrationPlan, calibrate, magnitude_ratios, sensitivity
+from sencache.calibration.profiling import (
+    CalibrationPlan,
+    calibrate,
+    forecast_table,
+    magnitude_ratios,
+    sensitivity,
+)
 from sencache.calibration.recording import Recorder, Recording, simulate
 from sencache.calibration.samples import Sample, probe
 from sencache.engine.attach import attach
@@ -156,6 +164,44 @@ def test_a_profile_of_the_bundled_model(tiny_wan: Model) -> None:
     assert profile.magcache == magnitude_ratios(probes)
     assert profile.magnitude_ratios(6)[0] == 1.0
     assert profile.teacache_fit().signal == "time_projection"
+    assert profile.forecast == forecast_table(probes)
+    assert (
+        profile.gram(profile.schedule.timesteps).table.tolist() == np.array(profile.forecast.table).tolist()
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.0}], ids=str)
+def test_the_forecast_table_is_of_what_the_sampler_gets(tiny: Tiny, changes: dict[str, Any]) -> None:
+    """Inner products of the guided predictions, caught at the scheduler of a plain run, for two videos."""
+    caught: list[torch.Tensor] = []
+    step = tiny.pipe.scheduler.step
+
+    def catch(model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        caught.append(model_output.double().flatten())
+        return step(model_output, *args, **kwargs)
+
+    samples, expected = [], []
+    for seed in (1, 2):
+        call = partial(tiny, seed=seed, **changes)
+        samples.append(probe(tiny.pipe, call))
+        tiny.pipe.scheduler.step = catch
+        call()
+        del tiny.pipe.scheduler.step
+        products = torch.stack([torch.stack([a @ b for b in caught]) for a in caught])
+        expected.append(products / products.diagonal().mean())
+        caught.clear()
+    table = forecast_table(samples)
+    assert table is not None and (table.target, table.samples, table.ridge) == ("prediction", 2, 1e-3)
+    found = torch.tensor(table.table, dtype=torch.float64)
+    assert found.shape == (STEPS, STEPS) and torch.equal(found, found.T)
+    assert torch.allclose(found, torch.stack(expected).mean(dim=0), rtol=1e-5)
+    assert found.diagonal().mean().item() == pytest.approx(1)
+
+
+def test_a_run_too_long_for_a_table_is_calibrated_without_one(tiny: Tiny) -> None:
+    sample = probe(tiny.pipe, tiny)
+    long = replace(sample.recording, tables={"predictions": np.eye(201)})
+    assert forecast_table([replace(sample, recording=long)]) is None
 
 
 def test_a_calibrated_profile_runs_live_as_it_was_simulated(tiny: Tiny) -> None:

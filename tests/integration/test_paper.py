@@ -19,8 +19,7 @@ from diffusers import (
 )
 from pipelines import STEPS, Tiny, model_of, request_of
 
-from sencache.calibration.clips import clean_latent, find_clips, read_clip
-from sencache.calibration.noising import Noising
+from sencache.calibration.clips import Noising, clean_latent, find_clips, read_clip
 from sencache.calibration.samples import Task
 from sencache.errors import SencacheError
 from sencache.models.model import Model

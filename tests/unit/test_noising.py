@@ -14,7 +14,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from sencache.calibration.noising import Noising
+from sencache.calibration.clips import Noising
 from sencache.errors import SencacheError
 
 STEPS = 20

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from sencache.gram import Gram
 from sencache.profiles.constants import ModelId, TeaCacheFit
 from sencache.profiles.plots import overlay_figure, panels, profile_figure, profile_html, profile_svg
 from sencache.profiles.profile import Profile
@@ -16,11 +18,15 @@ HOSTILE = '</script><img src=x onerror="alert(1)">&amp;'
 
 
 def drawn(profile: Profile) -> dict[str, list[float]]:
-    """The curves of the figure, without the bands, by their panel's title."""
+    """The curves of the figure, without the bands, and the rows of tables, by their panel's title."""
     figure = profile_figure(profile)
     titles = [annotation.text for annotation in figure.layout.annotations]
-    curves = [trace for trace in figure.data if trace.fill is None]
-    return dict(zip(titles, (list(curve.y) for curve in curves), strict=True))
+    curves = [list(trace.y) if trace.type == "scatter" else trace.z for trace in shown(figure)]
+    return dict(zip(titles, curves, strict=True))
+
+
+def shown(figure: Any) -> list[Any]:
+    return [trace for trace in figure.data if getattr(trace, "fill", None) is None]
 
 
 def test_the_figure_holds_the_profiles_numbers(bundled_profile: Profile) -> None:
@@ -31,35 +37,46 @@ def test_the_figure_holds_the_profiles_numbers(bundled_profile: Profile) -> None
     assert curves[:3] == [list(table.alpha_x), list(table.alpha_t), list(ratios.ratios)]
     low, high = fit.fitted_range or (0.0, 0.3)
     assert curves[3] == pytest.approx(np.polyval(fit.coefficients, np.linspace(low, high, 101)).tolist())
+    assert bundled_profile.forecast is not None
+    products = np.array(bundled_profile.forecast.table)
+    sizes = np.sqrt(products.diagonal())
+    assert np.allclose(np.array(curves[4]), products / np.outer(sizes, sizes))
+    gram, expected = Gram(products, 1e-3), list(curves[5])
+    assert expected == pytest.approx([np.median(gram.errors_after(gap)) for gap in range(1, 9)])
 
 
 def test_the_band_is_one_standard_deviation(bundled_profile: Profile) -> None:
     table = bundled_profile.sensitivity
     assert table is not None
-    band = next(trace for trace in profile_figure(bundled_profile).data if trace.fill)
+    band = next(trace for trace in profile_figure(bundled_profile).data if getattr(trace, "fill", None))
     upper, lower = np.split(np.array(band.y), 2)
     mean, std = np.array(table.alpha_x), np.array(table.alpha_x_std)
     assert upper == pytest.approx(mean + std)
     assert lower[::-1] == pytest.approx(np.maximum(mean - std, 0))
 
 
-@pytest.mark.parametrize("part", ["sensitivity", "magcache", "teacache"])
+@pytest.mark.parametrize("part", ["sensitivity", "magcache", "teacache", "forecast"])
 def test_what_a_profile_lacks_is_not_drawn(bundled_profile: Profile, part: str) -> None:
     less = bundled_profile.model_copy(update={part: None})
-    assert len(panels(bundled_profile)) - len(panels(less)) == (2 if part == "sensitivity" else 1)
+    assert len(panels(bundled_profile)) - len(panels(less)) == (
+        2 if part in ("sensitivity", "forecast") else 1
+    )
     assert set(drawn(less)) < set(drawn(bundled_profile))
 
 
 def test_an_empty_profile_gives_an_empty_picture(bundled_profile: Profile) -> None:
-    nothing = bundled_profile.model_copy(update={"sensitivity": None, "magcache": None, "teacache": None})
+    nothing = bundled_profile.model_copy(
+        update=dict.fromkeys(("sensitivity", "magcache", "teacache", "forecast"))
+    )
     assert not profile_figure(nothing).data
     assert ElementTree.fromstring(profile_svg(nothing)).tag.endswith("svg")
 
 
 def test_an_overlay_has_a_curve_of_each_in_its_own_colour(bundled_profile: Profile) -> None:
     other = bundled_profile.model_copy(update={"model": ModelId(id="other", architecture="wan")})
-    curves = [trace for trace in overlay_figure([bundled_profile, other]).data if trace.fill is None]
-    assert len(curves) == 2 * len(panels(bundled_profile))
+    curves = shown(overlay_figure([bundled_profile, other]))
+    assert len(curves) == 2 * len(panels(bundled_profile)) - 1, "one table is drawn"
+    curves = [trace for trace in curves if trace.type == "scatter"]
     colours = {name: {c.line.color for c in curves if c.name == name} for name in ("tiny-wan", "other")}
     assert all(len(own) == 1 for own in colours.values()) and colours["tiny-wan"] != colours["other"]
     assert sum(bool(curve.showlegend) for curve in curves) == 2
@@ -75,11 +92,12 @@ def test_a_polynomial_that_falls_says_so(
     """x^2 - 0.2 x falls below 0.1, x^2 + 0.2 x nowhere above 0."""
     fit = TeaCacheFit(coefficients=coefficients, signal="time_projection", fitted_range=(0.05, 0.2))
     assert fit.monotone is monotone
-    title = panels(bundled_profile.model_copy(update={"teacache": fit}))[-1].title
+    alone = bundled_profile.model_copy(update={"forecast": None})
+    title = panels(alone.model_copy(update={"teacache": fit}))[-1].title
     assert ("not monotone" in title) is not monotone
     unknown = fit.model_copy(update={"fitted_range": None})
     assert unknown.monotone is None
-    assert "range unknown" in panels(bundled_profile.model_copy(update={"teacache": unknown}))[-1].title
+    assert "range unknown" in panels(alone.model_copy(update={"teacache": unknown}))[-1].title
 
 
 def test_names_from_elsewhere_stay_text(bundled_profile: Profile) -> None:
@@ -101,7 +119,7 @@ def test_the_still_picture_follows_the_numbers(bundled_profile: Profile) -> None
     picture = ElementTree.fromstring(profile_svg(bundled_profile))
     curves = [element.get("points", "").split() for element in picture if element.tag.endswith("polyline")]
     table = bundled_profile.sensitivity
-    assert table is not None and len(curves) == 4
+    assert table is not None and len(curves) == 5
     points = [tuple(map(float, point.split(","))) for point in curves[0]]
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     heights = [-y for _, y in points]
