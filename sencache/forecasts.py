@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -19,7 +20,7 @@ NEWEST = 0.3
 
 
 class Place(Protocol):
-    """What a forecast may know of a step: its index and its timestep."""
+    """What a forecast may know of a step."""
 
     @property
     def index(self) -> int:
@@ -29,13 +30,24 @@ class Place(Protocol):
     def timestep(self) -> float:
         """On 0..1000."""
 
+    @property
+    def sigma(self) -> float | None:
+        """Share of noise, where the sampler has one."""
+
+
+def _log_snr(step: Place) -> float:
+    """By the timestep where the sampler has no sigmas between 0 and 1."""
+    stated = step.sigma is not None and 0 <= step.sigma <= 1
+    noise = min(max(step.sigma if stated else step.timestep / 1000, 0.02), 0.98)
+    return math.log((1 - noise) / noise)
+
 
 class Forecast(ABC):
     """A value at t as a weighted sum of those at the nodes, the computed steps before it.
 
     `order` is the degree: a forecast stands on the last `order + 1` nodes, and on fewer while there are
-    fewer. `earlier`: on how many nodes before the last one `between` stands. `several`: it is a choice of three.
-    `fits`: its weights come from a profile's table.
+    fewer. `earlier`: on how many nodes before the last one `between` stands. `several`: it is a choice of
+    three. `fits`: its weights come from a profile's table.
     """
 
     name: ClassVar[str]
@@ -58,7 +70,7 @@ class Forecast(ABC):
         """
         return (self.weights(nodes, t),)
 
-    def errors(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
         """How far each of several `choices` is expected to miss, relative to the value, up to a factor that
         the run reveals.
         """
@@ -139,10 +151,11 @@ class Damped(Forecast):
         older, newest = self.weights(nodes, t)
         return (1.0,), (older / 2, (1 + newest) / 2), (older, newest)
 
-    def errors(self, nodes: Sequence[float], t: float) -> Sequence[float]:
-        """Their remainders grow with the distances to the nodes that they go through."""
-        once, *more = (abs(t - node) for node in reversed(nodes))
-        return once, once, once * (more[0] if more else 1.0)
+    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+        """In proportion to the way since the newest node, in log((1 - sigma) / sigma). Measured: remainders
+        by the order of each are worse.
+        """
+        return (abs(_log_snr(step) - _log_snr(nodes[-1])),) * 3
 
 
 @enter_forecast
@@ -203,10 +216,10 @@ class Fitted(Forecast):
         """On the newest node, on two, on three; on as many as there are."""
         return [self.weights(nodes[-count:], t) for count in range(1, self.order + 2)]
 
-    def errors(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
         """As the table has them."""
-        used = [[int(node) for node in nodes[-count:]] for count in range(1, self.order + 2)]
-        return [self.gram.error(chosen, int(t)) for chosen in used]
+        indices = [node.index for node in nodes]
+        return [self.gram.error(indices[-count:], step.index) for count in range(1, self.order + 2)]
 
     def between(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
         """The same, with nodes on both sides."""

@@ -120,11 +120,10 @@ class Architecture:
 
     The network. `transformers`: its classes. `blocks`: attributes of its block lists, which run one after the
     other and are skipped together. `text_stream`: blocks take and return the text's states beside the
-    video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels, None
-    where all are; image-to-video models append theirs after them. `doubles_batch`: guidance doubles the batch
-    of a call, where others make a second one. `embedded_guidance`: the pipeline's guidance_scale goes into the network
-    and needs no second prompt. `signals`: what TeaCache may
-    look at, the first one being the default.
+    video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels,
+    None where all are; image-to-video models append theirs after them. `doubles_batch`: guidance doubles the
+    batch of a call, where others make a second one. `embedded_guidance`: the pipeline's guidance_scale goes
+    into the network and needs no second prompt. `signals`: what TeaCache may look at, the default first.
 
     The pipelines. `pipelines`: classes of diffusers, and whether each starts from a still; `choose` tells
     which one runs a checkpoint, from its `model_index.json` and whether a still is used. `samplers`: those

@@ -1,4 +1,4 @@
-"""Control: our own method. Reuse while the forecast's expected error is small, by what the run reveals of it."""
+"""Control: our own method. Reuse while the forecast is expected to miss little, as the run reveals it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar
 
-from pydantic import ArgsKwargs, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from sencache.errors import SencacheError
 from sencache.forecasts import FORECASTS, Forecast
@@ -132,8 +133,8 @@ class _Choosing(Rule):
         super().__init__()
         policy.check(len(schedule))
         self.policy, self.forecast = policy, forecast
-        self.places = [forecast.position(step) for step in schedule]
-        self.nodes: deque[float] = deque(maxlen=forecast.order + 1)
+        self.steps = list(schedule)
+        self.nodes: deque[Step] = deque(maxlen=forecast.order + 1)
         self.expected: Sequence[float] = ()
         self.factors: list[float] | None = [0.0] * 3 if forecast.fits else None
         self.computed_steps = self.next = 0
@@ -162,7 +163,7 @@ class _Choosing(Rule):
 
     def _error(self, serving: int, index: int) -> float:
         factor = math.exp(self.factors[serving]) if self.factors else 1.0
-        return factor * self.forecast.errors(tuple(self.nodes), self.places[index])[serving]
+        return factor * self.forecast.errors(tuple(self.nodes), self.steps[index])[serving]
 
     def _learn(self, misses: Sequence[float]) -> None:
         """How far the newest computed step was from what was expected of each forecast."""
@@ -196,41 +197,33 @@ class _Choosing(Rule):
             if count == left:
                 break
             low, high = (tolerance, high) if count > left else (low, tolerance)
-        _, self.tolerance, self.next = found
-        # What is left pays for every step, or for the last one alone.
-        if left > last - step.index:
-            self.next = step.index
-        elif left <= 1:
-            self.next = last
+        _, self.tolerance, following = found
+        # No later than that the rest can be spent; if it pays for the last step alone, that one.
+        self.next = min(following, last - left + 1) if left > 1 else last
 
     def _first(self, start: int, serving: int, tolerance: float) -> int:
         """The first step from `start` that is computed under `tolerance`."""
-        cap = min(start + self.policy.max_reuses, len(self.places) - 1)
+        cap = min(start + self.policy.max_reuses, len(self.steps) - 1)
         within = (index for index in range(start, cap) if self._error(serving, index) > tolerance)
         return next(within, cap)
 
     def _count(self, node: int, tolerance: float) -> int:
         """Steps computed after `node`, by the forecast on two nodes."""
         factor = math.exp(self.factors[1]) if self.factors and not self.forecast.fits else 1.0
-        nodes, count = [*self.nodes, self.places[node]][-self.forecast.order - 1 :], 0
-        index = node + 1
-        for index in range(node + 1, len(self.places)):
-            reuses = index - node - 1
-            last = index == len(self.places) - 1
-            error = factor * self.forecast.errors(nodes, self.places[index])[1]
+        nodes = deque([*self.nodes, self.steps[node]], maxlen=self.nodes.maxlen)
+        count = 0
+        for step in self.steps[node + 1 :]:
+            reuses, last = step.index - nodes[-1].index - 1, step.index == len(self.steps) - 1
+            error = factor * self.forecast.errors(tuple(nodes), step)[1]
             if last or reuses >= self.policy.max_reuses or error > tolerance:
-                nodes, node, count = (
-                    [*nodes, self.places[index]][-self.forecast.order - 1 :],
-                    index,
-                    count + 1,
-                )
+                nodes.append(step)
+                count += 1
         return count
 
     def computed(self, step: Step) -> None:
-        place = self.places[step.index]
         several = len(self.nodes) > 1
-        self.expected = self.forecast.errors(tuple(self.nodes), place) if several else ()
-        self.nodes.append(place)
+        self.expected = self.forecast.errors(tuple(self.nodes), step) if several else ()
+        self.nodes.append(step)
         self.computed_steps += 1
 
     def forget(self) -> None:
