@@ -27,32 +27,26 @@ class Head:
 
         Raises SencacheError, and changes nothing, for whatever goes wrong.
         """
-        import huggingface_hub
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        added = [huggingface_hub.CommitOperationAdd(path, content) for path, content in contents.items()]
-        gone = [huggingface_hub.CommitOperationDelete(path) for path in deleted]
+        changes = [CommitOperationAdd(path, content) for path, content in contents.items()]
+        changes += map(CommitOperationDelete, deleted)
         with explained(self.task, self.hub):
-            return huggingface_hub.HfApi(endpoint=self.hub.endpoint, token=self.hub.token).create_commit(
-                self.repo,
-                [*added, *gone],
-                commit_message=message,
-                repo_type="dataset",
-                parent_commit=self.commit,
+            return self.hub.api().create_commit(
+                self.repo, changes, commit_message=message, repo_type="dataset", parent_commit=self.commit
             )
 
 
 def open_head(repo: str, task: str, mark: str, private: bool, hub: Hub) -> Head:
     """The newest commit of the dataset `repo`, which is made if it is missing.
 
-    Raises SencacheError for whatever goes wrong, and where the README.md there lacks `mark`, as it
-    would be lost.
+    The token is that of `hub`, else that of the machine's login. Raises SencacheError for whatever goes
+    wrong, and where the README.md there lacks `mark`, as it would be lost.
     """
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
+    hub = with_token(hub)
     with explained(task, hub):
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        info = api.dataset_info(repo, timeout=hub.timeout)
+        hub.api().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        info = hub.api().dataset_info(repo, timeout=hub.timeout)
         head = Head(repo, str(info.sha), {file.rfilename for file in info.siblings or ()}, task, hub)
     if README in head.files and mark.encode() not in fetch(Asked(repo, README, head.commit), hub, 1_000_000):
         raise SencacheError(

@@ -17,7 +17,7 @@ from hub_profiles import NOWHERE, refusal
 from sencache.app.pages import page
 from sencache.app.pages.gallery import cards_of, told
 from sencache.app.recorded import Recorded, gallery_places, recorded
-from sencache.gallery import card, dataset_card, datasets
+from sencache.gallery import card, datasets
 from sencache.gallery.datasets import Pinned, push_card
 from sencache.gallery.making import make_card, read_finished
 from sencache.hub.download import Hub
@@ -82,7 +82,7 @@ def test_a_dataset_lists_all_its_cards(server: FakeHub, hub: Hub, made: Path, tm
     other = make_card(read_finished(BUNDLED), tmp_path / "bundled", "bundled")[0]
     pushed = push_card(other, REPO, hub=owner)
     readme = server.repos[REPO].commits[pushed.revision]["README.md"].decode()
-    assert "| fox | a fox in the snow |" in readme and "| bundled |" in readme and dataset_card.MARK in readme
+    assert "| fox | a fox in the snow |" in readme and "| bundled |" in readme and datasets.MARK in readme
     found = shown(hub, pushed.revision)
     assert [entry.name for entry in found.entries] == ["bundled@1", "fox@1"]
 

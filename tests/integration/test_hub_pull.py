@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import replace
 
 import pytest
 from fake_hub import TOKEN, FakeHub
 from hub_profiles import CONTENT, FILE, NOWHERE, OWN, REPO, npz, pull, refusal
 
-import sencache.hub.exchange
+from sencache.hub import exchange
 from sencache.hub.download import Hub
-from sencache.hub.exchange import Listed, pull_profile
+from sencache.hub.exchange import pull_profile
 from sencache.hub.official import OFFICIAL
 
 pytestmark = pytest.mark.usefixtures("no_telemetry")
@@ -56,21 +55,12 @@ def test_an_official_file_is_imported(server: FakeHub, hub: Hub) -> None:
     assert (pulled.repo, pulled.revision) == (OFFICIAL, revision)
 
 
-def test_a_listed_repository_has_its_own_commit(
-    server: FakeHub, hub: Hub, revision: str, monkeypatch: pytest.MonkeyPatch
+def test_a_listed_repository_has_only_its_listed_files(
+    hub: Hub, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sencache.hub.exchange, "LISTED", {REPO: Listed(REPO, (FILE,), revision)})
+    monkeypatch.setattr(exchange, "LISTED", {REPO: (FILE,)})
     assert pull_profile(FILE, REPO, hub=hub).revision == revision
     assert "choose from tiny.json" in refusal(lambda: pull_profile("other.json", REPO, hub=hub))
-    newer = server.repos[REPO].commit({FILE: CONTENT.replace(b"float32", b"float16")})
-    assert f"is taken at commit {revision}" in refusal(lambda: pull_profile(FILE, REPO, newer, hub=hub))
-    assert pull(hub, newer).dtype == "float16"
-
-
-def test_the_list_names_only_pinned_commits_or_none() -> None:
-    for repo, entry in sencache.hub.exchange.LISTED.items():
-        assert repo == entry.repo and entry.files
-        assert entry.revision is None or re.fullmatch(r"[0-9a-f]{40}", entry.revision)
 
 
 @pytest.mark.parametrize(

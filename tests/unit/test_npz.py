@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from npz_files import STATED, WAN, WAN_X, official, other_official, packed, refusal, small, wan_timesteps
 
-import sencache.hub.official
 from sencache.errors import SencacheError
-from sencache.hub.archive import parse_archive
-from sencache.hub.npz import import_npz, parse_npz
+from sencache.hub.npz import import_npz, parse_archive, parse_npz
 from sencache.hub.official import KNOWN, Stated
 from sencache.policies import SenCache
 from sencache.policies.loading import load_profile
@@ -59,12 +57,12 @@ def test_the_wan_file_needs_nothing_stated(tmp_path: Path) -> None:
     assert max(table.alpha_t) == pytest.approx(0.0213524, rel=1e-4)
 
 
-@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.file)
+@pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
 def test_the_score_per_element_is_the_official_one_over_its_scale(known: Any) -> None:
     content = official() if known.file == WAN else other_official()
     profile = parse_npz(packed(content), known.file)
     scale = SCALES[known.file]
-    assert math.sqrt(known.facts.shape.elements) == pytest.approx(scale, rel=1e-9)
+    assert math.sqrt(known.shape.elements) == pytest.approx(scale, rel=1e-9)
     timesteps = content["timesteps"]
     for row, moved, passed in ((0, 3.0, 1.0), (20, 250.0, 30.0), (49, 80.0, 7.5)):
         published = float(content["J_x_norm"][row]) * moved + float(content["J_t_norm"][row]) * passed
@@ -96,9 +94,8 @@ def test_a_renamed_file_is_known_by_its_numbers() -> None:
 
 def test_a_renamed_file_is_known_by_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     data = small()
-    (ltx,) = (known for known in KNOWN if known.sha256)
-    told = (replace(ltx, sha256=hashlib.sha256(data).hexdigest()),)
-    monkeypatch.setattr(sencache.hub.official, "KNOWN", told)
+    ltx = replace(KNOWN["sensitivity_ltx.npz"], sha256=hashlib.sha256(data).hexdigest())
+    monkeypatch.setitem(KNOWN, ltx.file, ltx)
     assert parse_npz(data, "renamed.npz").model.architecture == "ltx"
 
 

@@ -14,8 +14,7 @@ import pytest
 from npz_files import refusal, small
 
 from sencache.errors import SencacheError
-from sencache.hub.archive import MAX_BYTES
-from sencache.hub.npz import import_npz
+from sencache.hub.npz import MAX_BYTES, import_npz
 
 
 @pytest.mark.parametrize(
