@@ -8,14 +8,14 @@ for what it would make of a run, before it is used or kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sencache.errors import SencacheError
 from sencache.hub import card, npz
-from sencache.hub.commit import README, open_head
+from sencache.hub.commit import README, Head, open_head
 from sencache.hub.download import Asked, Hub, Progress, check_repo, fetch, keep, kept, newest, remember
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
 from sencache.policies.loading import parse_profile
@@ -141,7 +141,7 @@ def push_profile(
     check_repo(repo)
     file = _pushable(pushed, name)
     head = open_head(repo, f"put {file} onto {repo}", card.MARK, private, hub or Hub())
-    listed = {**dict(_profiles(repo, head.commit, set(head.files) - {file}, head.hub)), file: pushed}
+    listed = {**_other_profiles(head, file), file: pushed}
     texts = {file: pushed.to_json(), f"{name}.svg": plot(pushed), README: card.dataset_card(repo, listed)}
     contents = {path: text.encode() for path, text in texts.items()}
     commit = head.add(contents, f"Profile {name}, sha256 {pushed.sha256[:12]}")
@@ -161,15 +161,15 @@ def _pushable(pushed: Profile, name: str) -> str:
     return file
 
 
-def _profiles(repo: str, revision: str, present: set[str], hub: Hub) -> Iterator[tuple[str, Profile]]:
+def _other_profiles(head: Head, file: str) -> dict[str, Profile]:
     """The profiles that the repository already holds; other files of the same kind are passed over."""
-    files = sorted(path for path in present if path.endswith(".json") and _FILE.fullmatch(path))
+    files = sorted(p for p in head.files if p != file and p.endswith(".json") and _FILE.fullmatch(p))
     if len(files) > MAX_PROFILES:
-        raise SencacheError(f"{repo} already holds {len(files)} JSON files; choose another repository")
-    for file in files:
-        asked = Asked(repo, file, revision)
-        content = fetch(asked, hub, _LIMITS[".json"])
-        try:
-            yield file, parse_profile(content, str(asked))
-        except SencacheError:
-            continue
+        raise SencacheError(f"{head.repo} already holds {len(files)} JSON files; choose another repository")
+    found = {}
+    for other in files:
+        asked = Asked(head.repo, other, head.commit)
+        content = fetch(asked, head.hub, _LIMITS[".json"])
+        with suppress(SencacheError):
+            found[other] = parse_profile(content, str(asked))
+    return found
