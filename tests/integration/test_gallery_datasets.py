@@ -149,44 +149,42 @@ def change(name: str, old: bytes, new: bytes) -> Callable[[Files], None]:
     return act
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (change("bad/report.json", b'"nfe": 25', b'"nfe": 24'), "the report does not hold"),
-        (change("bad/report.json", b'"none.mp4"', b'"../x.mp4"'), "names the video '../x.mp4'"),
-        (change("bad/report.json", b'"none.mp4"', b'"/etc/x.mp4"'), "names the video '/etc/x.mp4'"),
-        (put("bad/report.json", b"{}"), "is not a sencache.report/1"),
-        (put("bad/none.mp4", b"hello"), "none.mp4 is not a video that can be played"),
-        (put("bad/none.mp4", b"x" * (card.MAX_VIDEO + 1)), "more than the 2,000,000"),
-        (
-            put("bad/none.mp4", (BUNDLED / "none.mp4").read_bytes()),
-            "none.mp4 has 17 frames, the report tells of 5",
-        ),
-        (without("bad/none.mp4"), "none.mp4 is missing"),
-        (without("bad/thumbnail.png"), "thumbnail.png is missing"),
-        (put("bad/thumbnail.png", b"<svg/>"), "thumbnail.png is not a PNG image"),
-        (without("bad/profile.json"), "no bundled profile has sha256"),
-        (put("bad/profile.json", b"{}"), "profile.json: "),
-        (change("bad/card.json", b'"frames": 5', b'"frames": 4'), "not 480×270 with 4 frames"),
-        (change("bad/card.json", b'"crf"', b'"evil"'), "is not a sencache.card/1"),
-    ],
+SPOILED = (
+    (change("/report.json", b'"nfe": 25', b'"nfe": 24'), "the report does not hold"),
+    (change("/report.json", b'"none.mp4"', b'"../x.mp4"'), "names the video '../x.mp4'"),
+    (change("/report.json", b'"none.mp4"', b'"/etc/x.mp4"'), "names the video '/etc/x.mp4'"),
+    (put("/report.json", b"{}"), "is not a sencache.report/1"),
+    (put("/none.mp4", b"hello"), "none.mp4 is not a video that can be played"),
+    (put("/none.mp4", b"x" * (card.MAX_VIDEO + 1)), "more than the 2,000,000"),
+    (
+        put("/none.mp4", (BUNDLED / "none.mp4").read_bytes()),
+        "none.mp4 has 17 frames, the report tells of 5",
+    ),
+    (without("/none.mp4"), "none.mp4 is missing"),
+    (without("/thumbnail.png"), "thumbnail.png is missing"),
+    (put("/thumbnail.png", b"<svg/>"), "thumbnail.png is not a PNG image"),
+    (without("/profile.json"), "no bundled profile has sha256"),
+    (put("/profile.json", b"{}"), "profile.json: "),
+    (change("/card.json", b'"frames": 5', b'"frames": 4'), "not 480×270 with 4 frames"),
+    (change("/card.json", b'"crf"', b'"evil"'), "is not a sencache.card/1"),
 )
+
+
 def test_a_card_that_does_not_hold_is_left_out_alone(
-    server: FakeHub,
-    hub: Hub,
-    made: Path,
-    caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Files], None],
-    said: str,
+    server: FakeHub, hub: Hub, made: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = contents(made, "bad")
-    spoil(bad)
-    found = shown(hub, server.add(REPO, {**bad, **contents(made)}))
+    files = contents(made)
+    for number, (spoil, _) in enumerate(SPOILED):
+        card_files = contents(made, "")
+        spoil(card_files)
+        files |= {f"bad-{number:02}{path}": content for path, content in card_files.items()}
+    found = shown(hub, server.add(REPO, files))
     assert [entry.name for entry in found.entries] == ["fox@1"]
-    (problem,) = found.problems
-    assert problem.what == f"bad of {REPO}@{server.repos[REPO].head[:8]}"
-    assert said in problem.why and "\n" not in problem.why
-    assert str(problem) in caplog.messages
+    reasons = {problem.what: problem.why for problem in found.problems}
+    for number, (_, said) in enumerate(SPOILED):
+        why = reasons.pop(f"bad-{number:02} of {REPO}@{server.repos[REPO].head[:8]}")
+        assert said in why and "\n" not in why
+    assert reasons == {} and {str(problem) for problem in found.problems} <= set(caplog.messages)
     assert found.folder and tree(Path(found.folder.name)) == {
         "fox@1",
         *(f"fox@1/{path.name}" for path in made.iterdir()),
