@@ -61,6 +61,8 @@ def test_lanes_share_the_quality_at_which_the_largest_fits(
 ) -> None:
     """Noise takes the most bytes there can be: quality and size fall, for the plain clip beside it alike."""
     monkeypatch.setattr(films, "MOST_BYTES", 9_000)
+    monkeypatch.setattr(films, "CRFS", (20, 32))
+    monkeypatch.setattr(films, "SCALES", (1.0, 0.4))
     write_mp4(tmp_path / "noise.mp4", film(128, 128, noise=0.9), 16, min_side=1)
     write_mp4(tmp_path / "plain.mp4", film(128, 128), 16, min_side=1)
     (out := tmp_path / "out").mkdir()

@@ -123,13 +123,6 @@ def test_nothing_but_a_cards_files_is_fetched_or_shown(server: FakeHub, hub: Hub
     assert fetched == set(contents(made))
 
 
-def test_a_private_dataset_needs_the_owners_token(server: FakeHub, hub: Hub, made: Path) -> None:
-    revision = server.add(REPO, contents(made), private=True)
-    (problem,) = shown(hub, revision).problems
-    assert "it is private" in problem.why
-    assert len(shown(replace(hub, token=TOKEN), revision).entries) == 1
-
-
 # ---- what does not hold is left out, and the rest is shown
 
 
@@ -208,9 +201,11 @@ def test_no_more_cards_than_a_page_has_room_for(
 
 
 def test_a_dataset_that_cannot_be_had_leaves_the_others(server: FakeHub, hub: Hub, made: Path) -> None:
-    revision = server.add(REPO, contents(made))
+    revision = server.add(REPO, contents(made), private=True)
+    (problem,) = shown(hub, revision).problems
+    assert "it is private" in problem.why
     places = [Pinned(REPO, NOWHERE), Pinned(REPO, revision), made.parent]
-    found = recorded(places, hub)
+    found = recorded(places, replace(hub, token=TOKEN))
     assert [entry.name for entry in found.entries] == ["fox@2", "fox@3"]
     assert "there is no such commit" in found.problems[0].why
 
