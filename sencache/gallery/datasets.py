@@ -24,7 +24,7 @@ from sencache.gallery import card
 from sencache.gallery.card import CardInfo, Entry
 from sencache.hub.card import PROJECT, front_matter, table
 from sencache.hub.commit import README, Head, open_head
-from sencache.hub.download import Asked, Hub, check_repo, fetch, is_repo, keep, kept, newest
+from sencache.hub.download import Asked, Hub, check_repo, fetch, is_repo, keep, kept_path, newest
 
 DATASET = "hf://datasets/"
 # For all cards of one dataset.
@@ -154,7 +154,7 @@ def _listing(pinned: Pinned, hub: Hub) -> dict[str, list[str]]:
     """The files of each card by its name, from the kept copy where there is one that can be read."""
     asked = Asked(pinned.repo, _LISTING, pinned.revision)
     with suppress(OSError, ValidationError):
-        return _cards(_PATHS.validate_json(kept(asked, hub).read_bytes()))
+        return _cards(_PATHS.validate_json(kept_path(asked, hub).read_bytes()))
     _, found = newest(pinned.repo, hub, pinned.revision, f"list the cards of {pinned}")
     if len(found) > MAX_FILES:
         raise SencacheError(
@@ -180,7 +180,7 @@ def _cards(paths: Collection[str]) -> dict[str, list[str]]:
 
 def _fetch_card(pinned: Pinned, name: str, files: list[str], hub: Hub, ends: float) -> Path:
     """The folder of a card, kept; the report says which videos belong to it."""
-    place = kept(Asked(pinned.repo, name, pinned.revision), hub)
+    place = kept_path(Asked(pinned.repo, name, pinned.revision), hub)
     if place.is_dir():
         return place
     with whole_folder(place) as folder:

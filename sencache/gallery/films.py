@@ -98,7 +98,7 @@ def shrink(
     """
     film = _one_film(sources)
     largest_first = sorted(sources, key=lambda path: -path.stat().st_size)
-    target = fitted(film, height)
+    target = fit(film, height)
     if target == film and (most := largest_first[0].stat().st_size) <= MOST_BYTES:
         for source in sources:
             shutil.copyfile(source, into / source.name)
@@ -126,7 +126,7 @@ def _one_film(sources: Sequence[Path]) -> Film:
     return film
 
 
-def fitted(film: Film, height: int | None) -> Film:
+def fit(film: Film, height: int | None) -> Film:
     """`film` within the limit: even sides, as the encoding needs them, and never larger than it was."""
     wanted = Fraction(height, film.height) if height else Fraction(LONG_SIDE, max(film.width, film.height))
     return _scale(film, min(Fraction(1), wanted))

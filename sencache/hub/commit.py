@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sencache.errors import SencacheError
-from sencache.hub.download import Asked, Hub, explained, fetch
+from sencache.hub.download import Asked, Hub, explain_errors, fetch
 
 README = "README.md"
 
@@ -29,9 +29,9 @@ class Head:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        changes = [CommitOperationAdd(path, content) for path, content in contents.items()]
-        changes += map(CommitOperationDelete, deleted)
-        with explained(self.task, self.hub):
+        added = [CommitOperationAdd(path, content) for path, content in contents.items()]
+        changes = [*added, *(CommitOperationDelete(path) for path in deleted)]
+        with explain_errors(self.task, self.hub):
             return self.hub.api().create_commit(
                 self.repo, changes, commit_message=message, repo_type="dataset", parent_commit=self.commit
             )
@@ -44,7 +44,7 @@ def open_head(repo: str, task: str, mark: str, private: bool, hub: Hub) -> Head:
     wrong, and where the README.md there lacks `mark`, as it would be lost.
     """
     hub = with_token(hub)
-    with explained(task, hub):
+    with explain_errors(task, hub):
         hub.api().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         info = hub.api().dataset_info(repo, timeout=hub.timeout)
         head = Head(repo, str(info.sha), {file.rfilename for file in info.siblings or ()}, task, hub)

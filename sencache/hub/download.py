@@ -98,7 +98,7 @@ def newest(
     Raises SencacheError, in one sentence that names the `task` and the remedy, for whatever goes wrong.
     """
     check_repo(repo)
-    with explained(task or f"find the newest commit of {repo}", hub):
+    with explain_errors(task or f"find the newest commit of {repo}", hub):
         info = hub.api().dataset_info(
             repo, revision=revision, timeout=hub.timeout, expand=["sha", "siblings"]
         )
@@ -117,11 +117,11 @@ def fetch(asked: Asked, hub: Hub, limit: int, on_bytes: Progress = lambda done, 
     """
     import huggingface_hub
 
-    with explained(f"get {asked}", hub):
+    with explain_errors(f"get {asked}", hub):
         url = huggingface_hub.hf_hub_url(
             asked.repo, asked.file, repo_type="dataset", revision=asked.revision, endpoint=hub.endpoint
         )
-        announced = huggingface_hub.get_hf_file_metadata(
+        announced: Any = huggingface_hub.get_hf_file_metadata(
             url, token=hub.token or False, timeout=hub.timeout, endpoint=hub.endpoint
         )
         _check_announced(asked, announced, limit)
@@ -211,7 +211,7 @@ def _check_hash(asked: Asked, content: bytes, announced: str) -> None:
 # ---- copies that are kept
 
 
-def kept(asked: Asked, hub: Hub) -> Path:
+def kept_path(asked: Asked, hub: Hub) -> Path:
     """Where a copy of the file is kept, whether it is there or not."""
     return _folder(asked.repo, hub) / asked.revision / asked.file
 
@@ -219,7 +219,7 @@ def kept(asked: Asked, hub: Hub) -> Path:
 def keep(asked: Asked, content: bytes, hub: Hub) -> None:
     """Store a copy for next time, if copies are kept; raises SencacheError where it cannot be written."""
     if hub.keeps:
-        _store(kept(asked, hub), content)
+        _store(kept_path(asked, hub), content)
 
 
 def kept_files(repo: str, revision: str, hub: Hub) -> tuple[str, ...]:
@@ -235,7 +235,7 @@ def remember(repo: str, revision: str, hub: Hub) -> None:
         _store(_folder(repo, hub) / LAST, revision.encode())
 
 
-def remembered(repo: str, hub: Hub) -> str | None:
+def last_commit(repo: str, hub: Hub) -> str | None:
     """The commit that was last taken of `repo`."""
     with suppress(OSError, ValueError):
         revision = (_folder(repo, hub) / LAST).read_text(encoding="ascii")
@@ -263,7 +263,7 @@ def _store(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def explained(task: str, hub: Hub) -> Iterator[None]:
+def explain_errors(task: str, hub: Hub) -> Iterator[None]:
     """Whatever the Hub's client raises becomes a SencacheError: `task` failed, why, and what to do."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx

@@ -16,7 +16,7 @@ from pathlib import Path
 from sencache.errors import SencacheError
 from sencache.hub import card, npz
 from sencache.hub.commit import README, Head, open_head
-from sencache.hub.download import Asked, Hub, Progress, check_repo, fetch, keep, kept, newest, remember
+from sencache.hub.download import Asked, Hub, Progress, check_repo, fetch, keep, kept_path, newest, remember
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
 from sencache.policies.loading import parse_profile
 from sencache.profiles import profile
@@ -57,7 +57,7 @@ def pull_profile(
     if repo in LISTED and file not in LISTED[repo]:
         raise SencacheError(f"{repo} has no {file}; choose from {', '.join(LISTED[repo])}")
     asked = Asked(repo, file, revision or newest(repo, hub)[0])
-    place = kept(asked, hub)
+    place = kept_path(asked, hub)
     if place.is_file():
         pulled = _read_kept(asked, place, stated)
     else:
@@ -74,7 +74,7 @@ def kept_profile(file: str, repo: str, revision: str, hub: Hub | None = None) ->
     with suppress(SencacheError):
         check_file(file)
         asked = Asked(repo, file, revision)
-        place = kept(asked, hub or Hub())
+        place = kept_path(asked, hub or Hub())
         if place.is_file():
             return _read_kept(asked, place, None)
     return None

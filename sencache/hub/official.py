@@ -139,7 +139,7 @@ def facts_of(name: str, sha256: str, timesteps: NDArray[Any], means: NDArray[Any
         )
     known = called or held
     if known is None:
-        return _as_stated(name, stated)
+        return _stated_facts(name, stated)
     _check_stated(known, stated)
     return known
 
@@ -170,7 +170,7 @@ def _check_stated(known: Facts, stated: Stated) -> None:
             )
 
 
-def _as_stated(name: str, stated: Stated) -> Facts:
+def _stated_facts(name: str, stated: Stated) -> Facts:
     if stated.model is None or stated.latent is None:
         missing = "--model" if stated.model is None else "--latent"
         raise SencacheError(

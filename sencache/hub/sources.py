@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sencache.errors import SencacheError
-from sencache.hub.download import COMMIT, Hub, check_repo, kept_files, newest, remember, remembered
+from sencache.hub.download import COMMIT, Hub, check_repo, kept_files, last_commit, newest, remember
 from sencache.hub.exchange import LISTED, check_file, is_profile, kept_profile, pull_profile
 from sencache.profiles.profile import Profile
 
@@ -106,7 +106,7 @@ def gather(sources: Sequence[Source], hub: Hub, seconds: float) -> tuple[Gathere
 
 def _copies(source: Source, hub: Hub) -> tuple[Profile, ...]:
     """Those that are kept of the commit that is named, else of the one last taken; no network is used."""
-    revision = source.revision or remembered(source.repo, hub)
+    revision = source.revision or last_commit(source.repo, hub)
     if revision is None:
         return ()
     files = [file for file in kept_files(source.repo, revision, hub) if source.file in (None, file)]

@@ -18,7 +18,7 @@ from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
 from sencache.gallery import films
 from sencache.gallery.card import CardInfo, check_card, read_card
-from sencache.gallery.films import Film, fitted, probe, shrink
+from sencache.gallery.films import Film, fit, probe, shrink
 from sencache.profiles.profile import write_profile
 from sencache.video import read_mp4, run_ffmpeg, write_mp4
 
@@ -85,8 +85,8 @@ def test_nothing_is_enlarged() -> None:
         ((832, 480), 240, (416, 240)),
         ((320, 176), 480, (320, 176)),
     ):
-        fit = fitted(Film(*size, 17, Fraction(16)), height)
-        assert (fit.width, fit.height, fit.frames, fit.fps) == (*expected, 17, 16)
+        small = fit(Film(*size, 17, Fraction(16)), height)
+        assert (small.width, small.height, small.frames, small.fps) == (*expected, 17, 16)
 
 
 # ---- profiles
