@@ -30,10 +30,14 @@ class Head:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         added = [CommitOperationAdd(path, content) for path, content in contents.items()]
-        changes = [*added, *(CommitOperationDelete(path) for path in deleted)]
+        gone = [CommitOperationDelete(path) for path in deleted]
         with explain_errors(self.task, self.hub):
             return self.hub.api().create_commit(
-                self.repo, changes, commit_message=message, repo_type="dataset", parent_commit=self.commit
+                self.repo,
+                [*added, *gone],
+                commit_message=message,
+                repo_type="dataset",
+                parent_commit=self.commit,
             )
 
 
