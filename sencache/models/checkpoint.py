@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from sencache.architectures import find_architecture, text_encoders
 from sencache.errors import SencacheError
-from sencache.hub.download import COMMIT, Hub, check_repo, explained
+from sencache.hub.download import COMMIT, Hub, check_repo, explain_errors
 from sencache.models.catalogue import MODELS
 from sencache.models.layout import INDEX, describe_folder, model_parts, read_config
 from sencache.models.placement import BYTES, TRANSFORMERS, Weights
@@ -260,7 +260,7 @@ def fetching(repo: str, kept: Path | None) -> Iterator[None]:
     from huggingface_hub import errors
 
     try:
-        with explained(f"get {repo}", Hub()):
+        with explain_errors(f"get {repo}", Hub()):
             try:
                 yield
             except errors.LocalEntryNotFoundError as error:
