@@ -63,8 +63,6 @@ ARCHITECTURE = Architecture(
         "steps": 50,
         "guidance_scale": 6.0,
         "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "size_multiple": 16,
-        "temporal_factor": 4,
         "min_side": 16,
         "max_side": 1280,
         "max_frames": 129,

@@ -10,8 +10,6 @@ from typing import Any
 from sencache.architectures import find_architecture
 
 ASSETS = Path(__file__).parents[1] / "assets"
-
-
 # For models that come without prompts of their own.
 PROMPTS = (
     "A red fox trots through fresh snow at the edge of a pine forest, its breath visible in the cold air.",

@@ -18,7 +18,7 @@ from sencache.comparison.compare import Compared, LaneDone, compare
 from sencache.comparison.plan import parse_lanes
 from sencache.comparison.report import Report
 from sencache.comparison.verify import profiles_at_hand, verify
-from sencache.models import model as models
+from sencache.models import loading
 from sencache.models.checkpoint import find_spec
 from sencache.models.model import Model, load
 from sencache.models.placement import CHOICES, Placement
@@ -82,7 +82,7 @@ def test_wherever_its_parts_wait_the_videos_are_the_same(
     request, expected = asked(folder.name, tmp_path), dict[str, Any]()
     for choice in CHOICES:
         placement = Placement(*choice, 0, 0)
-        monkeypatch.setattr(models, "choose_placement", lambda *_, chosen=placement: chosen)
+        monkeypatch.setattr(loading, "choose_placement", lambda *_, chosen=placement: chosen)
         model = load(find_spec(str(folder)), "cuda")
         _, frames = compared(model, request, "fixed,control")
         expected = expected or frames

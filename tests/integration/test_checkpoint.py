@@ -320,5 +320,5 @@ def test_an_incomplete_copy_is_fetched_to_its_end(
 
 
 def test_nothing_is_fetched_for_what_is_kept(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "fetching", lambda *_: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(checkpoint, "explain_fetch", lambda *_: pytest.fail("the Hub was asked"))
     assert weights_folder(find_spec(REPO)) == fetched

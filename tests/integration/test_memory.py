@@ -19,7 +19,7 @@ from sencache.comparison.compare import compare
 from sencache.comparison.lanes import lane
 from sencache.comparison.plan import parse_lanes
 from sencache.engine.attach import attach
-from sencache.models.layout import describe_folder
+from sencache.models.checkpoint import describe_folder
 from sencache.models.model import ASSETS, load
 from sencache.models.placement import Work
 from sencache.policies import Full, Policy

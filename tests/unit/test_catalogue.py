@@ -17,9 +17,9 @@ from guide_tables import memory_table
 from torch.utils.flop_counter import FlopCounterMode
 
 import sencache
-from sencache.models import families, flops
+from sencache.models import catalogue, flops
 from sencache.models.catalogue import MODELS
-from sencache.models.layout import read_config
+from sencache.models.checkpoint import read_config
 from sencache.models.listing import describe_model
 from sencache.models.spec import ModelSpec
 
@@ -122,18 +122,18 @@ def real(name: str) -> Any:
 def test_counts_are_those_of_the_real_classes(name: str) -> None:
     """Every parameter once, tied ones too; nothing is allocated."""
     counted = {id(p): p.numel() for p in real(name).parameters()}
-    assert getattr(families, name) == sum(counted.values())
+    assert getattr(catalogue, name) == sum(counted.values())
 
 
 def test_every_count_is_counted() -> None:
-    named = {name for name, value in vars(families).items() if isinstance(value, int) and name.isupper()}
+    named = {name for name, value in vars(catalogue).items() if isinstance(value, int) and name.isupper()}
     assert named == set(CONFIGURATIONS)
 
 
 @pytest.mark.parametrize("key", [key for key, spec in MODELS.items() if spec.parameters])
 def test_widths_are_those_of_the_real_transformers(key: str) -> None:
     spec = MODELS[key]
-    name = next(name for name in CONFIGURATIONS if getattr(families, name) == spec.parameters["transformer"])
+    name = next(name for name in CONFIGURATIONS if getattr(catalogue, name) == spec.parameters["transformer"])
     config = real(name).config
     assert spec.inner == config.num_attention_heads * config.attention_head_dim
     assert spec.feed_forward == getattr(config, "ffn_dim", 4 * spec.inner)
@@ -195,7 +195,7 @@ def test_flops_of_a_step_are_those_of_the_real_transformer(key: str) -> None:
     if spec.bundled:
         transformer = bundled_part(spec, "transformer")
     else:
-        names = (n for n in CONFIGURATIONS if getattr(families, n) == spec.parameters["transformer"])
+        names = (n for n in CONFIGURATIONS if getattr(catalogue, n) == spec.parameters["transformer"])
         transformer = real(next(names))
     calls = 2 if spec.architecture == "wan" else 1
     assert flops.guided_step(spec) == pytest.approx(calls * counted(one_step(spec, transformer)), rel=0.01)

@@ -6,7 +6,7 @@ import pytest
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from sencache.errors import SencacheError
-from sencache.models.schedulers import describe, other_scheduler
+from sencache.models.loading import describe_scheduler, other_scheduler
 
 UNIPC = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 EULER = FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -36,14 +36,14 @@ def test_a_shift_pushes_the_schedule_towards_noise(own: object, name: str | None
     for scheduler in (low, high):
         scheduler.set_timesteps(10)
     assert all(a < b for a, b in zip(low.sigmas[2:9], high.sigmas[2:9], strict=True))
-    assert describe(high) == f"{type(high).__name__} shift 8"
+    assert describe_scheduler(high) == f"{type(high).__name__} shift 8"
 
 
 def test_cogvideox_samplers_share_their_settings() -> None:
     dpm = other_scheduler(DDIM, "cogvideox", "dpm", None)
     assert type(dpm).__name__ == "CogVideoXDPMScheduler"
     assert (dpm.config.prediction_type, dpm.config.beta_end) == ("v_prediction", 0.02)
-    assert describe(dpm) == "CogVideoXDPMScheduler"
+    assert describe_scheduler(dpm) == "CogVideoXDPMScheduler"
 
 
 @pytest.mark.parametrize(
