@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sencache.architectures.base import Architecture, BlockSignal, Config, Decoder, read_temb
-
-if TYPE_CHECKING:
-    import torch
 
 # Of decoding, for each pixel of each frame, counted while the VAE decodes a video of the usual size.
 VAE_FLOPS = 18_603_000
@@ -44,13 +41,12 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
     }
 
 
-def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
+def _clean(pipe: Any, encoded: Any) -> Any:
     latent = (encoded * pipe.vae_scaling_factor_image).permute(0, 2, 1, 3, 4)
     # Models with a temporal patch pad in front, and drop the padding when they decode.
     missing = -latent.shape[1] % (pipe.transformer.config.patch_size_t or 1)
     frames = [0] * missing + list(range(latent.shape[1]))
-    padded: torch.Tensor = latent[:, frames]
-    return padded
+    return latent[:, frames]
 
 
 ARCHITECTURE = Architecture(

@@ -36,11 +36,10 @@ PINNED = 2
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that a run takes on top of the weights.
-
-    `step`: one block's activations. `lanes`: what all caching lanes together keep. `recorder`: what a full
-    run on record holds until its last step. `latents`: the full run's, which stay throughout, as the others
-    are held against them, and those of the lane whose turn it is. `decode`: a video whole, or in tiles.
+    """Bytes that a run takes on top of the weights. `step`: one block's activations. `lanes`: what all
+    caching lanes together keep. `recorder`: what a full run on record holds until its last step. `latents`: the full
+    run's, which stay throughout, as the others are held against them, and those of the lane that is running.
+    `decode`: a video whole, or in tiles.
     """
 
     step: int
@@ -109,7 +108,6 @@ class Weights:
 
     @property
     def total(self) -> int:
-        """Of all parts."""
         return sum(self.parts.values())
 
 
@@ -161,7 +159,7 @@ CHOICES: Sequence[tuple[TextEncoder, Transformers, bool]] = (
 
 
 def placements(weights: Weights, work: Work) -> Iterator[Placement]:
-    """All there are, the best first."""
+    """The best first."""
     text = weights.parts.get("text_encoder", 0)
     transformers = sum(weights.parts.get(name, 0) for name in TRANSFORMERS)
     rest = weights.total - text
@@ -218,5 +216,5 @@ def check_ram(name: str, weights: Weights, work: Work, free_ram: int) -> None:
 
 
 def gigabytes(count: int) -> str:
-    """As people write it: 10^9 bytes."""
+    """In units of 10^9 bytes."""
     return f"{count / 1e9:.1f} GB"

@@ -78,7 +78,7 @@ class ModelSpec:
 
     @property
     def id(self) -> str:
-        """The name of the checkpoint: that of its repository, or of its folder."""
+        """The name of its repository, or of its folder."""
         return self.source if isinstance(self.source, str) else self.source.name
 
     @property
