@@ -62,25 +62,17 @@ def wan_transformer(latent: int = 16, condition: int = 0, image: bool = False) -
     ).eval()
 
 
-def wan_vae() -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    ).eval()
+def wan_vae(**changes: Any) -> Any:
+    sizes: dict[str, Any] = {"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    sizes["temperal_downsample"] = [False, True, True]
+    return diffusers.AutoencoderKLWan(**sizes | changes).eval()
 
 
 def wan22_vae() -> Any:
     """Twice the compression: pixels are folded into channels first."""
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
+    return wan_vae(
         decoder_base_dim=4,
         z_dim=48,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
         latents_mean=[0.0] * 48,
         latents_std=[1.0] * 48,
         is_residual=True,
@@ -88,10 +80,10 @@ def wan22_vae() -> Any:
         out_channels=12,
         patch_size=2,
         scale_factor_spatial=16,
-    ).eval()
+    )
 
 
-def wan(**changes: Any) -> Any:
+def wan(pipeline: Any = diffusers.WanPipeline, **changes: Any) -> Any:
     parts = {
         "tokenizer": tokenizer(),
         "text_encoder": text_encoder(multilingual=True),
@@ -99,38 +91,26 @@ def wan(**changes: Any) -> Any:
         "scheduler": unipc(),
         "transformer": wan_transformer(),
     }
-    return diffusers.WanPipeline(**{**parts, **changes})
+    return pipeline(**{**parts, **changes})
 
 
 def wan_image() -> Any:
     """Wan 2.1: latent, mask and still on the channels, and the still's embedding beside the text."""
     sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2}
     eyes = CLIPVisionConfig(num_attention_heads=2, image_size=32, patch_size=16, **sizes)
-    size = {"height": 32, "width": 32}
-    return diffusers.WanImageToVideoPipeline(
-        tokenizer=tokenizer(),
-        text_encoder=text_encoder(multilingual=True),
-        vae=wan_vae(),
-        scheduler=unipc(),
+    return wan(
+        diffusers.WanImageToVideoPipeline,
         transformer=wan_transformer(condition=20, image=True),
         image_encoder=CLIPVisionModel(eyes).eval(),
-        image_processor=CLIPImageProcessor(crop_size=size, size={"shortest_edge": 32}),
+        image_processor=CLIPImageProcessor(crop_size={"height": 32, "width": 32}, size={"shortest_edge": 32}),
     )
 
 
 def wan22_image() -> Any:
     """Wan 2.2: two experts, the still on the channels alone."""
-    return diffusers.WanImageToVideoPipeline(
-        tokenizer=tokenizer(),
-        text_encoder=text_encoder(multilingual=True),
-        vae=wan_vae(),
-        scheduler=unipc(),
-        transformer=wan_transformer(condition=20),
-        transformer_2=wan_transformer(condition=20),
-        image_encoder=None,
-        image_processor=None,
-        boundary_ratio=0.9,
-    )
+    experts = {name: wan_transformer(condition=20) for name in ("transformer", "transformer_2")}
+    alone = {"image_encoder": None, "image_processor": None, "boundary_ratio": 0.9}
+    return wan(diffusers.WanImageToVideoPipeline, **experts, **alone)
 
 
 def cogvideox(rotary: bool = True, channels: int = 4, image: bool = False, **changes: Any) -> Any:
@@ -168,7 +148,6 @@ def cogvideox(rotary: bool = True, channels: int = 4, image: bool = False, **cha
 
 def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
     scaling = (True, True, True, False)
-    decoder = {"decoder_inject_noise": (False,) * 5, "timestep_conditioning": timestep_aware}
     return getattr(diffusers, pipeline)(
         tokenizer=tokenizer(),
         text_encoder=text_encoder(multilingual=False),
@@ -180,7 +159,8 @@ def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
             decoder_layers_per_block=(1, 1, 1, 1, 1),
             spatio_temporal_scaling=scaling,
             decoder_spatio_temporal_scaling=scaling,
-            **decoder,
+            decoder_inject_noise=(False,) * 5,
+            timestep_conditioning=timestep_aware,
         ).eval(),
         transformer=diffusers.LTXVideoTransformer3DModel(
             in_channels=8,
@@ -199,11 +179,8 @@ def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
 
 
 def skyreels() -> Any:
-    return diffusers.SkyReelsV2Pipeline(
-        tokenizer=tokenizer(),
-        text_encoder=text_encoder(multilingual=True),
-        vae=wan_vae(),
-        scheduler=unipc(),
+    return wan(
+        diffusers.SkyReelsV2Pipeline,
         transformer=diffusers.SkyReelsV2Transformer3DModel(
             num_attention_heads=2,
             attention_head_dim=12,

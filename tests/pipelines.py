@@ -44,6 +44,7 @@ from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 STEPS = 12
+NO_PARTS: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": None}
 BLOCKS = {"wan": "blocks", "cogvideox": "transformer_blocks", "ltx": "transformer_blocks"}
 SIGNALS = {"wan": "time_projection", "cogvideox": "time_embedding", "ltx": "modulated_input"}
 
@@ -128,14 +129,8 @@ def wan(scheduler: Any = None, two: bool = False, pipeline: Any = WanPipeline) -
     """Two calls per guided step; with `two`, a high-noise and a low-noise transformer as in Wan 2.2."""
     torch.manual_seed(0)
     experts = {"transformer_2": _wan_transformer(), "boundary_ratio": 0.875} if two else {}
-    pipe = pipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=None,
-        scheduler=scheduler or unipc(),
-        transformer=_wan_transformer(),
-        **experts,
-    )
+    parts = {"scheduler": scheduler or unipc(), "transformer": _wan_transformer(), **experts}
+    pipe = pipeline(**NO_PARTS, **parts)
 
     def arguments(batch: int) -> dict[str, Any]:
         prompt, negative = _embeds(batch, 7, 32)
@@ -179,13 +174,8 @@ def _cogvideox_vae() -> AutoencoderKLCogVideoX:
 def cogvideox(scheduler: Any = None) -> Tiny:
     """One call of a doubled batch per guided step; two token streams."""
     torch.manual_seed(0)
-    pipe = CogVideoXPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=_cogvideox_vae(),
-        transformer=_cogvideox_transformer(),
-        scheduler=scheduler or CogVideoXDDIMScheduler(),
-    )
+    parts = {"vae": _cogvideox_vae(), "transformer": _cogvideox_transformer()}
+    pipe = CogVideoXPipeline(**NO_PARTS | parts, scheduler=scheduler or CogVideoXDDIMScheduler())
 
     def arguments(batch: int) -> dict[str, Any]:
         prompt, negative = _embeds(batch, 16, 32)
@@ -209,13 +199,8 @@ def ltx(scheduler: Any = None, pipeline: Any = LTXPipeline) -> Tiny:
         num_layers=4,
         caption_channels=32,
     ).eval()
-    pipe = pipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=None,
-        transformer=transformer,
-        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
-    )
+    scheduler = scheduler or FlowMatchEulerDiscreteScheduler()
+    pipe = pipeline(**NO_PARTS, transformer=transformer, scheduler=scheduler)
     pipe.tokenizer_max_length = 16
 
     def arguments(batch: int) -> dict[str, Any]:
@@ -249,22 +234,16 @@ def wan_image() -> Tiny:
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
     ).eval()
-    pipe = WanImageToVideoPipeline(
-        tokenizer=None, text_encoder=None, vae=vae, scheduler=unipc(), transformer=_wan_transformer(36)
-    )
+    parts = {"vae": vae, "scheduler": unipc(), "transformer": _wan_transformer(36)}
+    pipe = WanImageToVideoPipeline(**NO_PARTS | parts)
     return _with_image(wan(), pipe)
 
 
 def cogvideox_image() -> Tiny:
     """Image-to-video: 4 channels of latent, then 4 of condition."""
     torch.manual_seed(0)
-    pipe = CogVideoXImageToVideoPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=_cogvideox_vae(),
-        transformer=_cogvideox_transformer(8),
-        scheduler=CogVideoXDDIMScheduler(),
-    )
+    parts = {"vae": _cogvideox_vae(), "transformer": _cogvideox_transformer(8)}
+    pipe = CogVideoXImageToVideoPipeline(**NO_PARTS | parts, scheduler=CogVideoXDDIMScheduler())
     return _with_image(cogvideox(), pipe)
 
 
@@ -320,11 +299,7 @@ CROSSED = [
     for n, name in enumerate(ALL)
     if (m + w + n) % 3 == 0
 ]
-FROM_IMAGE: dict[str, Callable[[], Tiny]] = {
-    "wan": wan_image,
-    "cogvideox": cogvideox_image,
-    "ltx": ltx_image,
-}
+FROM_IMAGE: dict[str, Callable[[], Tiny]] = {"wan": wan_image, "cogvideox": cogvideox_image, "ltx": ltx_image}
 
 
 def profile(name: str, steps: int = STEPS, ratios: tuple[float, ...] | None = None) -> Profile:

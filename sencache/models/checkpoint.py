@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -124,8 +124,7 @@ def offered_models() -> dict[str, ModelSpec]:
     Visitors must not make the app fetch and load whatever they name. Raises SencacheError for a model that
     needs a still, for which the page has no place.
     """
-    chosen = os.environ.get("MODEL_ID")
-    if chosen:
+    if chosen := os.environ.get("MODEL_ID"):
         spec = find_spec(chosen)
         if spec.from_image:
             raise SencacheError(
@@ -151,8 +150,7 @@ def weights_folder(spec: ModelSpec) -> Path:
     """
     packed = Weights.of(spec).total if on_zerogpu() else 0
     folder = spec.source if isinstance(spec.source, Path) else _snapshot(spec.source, FILES, packed)
-    missing = missing_files(folder)
-    if missing:
+    if missing := missing_files(folder):
         raise read_error(spec, f"{missing[0]} is missing")
     return folder
 
@@ -206,50 +204,42 @@ def _missing_vocabulary(folder: Path, part: str) -> str | None:
 
 
 def _missing_weights(folder: Path, part: str) -> list[str]:
-    indexes = _usual((folder / part).glob("*.safetensors.index.json"))
-    if indexes:
+    if indexes := weight_files(folder, part, ".index.json"):
         shards = sorted(set(read_config(indexes[0]).get("weight_map", {}).values()))
         return [f"{part}/{shard}" for shard in shards if not (folder / part / shard).is_file()]
     return [] if weight_files(folder, part) else [f"{part}/*.safetensors"]
 
 
-def weight_files(folder: Path, part: str) -> list[Path]:
-    return _usual((folder / part).glob("*.safetensors"))
-
-
-def _usual(files: Iterable[Path]) -> list[Path]:
+def weight_files(folder: Path, part: str, ending: str = "") -> list[Path]:
     """Those of the precision that is loaded by default."""
-    return [file for file in sorted(files) if not any(file.match(pattern) for pattern in NOT_FILES)]
+    files = sorted((folder / part).glob(f"*.safetensors{ending}"))
+    return [file for file in files if not any(file.match(pattern) for pattern in NOT_FILES)]
 
 
 def check_tokenizer(spec: ModelSpec, folder: Path) -> None:
     """Raise SencacheError, naming the package or the file, where the tokenizer in `folder` cannot be read:
     asked before gigabytes of weights are. transformers blames `tiktoken` for both.
     """
-    name = FAST if (folder / FAST).is_file() else SLOW
-    read = _reader(spec, name)
+    from tokenizers import Tokenizer
+
+    name, read = (FAST, Tokenizer.from_file) if (folder / FAST).is_file() else (SLOW, None)
     try:
-        read(str(folder / name))
-    # The tokenizers library raises no narrower class.
-    except Exception as error:
-        raise read_error(spec, f"{name} is damaged: {error}", name) from None
+        if read is None:
+            # transformers reads `spiece.model` through the second, which needs protobuf.
+            from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # noqa: F401
 
-
-def _reader(spec: ModelSpec, name: str) -> Any:
-    if name == FAST:
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file
-    try:
-        # transformers reads `spiece.model` through the second, which needs protobuf.
-        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # noqa: F401
+            read = SentencePieceProcessor().load
     # A protobuf that is too old raises a class of its own.
     except Exception as error:
         raise SencacheError(
             f"{spec.key} comes with {name}, and what reads it does not work here ({error}); "
             "run `pip install --upgrade protobuf sentencepiece`"
         ) from None
-    return SentencePieceProcessor().load
+    try:
+        read(str(folder / name))
+    # The tokenizers library raises no narrower class.
+    except Exception as error:
+        raise read_error(spec, f"{name} is damaged: {error}", name) from None
 
 
 def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> Weights:
@@ -287,7 +277,6 @@ def _download(repo: str, patterns: tuple[str, ...], local_files_only: bool = Fal
 
 
 def _kept_folder(repo: str, patterns: tuple[str, ...]) -> Path | None:
-    """It without the network, as far as it is there."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -302,8 +291,15 @@ def _snapshot(repo: str, patterns: tuple[str, ...], packed: int = 0) -> Path:
     """
     check_repo(repo)
     kept = _kept_folder(repo, patterns)
-    if kept and not (missing_files(kept) if patterns == FILES else _missing_configs(kept)):
-        return kept
+    if kept:
+        configs = (INDEX, "transformer/config.json", "vae/config.json")
+        whole = (
+            all((kept / name).is_file() for name in configs)
+            if patterns == CONFIGS
+            else not missing_files(kept)
+        )
+        if whole:
+            return kept
     with explain_fetch(repo, kept):
         import huggingface_hub
 
@@ -311,11 +307,6 @@ def _snapshot(repo: str, patterns: tuple[str, ...], packed: int = 0) -> Path:
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=Hub().timeout)
         check_disk(repo, _bytes_to_fetch(info, patterns), packed)
         return _download(repo, patterns)
-
-
-def _missing_configs(folder: Path) -> list[str]:
-    needed = (INDEX, "transformer/config.json", "vae/config.json")
-    return [name for name in needed if not (folder / name).is_file()]
 
 
 def _bytes_to_fetch(info: Any, patterns: tuple[str, ...]) -> int:

@@ -99,21 +99,14 @@ class Model:
         latent: torch.Tensor = self._call(pipe, encoded, request, callback, "latent")
         return latent
 
-    def _call(
-        self,
-        pipe: Any,
-        encoded: dict[str, torch.Tensor],
-        request: Request,
-        callback: Callback | None,
-        output_type: str,
-    ) -> Any:
+    def _call(self, pipe: Any, encoded: Any, request: Request, callback: Any, output_type: str) -> Any:
         # Arguments that only some pipelines take.
         special: dict[str, Any] = dict(self.spec.call)
         shared: Any = nullcontext()
         if request.image is not None:
             special["image"] = still_pixels(request.image, request.height, request.width)
             key = (request.image.sha256, request.seed, request.height, request.width, request.frames)
-            shared = encode_still_once(pipe, encoded, key)
+            shared = _encode_still_once(pipe, encoded, key)
         if request.guidance_scale_2 is not None:
             special["guidance_scale_2"] = request.guidance_scale_2
         with shared:
@@ -133,7 +126,7 @@ class Model:
 
 
 @contextmanager
-def encode_still_once(pipe: Any, encoded: dict[str, torch.Tensor], key: tuple[Any, ...]) -> Iterator[None]:
+def _encode_still_once(pipe: Any, encoded: dict[str, torch.Tensor], key: tuple[Any, ...]) -> Iterator[None]:
     """Inside the block `pipe` encodes no still that a call with the same `key` and embeddings has encoded.
 
     diffusers takes prompts that are encoded already, but no stills: every call runs the still through the

@@ -40,7 +40,7 @@ def watched(tiny: Tiny, policy: Any, swap: bool = False) -> tuple[Trace, list[to
         return {"latents": latent} if swap else {}
 
     with attach(tiny.pipe, policy) as trace:
-        tiny(callback_on_step_end=keep, steps=100)
+        tiny(callback_on_step_end=keep, steps=60)
     return trace, latents
 
 

@@ -70,7 +70,7 @@ def weights(task: Line) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("kill", [31, 85, 119])
+@pytest.mark.parametrize("kill", [31, 119])
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path, kill: int) -> None:
     whole, killed, again = Line(), Line(kill), Line()
     loop.Loop(whole, tmp_path / "whole", minutes=2, every=10).run()
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 # ---- the optimiser
 
 
-@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (32, 32)])
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
 def test_an_orthogonal_update_has_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(matrix, iterations=8))
@@ -248,11 +248,6 @@ def test_an_autoencoder_nobody_trained_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_architectures_are_refused() -> None:
-    with pytest.raises(SencacheError, match=r"'sora'; choose from wan, cogvideox, ltx"):
-        family("sora")
-
-
 def test_too_large_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"0" * (FILE_LIMIT + 1))
     with pytest.raises(SencacheError, match=r"weights has 10,000,001 bytes"):
@@ -291,5 +286,7 @@ def test_a_folder_without_a_model_is_refused_in_one_line(
     assert printed.err.startswith("error: /nonexistent holds no exported model")
 
 
-def test_help_offers_no_shell_completion() -> None:
+def test_unknown_architectures_are_refused_and_help_offers_no_shell_completion() -> None:
+    with pytest.raises(SencacheError, match=r"'sora'; choose from wan, cogvideox, ltx"):
+        family("sora")
     assert "--install-completion" not in CliRunner().invoke(program.app, ["--help"]).output
