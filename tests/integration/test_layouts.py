@@ -85,7 +85,7 @@ def report(model: Model, asked: Request, profile: Profile, tmp_path_factory: Any
     return load_report(folder / "report.json")
 
 
-def made(model: Model, pipe: Any, asked: Request, callback: Any = None) -> Any:
+def frames_of(model: Model, pipe: Any, asked: Request, callback: Any = None) -> Any:
     encoded = model.encode(asked.prompt, asked.negative_prompt, asked.guidance_scale)
     return model.generate(pipe, encoded, asked, callback)
 
@@ -95,7 +95,7 @@ def test_a_folder_is_all_it_takes(layout: str, folder: Path, model: Model, asked
     assert load(str(folder)).pipe.__class__.__name__ in (type(model.pipe).__name__, "WanPipeline")
     assert model.spec.from_image == LAYOUTS[layout].image
     assert (model.info().id, model.info().revision) == ("checkpoint", None)
-    frames = made(model, model.pipe, asked)
+    frames = frames_of(model, model.pipe, asked)
     assert frames.shape == (asked.frames, asked.height, asked.width, 3)
     assert np.isfinite(frames).all() and frames.std() > 0
 
@@ -163,7 +163,7 @@ def test_a_still_is_encoded_once_for_all_lanes(
             own = getattr(part, method)
             counted = lambda *a, own=own, name=name, **k: (calls.append(name), own(*a, **k))[1]  # noqa: E731
             monkeypatch.setattr(part, method, counted)
-    alone = made(model, model.pipe, asked)
+    alone = frames_of(model, model.pipe, asked)
     once = list(calls)
     encoded = model.encode(asked.prompt, asked.negative_prompt, asked.guidance_scale)
     generate = lambda pipe, callback: model.generate(pipe, encoded, asked, callback)  # noqa: E731
@@ -195,7 +195,7 @@ def test_wherever_its_parts_wait_the_frames_are_the_same(
     for each in (model, placed):
 
         def generate(pipe: Any, callback: Any, each: Model = each) -> Any:
-            return made(each, pipe, asked, callback)
+            return frames_of(each, pipe, asked, callback)
 
         *_, done = lane(each.pipe, policy, generate, each.device)
         assert isinstance(done, Finished) and done.trace.nfe < STEPS

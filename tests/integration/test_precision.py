@@ -30,7 +30,7 @@ def half(tiny: Tiny) -> Tiny:
     return Tiny(tiny.name, tiny.pipe, arguments, tiny.guidance)
 
 
-def watched(tiny: Tiny, policy: Any, swap: bool = False) -> tuple[Trace, list[torch.Tensor]]:
+def record_run(tiny: Tiny, policy: Any, swap: bool = False) -> tuple[Trace, list[torch.Tensor]]:
     """The trace, and the latent that enters every step but the first. `swap`: the callback moves them."""
     latents: list[torch.Tensor] = []
 
@@ -52,7 +52,7 @@ def close_steps(tiny: Tiny) -> SenCache:
 @pytest.mark.parametrize("name", ["wan", "ltx"])
 def test_distances_are_those_of_the_unrounded_latents(name: str) -> None:
     tiny = half(pipelines.ALL[name]())
-    trace, latents = watched(tiny, close_steps(tiny))
+    trace, latents = record_run(tiny, close_steps(tiny))
     assert latents[0].dtype == torch.float64
     inflated = []
     for record in trace.records[2:]:
@@ -67,7 +67,7 @@ def test_distances_are_those_of_the_unrounded_latents(name: str) -> None:
 def test_a_latent_that_the_callback_replaced_is_measured_as_it_is_seen() -> None:
     """The scheduler's own result is no longer what the transformer gets."""
     tiny = half(pipelines.wan())
-    trace, latents = watched(tiny, close_steps(tiny), swap=True)
+    trace, latents = record_run(tiny, close_steps(tiny), swap=True)
     for record in trace.records[2:20]:
         now, before = (latents[record.step - back].bfloat16().double() for back in (1, 2))
         expected = float((now - before).pow(2).mean().sqrt())
@@ -76,7 +76,7 @@ def test_a_latent_that_the_callback_replaced_is_measured_as_it_is_seen() -> None
 
 def test_other_sensors_see_them_too() -> None:
     tiny = half(pipelines.wan())
-    trace, latents = watched(tiny, EasyCache(threshold=0.0, forced_first=1))
+    trace, latents = record_run(tiny, EasyCache(threshold=0.0, forced_first=1))
     for record in trace.records[3:]:
         if "input_change" in record.signals:
             change = (latents[record.step - 1] - latents[record.step - 2]).abs().mean()

@@ -135,7 +135,7 @@ def test_widths_are_those_of_the_real_transformers(key: str) -> None:
     assert spec.layers == config.num_layers
 
 
-def counted(call: Callable[[], Any]) -> int:
+def count_flops(call: Callable[[], Any]) -> int:
     """FLOPs of all operations that `call` makes; on the meta device nothing is computed."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
@@ -192,7 +192,9 @@ def test_flops_of_a_step_are_those_of_the_real_transformer(key: str) -> None:
         names = (n for n in CONFIGURATIONS if getattr(catalogue, n) == spec.parameters["transformer"])
         transformer = real(next(names))
     calls = 2 if spec.architecture == "wan" else 1
-    assert flops.guided_step(spec) == pytest.approx(calls * counted(one_step(spec, transformer)), rel=0.01)
+    assert flops.guided_step(spec) == pytest.approx(
+        calls * count_flops(one_step(spec, transformer)), rel=0.01
+    )
     unguided = replace(spec, guidance_scale=1.0)
     assert flops.guided_step(unguided) == flops.evaluation(spec) == flops.guided_step(spec) / 2
 
@@ -215,7 +217,7 @@ def test_flops_of_decoding_are_those_of_the_real_vae(key: str) -> None:
     with torch.device("meta"):
         latent = torch.empty(1, channels, frames, spec.height // cell, spec.width // cell)
         aware = (torch.empty(1),) if spec.call else ()
-    assert flops.decoding(spec) == pytest.approx(counted(lambda: vae.decode(latent, *aware)), rel=0.01)
+    assert flops.decoding(spec) == pytest.approx(count_flops(lambda: vae.decode(latent, *aware)), rel=0.01)
 
 
 def test_the_guides_table_is_that_of_the_list() -> None:

@@ -141,7 +141,7 @@ def test_guidance_needs_a_second_encoding(tiny_wan: Model) -> None:
     assert guided["prompt_embeds"].shape[1] == TINY.max_sequence_length
 
 
-def made(model: Model, request: Request) -> Any:
+def generate(model: Model, request: Request) -> Any:
     encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
     return model.generate(model.pipe, encoded, request)
 
@@ -149,16 +149,16 @@ def made(model: Model, request: Request) -> Any:
 def test_frames_depend_on_the_request_alone(tiny_wan: Model) -> None:
     request = request_of(steps=2, frames=5, height=32, width=48)
     torch.manual_seed(1)
-    first = made(tiny_wan, request)
+    first = generate(tiny_wan, request)
     state = torch.get_rng_state()
     torch.manual_seed(2)
-    assert np.array_equal(first, made(tiny_wan, request))
+    assert np.array_equal(first, generate(tiny_wan, request))
     torch.manual_seed(1)
     assert torch.equal(state, torch.get_rng_state()), "the global random state was used"
     assert (first.shape, first.dtype) == ((5, 32, 48, 3), np.float32)
     assert 0 <= first.min() < first.max() <= 1
     for changes in ({"seed": 1}, {"steps": 3}, {"guidance_scale": 1.0}, {"prompt": "a star"}):
-        assert not np.array_equal(first, made(tiny_wan, request.model_copy(update=changes))), changes
+        assert not np.array_equal(first, generate(tiny_wan, request.model_copy(update=changes))), changes
 
 
 def test_latents_come_as_the_transformer_sees_them(tiny_wan: Model) -> None:
