@@ -158,8 +158,8 @@ def test_where_nobody_knows_the_memory_of_the_vae_it_says_so(
     name: str, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     load(str(folder))
-    said = f"memory is not planned for the VAE of {folder.name}" in caplog.text
-    assert said == (find_architecture(name).decoder is None)
+    warned = f"memory is not planned for the VAE of {folder.name}" in caplog.text
+    assert warned == (find_architecture(name).decoder is None)
 
 
 # ---- the object itself
