@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pipelines
 import torch
-from pipelines import unipc
 from published import COGVIDEOX_2B, COGVIDEOX_5B, HUNYUAN, LTX, MOCHI, WAN, Form, publish, subword_tokenizers
 from transformers import (
     CLIPImageProcessor,
@@ -48,29 +48,13 @@ def text_encoder(multilingual: bool) -> Any:
 
 def wan_transformer(latent: int = 16, condition: int = 0, image: bool = False) -> Any:
     eyes = {"image_dim": WIDTH, "added_kv_proj_dim": 24} if image else {}
-    return diffusers.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=latent + condition,
-        out_channels=latent,
-        text_dim=WIDTH,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-        **eyes,
-    ).eval()
-
-
-def wan_vae(**changes: Any) -> Any:
-    sizes: dict[str, Any] = {"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
-    sizes["temperal_downsample"] = [False, True, True]
-    return diffusers.AutoencoderKLWan(**sizes | changes).eval()
+    sizes = {"out_channels": latent, "num_layers": 2, "freq_dim": 32}
+    return pipelines.wan_transformer(latent + condition, **sizes, **eyes)
 
 
 def wan22_vae() -> Any:
     """Twice the compression: pixels are folded into channels first."""
-    return wan_vae(
+    return pipelines.wan_vae(
         decoder_base_dim=4,
         z_dim=48,
         latents_mean=[0.0] * 48,
@@ -87,8 +71,8 @@ def wan(pipeline: Any = diffusers.WanPipeline, **changes: Any) -> Any:
     parts = {
         "tokenizer": tokenizer(),
         "text_encoder": text_encoder(multilingual=True),
-        "vae": wan_vae(),
-        "scheduler": unipc(),
+        "vae": pipelines.wan_vae(),
+        "scheduler": pipelines.unipc(),
         "transformer": wan_transformer(),
     }
     return pipeline(**{**parts, **changes})
@@ -113,25 +97,17 @@ def wan22_image() -> Any:
     return wan(diffusers.WanImageToVideoPipeline, **experts, **alone)
 
 
-def cogvideox(rotary: bool = True, channels: int = 4, image: bool = False, **changes: Any) -> Any:
-    condition = channels if image else 0
+def cogvideox(rotary: bool = True, image: bool = False, **changes: Any) -> Any:
     pipeline = diffusers.CogVideoXImageToVideoPipeline if image else diffusers.CogVideoXPipeline
     return pipeline(
         tokenizer=tokenizer(),
         text_encoder=text_encoder(multilingual=False),
-        vae=diffusers.AutoencoderKLCogVideoX(
-            down_block_types=("CogVideoXDownBlock3D",) * 4,
-            up_block_types=("CogVideoXUpBlock3D",) * 4,
-            block_out_channels=(8, 8, 8, 8),
-            latent_channels=channels,
-            layers_per_block=1,
-            norm_num_groups=2,
-        ).eval(),
+        vae=pipelines.cogvideox_vae(),
         transformer=diffusers.CogVideoXTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=16,
-            in_channels=channels + condition,
-            out_channels=channels,
+            in_channels=8 if image else 4,
+            out_channels=4,
             time_embed_dim=8,
             text_embed_dim=WIDTH,
             num_layers=2,

@@ -222,9 +222,10 @@ def check_tokenizer(spec: ModelSpec, folder: Path) -> None:
     """
     from tokenizers import Tokenizer
 
-    name, read = (FAST, Tokenizer.from_file) if (folder / FAST).is_file() else (SLOW, None)
+    name = FAST if (folder / FAST).is_file() else SLOW
+    read: Any = Tokenizer.from_file
     try:
-        if read is None:
+        if name == SLOW:
             # transformers reads `spiece.model` through the second, which needs protobuf.
             from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # noqa: F401
 

@@ -83,24 +83,16 @@ def test_other_sensors_see_them_too() -> None:
             assert record.signals["input_change"] == pytest.approx(float(change), rel=1e-3)
 
 
-def test_the_scheduler_is_given_back(tiny: Tiny) -> None:
-    """Its method, and through it no tensor and no engine."""
-    scheduler = tiny.pipe.scheduler
-    with attach(tiny.pipe, close_steps(tiny)):
-        tiny()
+def test_float32_runs_are_untouched_and_the_scheduler_is_given_back(tiny: Tiny) -> None:
+    """Bit-identical latents where nothing is rounded, the same records twice; then its own method."""
+    scheduler, plain = tiny.pipe.scheduler, tiny()
+    with attach(tiny.pipe, close_steps(tiny)) as trace:
+        assert torch.equal(tiny(), plain)
+        first = list(trace.records)
         assert "step" in scheduler.__dict__
-        tiny()
+        assert torch.equal(tiny(), plain)
+    assert trace.records == first and len(first) == STEPS
     assert "step" not in scheduler.__dict__
     with pytest.raises(ZeroDivisionError), attach(tiny.pipe, close_steps(tiny)):
         tiny(callback_on_step_end=lambda *_: 1 / 0)
     assert "step" not in scheduler.__dict__
-
-
-def test_float32_runs_are_untouched(tiny: Tiny) -> None:
-    """Nothing is replaced where nothing is rounded: bit-identical latents, the same records twice."""
-    plain = tiny()
-    with attach(tiny.pipe, close_steps(tiny)) as trace:
-        assert torch.equal(tiny(), plain)
-        first = list(trace.records)
-        assert torch.equal(tiny(), plain)
-    assert trace.records == first and len(first) == STEPS

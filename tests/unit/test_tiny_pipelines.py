@@ -11,6 +11,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from training import cogvideox, ltx, text, wan
+from training.clips import sample_clip
 from training.families import FAMILIES
 from training.noise import Flow, Velocity
 
@@ -169,8 +170,6 @@ def test_words_keep_their_embedding_when_the_vocabulary_grows() -> None:
 def test_unknown_words_are_one_token_and_all_captions_fit() -> None:
     words = text.tokenizer()
     assert len(set(words("zebra zebu").input_ids[:2])) == 1
-    from training.clips import sample_clip
-
     rng = np.random.default_rng(0)
     ids = words([sample_clip(rng).caption for _ in range(500)]).input_ids
     assert max(map(len, ids)) <= text.LENGTH
