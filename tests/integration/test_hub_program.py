@@ -99,7 +99,7 @@ def test_the_program_imports_and_shows(run: Program, tmp_path: Path, monkeypatch
 
 
 def test_a_report_names_repository_and_commit(hub: Hub, revision: str) -> None:
-    spec = models.model_spec("tiny-wan")
+    spec = models.MODELS["tiny-wan"]
     request = Request(prompt="a red circle", steps=3, height=32, width=32, frames=5, guidance_scale=1.0)
     lanes = parse_lanes("none,sencache", ())
     events = list(comparison.compare(models.load(spec.key), request, lanes, pull(hub, revision)))
