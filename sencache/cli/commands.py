@@ -9,9 +9,10 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from sencache.cli import options
-from sencache.cli.console import print_json, print_lines
+from sencache.cli.console import print_json, print_lines, progress
 from sencache.cli.gallery import gallery_app
 from sencache.cli.profiles import profiles_app
 from sencache.errors import SencacheError
@@ -41,14 +42,8 @@ def main() -> None:
             typer.echo(json.dumps({"error": str(error), "code": error.code}), err=True)
         else:
             console = Console(stderr=True, soft_wrap=True)
-            console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+            console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 @app.command()
@@ -99,6 +94,7 @@ def compare(
     with fewer steps are always part of it.
     """
     from sencache.cli.comparing import compare_into, show
+    from sencache.comparison.devices import named_devices
     from sencache.comparison.job import make_job
     from sencache.comparison.plan import parse_lanes
     from sencache.models import model as catalogue
@@ -125,21 +121,16 @@ def compare(
     )
     job = make_job(spec, request, parse_lanes(methods, setting or ()), profiles)
     with staged(out) as folder:
-        loaded = _load_on(device, spec, scheduler, shift, dtype, request)
+        loaded = [_load(spec, one, scheduler, shift, dtype, request) for one in named_devices(device)]
         report, cut = compare_into(folder, job, loaded)
     show(report, cut, out, as_json)
 
 
-def _load_on(devices: str, spec: Any, *how: Any) -> list[Any]:
-    """The model on each of `devices`, a list separated by commas."""
-    from sencache.comparison.devices import named_devices
+def _load(spec: Any, *how: Any) -> Any:
+    """The model, after saying where its parts are, if there is a choice."""
     from sencache.models.model import load
 
-    return [_announce(load(spec, one, *how)) for one in named_devices(devices)]
-
-
-def _announce(loaded: Any) -> Any:
-    """The model, after saying where its parts are, if there is a choice."""
+    loaded = load(spec, *how)
     if loaded.placement:
         Console(stderr=True).print(f"{loaded.spec.key}, {loaded.device}: {loaded.placement}")
     return loaded
@@ -190,9 +181,11 @@ def calibrate(
     Costs one more evaluation per step than plain generations. Every video's result is kept in OUT.samples, so
     that the same command goes on where it was stopped, and more samples can be added later.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
     from sencache.calibration.profiling import CalibrationPlan, read_prompts
     from sencache.calibration.profiling import calibrate as measure
-    from sencache.cli.tables import StepProgress, calibration_summary
+    from sencache.cli.tables import calibration_summary
     from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
     from sencache.profiles.profile import write_profile
@@ -204,18 +197,20 @@ def calibrate(
     request = _request(spec, prompt=texts[0], steps=steps, seed=seed, **asked)
     for text in texts:
         catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
-    videos = _clips(method, clips)
+    videos = _find_clips(method, clips)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with atomic(out) as temporary:
-        loaded = _announce(catalogue.load(spec, device, scheduler, shift, dtype, request))
-        plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
-        with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
-            profile = measure(plan, Path(f"{out}.samples"), bar.advance)
+        loaded = _load(spec, device, scheduler, shift, dtype, request)
+        plan = CalibrationPlan(loaded, request, texts, samples, _check_target(target), videos)
+        with progress(*columns) as bar:
+            steps = bar.add_task(f"calibrating on {samples} videos", total=plan.steps)
+            profile = measure(plan, Path(f"{out}.samples"), lambda: bar.advance(steps))
         write_profile(profile, temporary)
     print_lines(calibration_summary(profile))
     typer.echo(f"wrote {out}, sha256 {profile.sha256}; single results are in {out}.samples")
 
 
-def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
+def _find_clips(method: str, folder: Path | None) -> tuple[Path, ...]:
     from sencache.calibration.clips import find_clips
 
     if method not in ("trajectory", "paper"):
@@ -227,7 +222,7 @@ def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
     return find_clips(folder) if folder else ()
 
 
-def _target(name: str) -> Any:
+def _check_target(name: str) -> Any:
     if name not in ("output", "residual"):
         raise SencacheError(f"cannot calibrate on {name!r}; choose output or residual")
     return name

@@ -37,7 +37,7 @@ def request_of(steps: int, **changes: Any) -> Request:
     return Request(prompt="a red circle moving right", steps=steps, **{**size, **changes})
 
 
-REQUEST = request_of(STEPS, frames=17)
+REQUEST = request_of(STEPS)
 
 
 def with_(request: Request, **changes: Any) -> Request:
@@ -78,7 +78,7 @@ def recorded_policy(lane: Lane, profile: Profile) -> Policy:
     return make_policy(lane.method, lane.config, profile if uses_profile(lane.method) else None)
 
 
-def decided(records: Any) -> list[StepRecord]:
+def strip_measures(records: Any) -> list[StepRecord]:
     """The records without what a comparison measured."""
     return [record.model_copy(update={"drift": None, "seconds": None}) for record in records]
 
@@ -96,7 +96,7 @@ def outcome(events: list[Event]) -> dict[str, Any]:
     """All that must not depend on when and beside what a comparison runs."""
     return {
         done.lane.name: (
-            decided(done.lane.trace),
+            strip_measures(done.lane.trace),
             [record.drift for record in done.lane.trace],
             done.frames.tobytes(),
         )

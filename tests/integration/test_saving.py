@@ -23,7 +23,7 @@ from sencache import video
 from sencache.comparison.compare import Compared, Deadline, Event, LaneDone, LaneStopped, StepDone, compare
 from sencache.comparison.plan import parse_lanes
 from sencache.comparison.report import REPORT_NAME, UNDER_WAY, Report, load_report
-from sencache.comparison.saving import Saving, settled
+from sencache.comparison.saving import Saving, final_report
 from sencache.comparison.verify import verify
 from sencache.errors import SencacheError
 from sencache.models.model import Model
@@ -94,7 +94,7 @@ def test_an_error_after_any_lane_leaves_what_had_ended(
             saving.take(event)
         raise MemoryError
     taken = {name: sum(isinstance(e, StepDone) and e.lane == name for e in cut) for name in NAMES}
-    report = settled(tmp_path, saving.ledger.taken, "memory ran out")
+    report = final_report(tmp_path, saving.ledger.taken, "memory ran out")
     finished = {event.lane.name for event in cut if isinstance(event, LaneDone)}
     if not finished:
         assert report is None and list(tmp_path.iterdir()) == []
@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_whole(
                 future.exception()
     assert "\n" not in str(raised.value)
     monkeypatch.undo()
-    report = settled(tmp_path, {}, str(raised.value))
+    report = final_report(tmp_path, {}, str(raised.value))
     assert report == whole(tmp_path) and ended(report) == {"none"}
     assert {path.name for path in tmp_path.iterdir()} == {REPORT_NAME, "none.mp4"}
 
@@ -168,7 +168,7 @@ def test_a_killed_process_leaves_a_folder_that_verifies(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     (tmp_path / ".half.partial.mp4").write_bytes(b"half of it")
     assert "none" in ended(whole(tmp_path))
-    report = settled(tmp_path, {"fixed": 3}, "it was killed")
+    report = final_report(tmp_path, {"fixed": 3}, "it was killed")
     assert report == whole(tmp_path) and report.unfinished
     assert {path.name for path in tmp_path.iterdir()} == {
         REPORT_NAME,

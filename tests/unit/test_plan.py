@@ -12,16 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sencache.calibration.recording import Recording
+from sencache.comparison.job import make_job
 from sencache.comparison.plan import (
     LaneSpec,
     Planned,
     method_names,
     parse_lanes,
     plan_lane,
-    plan_lanes,
     with_budget,
 )
 from sencache.errors import SencacheError
+from sencache.models.catalogue import MODELS
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
 from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile as bundled_file
@@ -253,13 +254,13 @@ def test_of_several_profiles_the_first_that_serves_is_used() -> None:
     sensitive = PROFILE.model_copy(update={"magcache": None, "teacache": None, "presets": {}})
     ratios = PROFILE.model_copy(update={"sensitivity": None})
     request = REQUEST.model_copy(update={"preset": "slow"})
-    plans = plan_lanes(parse_lanes("sencache,magcache,control"), request, [sensitive, ratios], "wan")
-    policies = {plan.spec.method: plan.policy for plan in plans}
+    job = make_job(MODELS["tiny-wan"], request, parse_lanes("sencache,magcache,control"), [sensitive, ratios])
+    policies = {lane.spec.method: lane.policy for lane in job.lanes}
     assert policies["sencache"].profile is sensitive and policies["magcache"].profile is ratios
     for method in ("sencache", "magcache", "control"):
         assert PROFILE.presets["slow"][method].items() <= policies[method].config().items()
     with pytest.raises(SencacheError, match="cannot serve a ltx model"):
-        plan_lanes([], request, [sensitive], "ltx")
+        make_job(MODELS["tiny-ltx"], request, [], [sensitive])
 
 
 @pytest.mark.parametrize("method", ["none", "fewer-steps"])
