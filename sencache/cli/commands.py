@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 from rich.console import Console
@@ -97,28 +97,18 @@ def compare(
     from sencache.comparison.devices import named_devices
     from sencache.comparison.job import make_job
     from sencache.comparison.plan import parse_lanes
-    from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
+    from sencache.models.model import own_profile
     from sencache.policies.loading import load_profile
 
     spec = find_spec(model, from_image=image is not None)
-    own = catalogue.own_profile(spec)
+    own = own_profile(spec)
     profiles = [*map(load_profile, profile or ()), *([own] if own else [])]
-    request = _request(
-        spec,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        seed=seed,
-        steps=steps,
-        height=height,
-        width=width,
-        frames=frames,
-        guidance_scale=guidance,
-        guidance_scale_2=guidance_2,
-        image=image,
-        nfe=nfe,
-        preset=preset or ("slow" if nfe is None and any("slow" in p.presets for p in profiles) else None),
-    )
+    has_slow = any("slow" in one.presets for one in profiles)
+    preset = preset or ("slow" if nfe is None and has_slow else None)
+    asked: dict[str, Any] = {"height": height, "width": width, "frames": frames, "image": image}
+    asked |= {"guidance_scale": guidance, "guidance_scale_2": guidance_2, "nfe": nfe, "preset": preset}
+    request = _request(spec, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed, **asked)
     job = make_job(spec, request, parse_lanes(methods, setting or ()), profiles)
     with staged(out) as folder:
         loaded = [_load(spec, one, scheduler, shift, dtype, request) for one in named_devices(device)]
@@ -186,8 +176,8 @@ def calibrate(
     from sencache.calibration.profiling import CalibrationPlan, read_prompts
     from sencache.calibration.profiling import calibrate as measure
     from sencache.cli.tables import calibration_summary
-    from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
+    from sencache.models.checks import check_request
     from sencache.profiles.profile import write_profile
 
     spec = find_spec(model, from_image=image is not None)
@@ -196,12 +186,14 @@ def calibrate(
     asked |= {"guidance_scale": guidance, "guidance_scale_2": guidance_2}
     request = _request(spec, prompt=texts[0], steps=steps, seed=seed, **asked)
     for text in texts:
-        catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
+        check_request(spec, request.model_copy(update={"prompt": text}))
     videos = _find_clips(method, clips)
+    if target not in ("output", "residual"):
+        raise SencacheError(f"cannot calibrate on {target!r}; choose output or residual")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with atomic(out) as temporary:
         loaded = _load(spec, device, scheduler, shift, dtype, request)
-        plan = CalibrationPlan(loaded, request, texts, samples, _check_target(target), videos)
+        plan = CalibrationPlan(loaded, request, texts, samples, cast(Any, target), videos)
         with progress(*columns) as bar:
             steps = bar.add_task(f"calibrating on {samples} videos", total=plan.steps)
             profile = measure(plan, Path(f"{out}.samples"), lambda: bar.advance(steps))
@@ -220,12 +212,6 @@ def _find_clips(method: str, folder: Path | None) -> tuple[Path, ...]:
             f"method {method} and clips {folder} do not go together; --clips DIR is for paper"
         )
     return find_clips(folder) if folder else ()
-
-
-def _check_target(name: str) -> Any:
-    if name not in ("output", "residual"):
-        raise SencacheError(f"cannot calibrate on {name!r}; choose output or residual")
-    return name
 
 
 @app.command()

@@ -31,7 +31,8 @@ class Started(Clocked):
 
     @property
     def lanes(self) -> tuple[str, ...]:
-        return tuple(lane.name for lane in (*self.report.lanes, *self.report.unfinished))
+        report = self.report
+        return (*(lane.name for lane in report.lanes), *(one.name for one in report.unfinished))
 
 
 @dataclass(frozen=True)

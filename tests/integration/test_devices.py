@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -39,9 +41,13 @@ def pair() -> tuple[Model, Model]:
     return sencache.load("tiny-wan"), sencache.load("tiny-wan")
 
 
-def slowed(model: Model) -> Any:
-    """The handle of a hook that makes every forward take longer than any lane's step elsewhere."""
-    return model.pipe.transformer.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+@contextmanager
+def slow_down(*models: Model) -> Iterator[None]:
+    """Every forward of them takes longer than any lane's step elsewhere."""
+    hooks = [m.pipe.transformer.register_forward_pre_hook(lambda *_: time.sleep(0.03)) for m in models]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def by_lane(events: list[Any]) -> dict[str, Any]:
@@ -67,12 +73,8 @@ def test_two_devices_tell_what_one_does(
     """Frames bit for bit, every record with its drift, every metric, whichever device is ahead."""
     request = REQUEST.model_copy(update={"nfe": nfe})
     alone = list(compare(pair[0], request, LANES, bundled_profile))
-    handle = slowed(pair[slow]) if slow is not None else None
-    try:
+    with slow_down(*(() if slow is None else [pair[slow]])):
         spread = list(compare(pair[0], request, LANES, bundled_profile, [pair[1]]))
-    finally:
-        if handle is not None:
-            handle.remove()
     assert by_lane(spread) == by_lane(alone)
     assert isinstance(spread[-1], Compared) and spread[-1].report.model.device == "cpu,cpu"
     names = [one.name for one in spread[-1].report.lanes]
@@ -84,11 +86,8 @@ def test_fewer_steps_takes_the_steps_of_the_first_lane_not_of_the_first_to_end(
 ) -> None:
     lanes = parse_lanes("sencache:tolerance=9:early_tolerance=9,sencache:tolerance=0")
     monkeypatch.setattr(comparison, "share_out", lambda costs, _: [[0, 1], [2]] if costs[1:] else [[0], []])
-    handle = slowed(pair[0])
-    try:
+    with slow_down(pair[0]):
         report = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))[-1].report
-    finally:
-        handle.remove()
     nfe = {lane.name: lane.nfe for lane in report.lanes}
     assert nfe["fewer-steps"] == nfe[lanes[1].name] < nfe[lanes[2].name]
 
@@ -97,11 +96,9 @@ def test_nothing_is_lost_when_the_full_run_ends_last(
     pair: tuple[Model, Model], bundled_profile: Profile
 ) -> None:
     """Alone on the slower device: all that the other lane did waits for it, to the end."""
-    lanes, handle = parse_lanes("fixed"), slowed(pair[0])
-    try:
+    lanes = parse_lanes("fixed")
+    with slow_down(pair[0]):
         spread = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))
-    finally:
-        handle.remove()
     assert by_lane(spread) == by_lane(list(compare(pair[0], REQUEST, lanes, bundled_profile)))
 
 
@@ -145,9 +142,8 @@ def test_all_lanes_of_a_device_share_one_encoding(
         assert len({id(one) for one in encodings}) <= 1 and all(type(one) is made for one in encodings)
 
 
-@pytest.mark.parametrize("taken", [3, 9, 20])
 def test_closing_ends_the_lanes_of_all_devices(
-    pair: tuple[Model, Model], bundled_profile: Profile, monkeypatch: pytest.MonkeyPatch, taken: int
+    pair: tuple[Model, Model], bundled_profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way = []
     for model in pair:
@@ -162,11 +158,11 @@ def test_closing_ends_the_lanes_of_all_devices(
 
         monkeypatch.setattr(model, "generate", counted)
     before = threading.active_count()
-    stream = compare(pair[0], REQUEST, LANES, bundled_profile, [pair[1]])
-    events = list(itertools.islice(stream, taken))
-    stream.close()
-    assert len(events) == taken
-    assert under_way == [] and threading.active_count() == before
+    for taken in (3, 9, 20):
+        stream = compare(pair[0], REQUEST, LANES, bundled_profile, [pair[1]])
+        assert len(list(itertools.islice(stream, taken))) == taken
+        stream.close()
+        assert under_way == [] and threading.active_count() == before
 
 
 def test_what_fails_on_the_other_device_is_raised_here(

@@ -61,17 +61,17 @@ def test_lanes_of_different_length_and_guidance(tiny: Tiny) -> None:
             assert np.array_equal(done[index].frames, tiny(**change).numpy())
 
 
-@pytest.mark.parametrize("taken", [0, 1, 5, pipelines.STEPS])
-def test_a_lane_closed_half_way_leaves_nothing(tiny: Tiny, taken: int) -> None:
+def test_a_lane_closed_half_way_leaves_nothing(tiny: Tiny) -> None:
     tiny()
     with untouched(tiny):
-        half = lane_of(tiny, policy_of(tiny.name, "sencache"))
-        for _ in range(taken):
-            next(half)
-        half.close()
-        half.close()
-        with pytest.raises(StopIteration):
-            next(half)
+        for taken in (0, 1, 5, pipelines.STEPS):
+            half = lane_of(tiny, policy_of(tiny.name, "sencache"))
+            for _ in range(taken):
+                next(half)
+            half.close()
+            half.close()
+            with pytest.raises(StopIteration):
+                next(half)
     for change, arguments in CHANGES.items():
         latents, records = in_a_new_pipeline(tiny.name, "control", change)
         with attach(tiny.pipe, policy_of(tiny.name, "control")) as trace:

@@ -27,16 +27,8 @@ Path = tuple[str | int, ...]
 # What was measured or is said of the run, and so cannot be derived from records and profile. `seconds` and
 # `decode_seconds` must still leave room for each other.
 DIGEST_ONLY = {
-    "request.seed",
-    "request.height",
-    "request.width",
-    "request.frames",
-    "request.guidance_scale",
-    "request.nfe",
-    "lanes.transformer_calls",
-    "lanes.decode_seconds",
-    "lanes.seconds",
-    "lanes.cache_bytes",
+    *(f"request.{name}" for name in ("seed", "height", "width", "frames", "guidance_scale", "nfe")),
+    *(f"lanes.{name}" for name in ("transformer_calls", "decode_seconds", "seconds", "cache_bytes")),
     "lanes.trace.drift",
 }
 # Nothing in the report says which schedule the sampler lays out for fewer steps.
@@ -149,18 +141,10 @@ def lanes_of(data: dict[str, Any], method: str) -> list[int]:
 # ---- what compare writes holds
 
 
-def test_every_caching_lane_has_something_to_verify(report: Report) -> None:
+def test_a_report_holds(report: Report, tmp_path: Any) -> None:
     for lane in report.lanes:
-        if lane.config:
-            assert 1 < lane.nfe < lane.steps, f"{lane.name} decides nothing"
-
-
-def test_a_report_holds(report: Report, find: FindProfile) -> None:
+        assert not lane.config or 1 < lane.nfe < lane.steps, f"{lane.name} decides nothing"
     assert verify(report) == []
-    assert verify(report, find) == []
-
-
-def test_a_report_holds_once_written_and_read(report: Report, tmp_path: Any) -> None:
     write_report(report, tmp_path / "report.json")
     again = load_report(tmp_path / "report.json")
     assert again.to_json() == report.to_json()
@@ -211,17 +195,13 @@ def test_replay_notices_whatever_follows_from_other_numbers(
 # ---- one word changed
 
 
-def test_a_flipped_decision_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
-    other = {"compute": "reuse", "reuse": "compute"}
-    for pair in pairs(one):
-        for path, was in words(pair, "decision"):
-            problems = verify(changed(pair, path, other[was]), find)
-            assert any("decision is" in problem for problem in problems), path
-
-
-def test_another_reason_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
+def test_another_decision_or_reason_is_noticed(one: dict[str, Any], find: FindProfile) -> None:
+    flipped = {"compute": "reuse", "reuse": "compute"}
     reasons = [reason for reason in get_args(Reason) if reason != "no_cache"]
     for pair in pairs(one):
+        for path, was in words(pair, "decision"):
+            problems = verify(changed(pair, path, flipped[was]), find)
+            assert any("decision is" in problem for problem in problems), path
         for count, (path, was) in enumerate(words(pair, "reason")):
             other = next(reason for reason in reasons[count % len(reasons) :] + reasons if reason != was)
             problems = verify(changed(pair, path, other), find)
@@ -246,6 +226,7 @@ def test_a_dropped_step_is_noticed(one: dict[str, Any], find: FindProfile) -> No
         for step in (0, len(lane["trace"]) // 2, len(lane["trace"]) - 1):
             trace = lane["trace"][:step] + lane["trace"][step + 1 :]
             assert verify(changed(one, ("lanes", index, "trace"), trace).sealed(), find), (lane["name"], step)
+        assert verify(changed(one, ("lanes", index, "trace"), []).sealed(), find), lane["name"]
 
 
 def test_a_knob_is_noticed_wherever_it_was_used(one: dict[str, Any], find: FindProfile) -> None:
@@ -264,8 +245,7 @@ def test_a_problem_says_where_and_what(one: dict[str, Any], find: FindProfile) -
     step, record = next((i, r) for i, r in enumerate(trace) if r["score"] is not None)
     problems = verify(changed(one, ("lanes", lane, "trace", step, "score"), 12.5), find)
     assert f"{name}: step {step}: score is 12.5 on record, {record['score']} when replayed" in problems
-    assert "the digest is not that of the content: something was changed after the run" in problems
-    assert len(problems) == 2
+    assert DIGEST_PROBLEM in problems and len(problems) == 2
 
 
 # ---- another profile
@@ -297,11 +277,6 @@ def test_a_profile_that_is_not_bundled_is_asked_for(one: dict[str, Any]) -> None
     report = changed(one, ("lanes", lane, "profile", "sha256"), "0" * 64)
     with pytest.raises(SencacheError, match=r"no bundled profile has sha256 0{12}… .*--profile"):
         verify(report)
-
-
-def test_a_changed_copy_of_a_profile_has_another_hash(bundled_profile: Profile) -> None:
-    assert bundled_profile.sha256
-    assert bundled_profile.model_copy(update={"magcache": None}).sha256 != bundled_profile.sha256
 
 
 # ---- reports that no comparison wrote
@@ -338,11 +313,6 @@ def test_lanes_that_are_missing_are_checked_too(report: Report) -> None:
     assert verify(empty) == ["no lane came to its end, so there is nothing to verify"]
 
 
-def test_a_report_without_steps_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
-    for lane in range(len(one["lanes"])):
-        assert verify(changed(one, ("lanes", lane, "trace"), []).sealed(), find)
-
-
 FORGED_METRICS: dict[str, tuple[str, Any]] = {
     "no frames": ("lpips", []),
     "a frame less": ("ssim", [0.5]),
@@ -354,12 +324,12 @@ FORGED_METRICS: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("name", FORGED_METRICS)
 def test_forged_metrics_are_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile, name: str) -> None:
     metric, value = FORGED_METRICS[name]
-    for index, lane in enumerate(one["lanes"]):
-        if lane["metrics"]:
-            path = ("lanes", index, "metrics", "per_frame", metric)
-            values = value if isinstance(value, list) else [value] * len(lane["metrics"]["per_frame"][metric])
-            problems = verify(changed(one, path, values).sealed(), find)
-            assert problems and all(problem.startswith(f"{lane['name']}: ") for problem in problems)
+    for pair in pairs(one):
+        lane = pair["lanes"][1]
+        path = ("lanes", 1, "metrics", "per_frame", metric)
+        values = value if isinstance(value, list) else [value] * len(lane["metrics"]["per_frame"][metric])
+        problems = verify(changed(pair, path, values).sealed(), find)
+        assert problems and all(problem.startswith(f"{lane['name']}: ") for problem in problems)
 
 
 def test_settings_that_no_run_can_have_are_a_problem_not_an_error(
