@@ -94,13 +94,6 @@ def test_after_an_accident_the_next_attachment_is_a_clean_one(tiny: Tiny) -> Non
         assert trace.records == records, (change, accident)
 
 
-def test_a_pipeline_that_no_policy_is_attached_to_any_more_is_plain(tiny: Tiny) -> None:
-    plain = tiny()
-    with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, "teacache")):
-        tiny()
-    assert torch.equal(tiny(), plain)
-
-
 def test_hooks_of_others_and_the_weights_names_stay(tiny: Tiny) -> None:
     """Hooks put on before, and those put on under an attachment; what one sees of the model in a callback is
     the model.
@@ -127,12 +120,13 @@ def test_hooks_of_others_and_the_weights_names_stay(tiny: Tiny) -> None:
     assert not transformer._forward_hooks and not transformer._forward_pre_hooks
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_same_run_twice(tiny: Tiny, method: str) -> None:
-    with attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
-        first, records = tiny(), trace.records
-        calls, size = trace.transformer_calls, trace.cache_bytes
-        second = tiny()
-    assert torch.equal(first, second)
-    assert trace.records == records and trace.records is not records
-    assert (trace.transformer_calls, trace.cache_bytes) == (calls, size)
+def test_the_same_run_twice_and_then_a_plain_one(tiny: Tiny) -> None:
+    plain = tiny()
+    for method in METHODS:
+        with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
+            first, records = tiny(), trace.records
+            calls, size = trace.transformer_calls, trace.cache_bytes
+            assert torch.equal(tiny(), first), method
+        assert trace.records == records and trace.records is not records
+        assert (trace.transformer_calls, trace.cache_bytes) == (calls, size)
+    assert torch.equal(tiny(), plain)

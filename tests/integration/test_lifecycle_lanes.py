@@ -17,17 +17,14 @@ from sencache.comparison.lanes import Finished, Stepped, shallow_pipeline
 from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
-from sencache.policies import Fixed, Full, Policy
+from sencache.policies import Fixed, Full
 from sencache.trace import StepRecord
-
-
-def policies_of(name: str) -> dict[str, Policy]:
-    return {"none": Full(), **{method: policy_of(name, method) for method in METHODS}}
 
 
 def test_interleaved_lanes_equal_separate_calls_and_leave_the_model_alone(tiny: Tiny) -> None:
     """Not one object of the shared model is replaced at any moment when a lane is suspended."""
-    plain, policies = tiny(), policies_of(tiny.name)
+    plain = tiny()
+    policies = {"none": Full(), **{method: policy_of(tiny.name, method) for method in METHODS}}
     lanes = [lane_of(tiny, policy) for policy in policies.values()]
     steps: list[list[Stepped]] = [[] for _ in lanes]
     done: dict[int, Finished] = {}
