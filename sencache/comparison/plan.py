@@ -20,6 +20,7 @@ LISTS = {"steps"}
 
 
 def method_names() -> list[str]:
+    """Of everything that can be a lane."""
     return [REFERENCE, FEWER_STEPS, *(name for name in METHODS if name != REFERENCE)]
 
 

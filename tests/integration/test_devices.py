@@ -191,9 +191,9 @@ def test_which_gpus_the_app_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENCACHE_DEVICE", "cuda:1, cuda:0")
     assert service.devices() == ("cuda:1", "cuda:0")
 
-    for given in ("cpu,cpu", "cpu, cpu:0", "cuda:0,cuda:1,cuda", "cuda:1,cuda:1"):
-        monkeypatch.setenv("SENCACHE_DEVICE", given)
-        with pytest.raises(SencacheError, match=f"is given twice in '{given}'"):
+    for named in ("cpu,cpu", "cpu, cpu:0", "cuda:0,cuda:1,cuda", "cuda:1,cuda:1"):
+        monkeypatch.setenv("SENCACHE_DEVICE", named)
+        with pytest.raises(SencacheError, match=f"is given twice in '{named}'"):
             service.devices()
 
 

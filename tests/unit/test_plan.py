@@ -172,7 +172,7 @@ def test_any_text_is_parsed_or_refused(typed: str, overrides: list[str]) -> None
         assert len({lane.name for lane in lanes}) == len(lanes)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(LANES, min_size=1, max_size=3).map(",".join))
 @example("fixed:steps=" + "9" * 5000)
 def test_any_lane_is_planned_or_refused(typed: str) -> None:
