@@ -184,7 +184,7 @@ def _recorder(job: Job) -> Recorder:
 
 
 @dataclass
-class _Turns:
+class _LaneRun:
     """A lane under way: its call, the records of the steps taken, and what waits to be measured."""
 
     planned: Planned
@@ -230,7 +230,7 @@ class _Place:
         """The events of the lanes `planned`; None while nothing happens, as the full run on another device
         is behind. `observer` watches the full run.
         """
-        lanes = [_Turns(p, self._call(p, observer)) for p in planned]
+        lanes = [_LaneRun(p, self._call(p, observer)) for p in planned]
         yield from self._stop_late(lanes)
         with closing(round_robin([one.call for one in lanes])) as items:
             for index, item in chain(items, self._pauses(lanes)):
@@ -257,13 +257,13 @@ class _Place:
             observer if planned.spec.method == REFERENCE else None,
         )
 
-    def _pauses(self, lanes: Sequence[_Turns]) -> Iterator[tuple[int, None]]:
+    def _pauses(self, lanes: Sequence[_LaneRun]) -> Iterator[tuple[int, None]]:
         """Until the full run on another device is where these lanes are."""
         while any(one.waiting for one in lanes):
             time.sleep(POLL_SECONDS)
             yield 0, None
 
-    def _take(self, one: _Turns, item: Stepped | Finished) -> None:
+    def _take(self, one: _LaneRun, item: Stepped | Finished) -> None:
         one.waiting.append(item)
         if isinstance(item, Stepped):
             one.records.append(item.record)
@@ -271,7 +271,7 @@ class _Place:
         else:
             one.end()
 
-    def _measure(self, one: _Turns) -> Event:
+    def _measure(self, one: _LaneRun) -> Event:
         """What comes of its next item."""
         item = one.waiting[0]
         if isinstance(item, Stepped):
@@ -280,7 +280,7 @@ class _Place:
         done = lane_entry(one.planned, one.measured, item, self.reference, self.request, self.model)
         return LaneDone(done, to_uint8(item.frames))
 
-    def _pass(self, one: _Turns, began: float) -> None:
+    def _pass(self, one: _LaneRun, began: float) -> None:
         """Its next item has been told; if it is the full run's, others can be measured against it."""
         item = one.waiting.popleft()
         if one.planned.spec.method == REFERENCE:
@@ -288,7 +288,7 @@ class _Place:
         if isinstance(item, Finished):
             self.pace.end(item.decode_seconds + time.monotonic() - began)
 
-    def _stop_late(self, lanes: Sequence[_Turns]) -> Iterator[Event]:
+    def _stop_late(self, lanes: Sequence[_LaneRun]) -> Iterator[Event]:
         """Stop lanes, for the others to end in time."""
         if self.deadline is None or not self.pace.known:
             return

@@ -44,7 +44,7 @@ class Clock:
         return self._between(self._start, end) - sum(self._between(*pause) for pause in self._pauses)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """What the block does and queues is not counted."""
         begun = self._mark()
         yield

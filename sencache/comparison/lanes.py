@@ -91,7 +91,7 @@ class _OffTheClock:
         self._observer, self._clock = observer, clock
 
     def observe(self, state: StepState) -> None:
-        with self._clock.paused():
+        with self._clock.pause():
             self._observer.observe(state)
 
 

@@ -124,11 +124,13 @@ def _lpips_model(device: str) -> Callable[..., torch.Tensor]:
     )
     # Not strict: the heads' second registration (`lins`) and the scaling constants are not in the file.
     model.load_state_dict(torch.load(_HEADS, "cpu", weights_only=True), strict=False, assign=True)
-    loaded: Callable[..., torch.Tensor] = _unrounded(model.eval().requires_grad_(False).to(device), device)
+    loaded: Callable[..., torch.Tensor] = _avoid_rounding(
+        model.eval().requires_grad_(False).to(device), device
+    )
     return loaded
 
 
-def _unrounded(model: torch.nn.Module, device: str) -> torch.nn.Module:
+def _avoid_rounding(model: torch.nn.Module, device: str) -> torch.nn.Module:
     if torch.device(device).type != "cpu":
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):

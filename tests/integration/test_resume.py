@@ -114,14 +114,14 @@ def test_a_kept_sample_comes_back_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
         assert simulate(policy, made.recording).records == simulate(policy, read.recording).records
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00" * 100, None])
-def test_a_damaged_sample_is_named(damage: bytes | None, tmp_path: Path) -> None:
+def test_a_damaged_sample_is_named(tmp_path: Path) -> None:
     tiny = pipelines.wan()
     calibrate(plan(tiny, 1), tmp_path)
     (kept,) = tmp_path.iterdir()
-    kept.write_bytes(kept.read_bytes()[:-50] if damage is None else damage)
-    with pytest.raises(SencacheError, match=rf"{kept.name}.*delete it"):
-        calibrate(plan(tiny, 1), tmp_path)
+    for damage in (kept.read_bytes()[:-50], b"\x00" * 100, b""):
+        kept.write_bytes(damage)
+        with pytest.raises(SencacheError, match=rf"{kept.name}.*delete it"):
+            calibrate(plan(tiny, 1), tmp_path)
 
 
 def test_presets_cost_what_the_profile_says(tiny: Tiny, tmp_path: Path) -> None:

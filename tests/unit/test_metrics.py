@@ -217,7 +217,7 @@ def test_other_shapes_and_values_outside_the_range_are_refused() -> None:
 def test_on_a_gpu_lpips_is_made_of_products_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which are never rounded to TF32; a switch for convolutions would be the whole process's."""
     make = metrics._lpips_model.__wrapped__
-    own, there = make("cpu"), metrics._unrounded(make("cpu"), "cuda:0")
+    own, there = make("cpu"), metrics._avoid_rounding(make("cpu"), "cuda:0")
     pair = torch.rand(2, 2, 3, 97, 130, generator=torch.Generator().manual_seed(0))
     expected = own(*pair, normalize=True)
     monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", None)
