@@ -70,17 +70,23 @@ def interrupt(tiny: Tiny) -> None:
 ACCIDENTS = (fail_in_callback, fail_in_block, fail_in_scheduler, interrupt)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_after_an_accident_the_next_run_is_a_clean_one(tiny: Tiny, method: str) -> None:
-    """Under the same attachment, whatever the next run looks like."""
+def test_after_an_accident_the_next_run_is_a_clean_one(tiny: Tiny) -> None:
+    """Under the same attachment, whatever the next run looks like; each architecture pairs methods with other
+    accidents.
+    """
     tiny()
-    with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
-        for (change, arguments), accident in zip(CHANGES.items(), cycle(ACCIDENTS), strict=False):
-            with pytest.raises(Mishap):
-                accident(tiny)
-            latents, records = in_a_new_pipeline(tiny.name, method, change)
-            assert torch.equal(tiny(**arguments[tiny.name]), latents), (change, accident)
-            assert trace.records == records, (change, accident)
+    accidents = cycle(ACCIDENTS)
+    for _ in range(list(pipelines.ALL).index(tiny.name)):
+        next(accidents)
+    for method in METHODS:
+        accident = next(accidents)
+        with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
+            for change in ("same", "shape"):
+                with pytest.raises(Mishap):
+                    accident(tiny)
+                latents, records = in_a_new_pipeline(tiny.name, method, change)
+                assert torch.equal(tiny(**CHANGES[change][tiny.name]), latents), (method, accident, change)
+                assert trace.records == records, (method, accident, change)
 
 
 def test_after_an_accident_the_next_attachment_is_a_clean_one(tiny: Tiny) -> None:
