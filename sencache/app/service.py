@@ -39,7 +39,7 @@ from sencache.comparison import compare as comparison
 from sencache.comparison.events import Ledger
 from sencache.comparison.job import Job
 from sencache.comparison.report import Report
-from sencache.comparison.saving import Saving, settled
+from sencache.comparison.saving import Saving, final_report
 from sencache.comparison.stepping import in_threads
 from sencache.errors import SencacheError
 from sencache.models.model import Model, load
@@ -205,7 +205,7 @@ class ComparisonService:
             except Exception as error:
                 log.warning("a comparison was cut off: %r", error)
                 failure = error
-            report = settled(folder, ledger.taken, cut_off(failure))
+            report = final_report(folder, ledger.taken, cut_off(failure))
             if report is None:
                 assert failure is not None
                 raise failure
