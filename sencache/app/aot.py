@@ -61,7 +61,6 @@ class Either:
         self.compiled, self.eager, self.layout = compiled, eager, layout
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As the block's forward."""
         fits = layout_of((args, kwargs)) == self.layout
         return (self.compiled if fits else self.eager)(*args, **kwargs)
 

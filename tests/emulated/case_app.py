@@ -12,9 +12,8 @@ import pytest
 
 from sencache.app import service
 from sencache.app.events import Done
-from sencache.app.opening import preselected
 from sencache.app.request import make_request, plan_request
-from sencache.app.space import offered_model
+from sencache.app.space import offered_model, preselected_lanes
 from sencache.cli import commands as cli
 from sencache.comparison.report import load_report
 from sencache.video import write_mp4
@@ -29,11 +28,11 @@ def test_the_page_as_it_opens(key: str, devices: str | None, monkeypatch: pytest
     """Its own lanes and budget; on all GPUs unless one is named."""
     if devices:
         monkeypatch.setenv("SENCACHE_DEVICE", devices)
-    methods = preselected(offered_model(key))
+    methods = preselected_lanes(offered_model(key))
     size = {"height": 32, "width": 32, "frames": 9, "steps": 12}
     ask = make_request(model=key, prompt="a red circle", methods=methods, nfe=6, **size)
     *_, last = service.ComparisonService().run(plan_request(ask))
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     assert isinstance(last, Done)
 
 

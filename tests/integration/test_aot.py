@@ -18,7 +18,7 @@ from pipelines import STEPS, Tiny
 
 from sencache.app import service
 from sencache.app.aot import compile_blocks, layout_of, load_blocks
-from sencache.app.opening import sample
+from sencache.app.space import sample
 from sencache.comparison.lanes import Finished, lane
 from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
@@ -144,7 +144,7 @@ def test_the_service_compiles_when_it_starts_if_told_to(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Off ZeroGPU the GPU function is called in place; the real worker is in test_zerogpu.py."""
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     service.ComparisonService().warm()
     assert compiler.packages == {}
     monkeypatch.setattr(service, "ahead_of_time", lambda: True)
@@ -157,4 +157,4 @@ def test_the_service_compiles_when_it_starts_if_told_to(
         assert len(compiler.packages) == 1
         assert compiler.calls == len(loaded.pipe.transformer.blocks) * 2 * request.steps
     finally:
-        service._loaded.cache_clear()
+        service._load.cache_clear()

@@ -15,7 +15,7 @@ from finished import BUNDLED, OWN, film, finished
 from hub_profiles import NOWHERE, refusal
 
 from sencache.app.pages import page
-from sencache.app.pages.gallery import cards_of, told
+from sencache.app.pages.gallery import cards_of, entry_status
 from sencache.app.recorded import Recorded, gallery_places, recorded
 from sencache.gallery import card, dataset_card, datasets
 from sencache.gallery.datasets import Pinned, push_card
@@ -70,7 +70,7 @@ def test_from_a_comparison_to_the_page_of_another_space(
     assert entry.report == report and entry.report.digest == report.digest
     (shown_card,) = cards_of(found.entries).cards
     assert shown_card.source == f"recorded on cuda · {REPO}@{server.repos[REPO].head[:8]}"
-    said = told(entry, OFFERED)
+    said = entry_status(entry, OFFERED)
     assert "wan-1.3b, recorded on cuda" in said and "This Space runs tiny-wan and tiny-ltx" in said
     assert "encoded again (480×270" in said and "numbers are of the original frames" in said
 

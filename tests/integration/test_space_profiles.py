@@ -39,12 +39,12 @@ def space(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setenv("MODEL_ID", "wan-1.3b")
     monkeypatch.delenv("SENCACHE_PROFILES")
-    shelf._gathered.cache_clear()
+    shelf._pull_once.cache_clear()
 
 
 def started() -> dict[str, Any]:
     """What a new process offers for its model."""
-    shelf._gathered.cache_clear()
+    shelf._pull_once.cache_clear()
     (model,) = describe()["models"]
     return model
 
@@ -249,7 +249,7 @@ def test_a_visitor_pulls_for_this_visit_alone(
     commit = server.add(OFFICIAL, {WAN: npz()})
     with gr.Blocks(analytics_enabled=False):
         controls = build_controls(describe())
-    asking, (own, name, told) = own_profiles.pulled(f" {OFFICIAL} ", "wan", {})
+    asking, (own, name, told) = own_profiles.pull(f" {OFFICIAL} ", "wan", {})
     assert asking[1] is None and commit in told["text"] and not told["bad"]
     values = {**{field: component.value for field, component in controls.fields.items()}, "profile": name}
     ask = controls.request(*values.values(), *(knob.field.value for knob in controls.knobs), own)
@@ -262,5 +262,5 @@ def test_a_visitor_pulls_for_this_visit_alone(
         ("someone/else", "there is no such repository"),
         (f"{OFFICIAL}:sensitivity_ltx.npz", "there is no such file"),
     ):
-        *_, (held, none, wrong) = own_profiles.pulled(text, "wan", own)
+        *_, (held, none, wrong) = own_profiles.pull(text, "wan", own)
         assert held == own and none is None and wrong["bad"] and said in str(wrong["text"])

@@ -11,9 +11,8 @@ import pytest
 from stage import served, visited
 
 from sencache.app.pages.gallery import GALLERY
-from sencache.app.pages.how import build_how_page
-from sencache.app.pages.replay import REPLAY, Replay, load_replay
-from sencache.app.pages.theme import script
+from sencache.app.pages.how import REPLAY, Replay, build_how_page, load_replay
+from sencache.app.pages.parts import script
 from sencache.calibration.recording import Recording, simulate
 from sencache.policies import Fixed, Policy, SenCache
 from sencache.profiles.constants import SensitivityTable

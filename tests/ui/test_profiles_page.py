@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stage import served, visited
 
-from sencache.app.pages.own_profiles import MOST_OWN, added
+from sencache.app.pages.own_profiles import MOST_OWN, add_profile
 from sencache.app.pages.profiles import build_profiles_page
 from sencache.hub.exchange import LISTED
 from sencache.policies.loading import load_profile
@@ -227,7 +227,7 @@ def test_pulling_without_network_says_so(page: Any) -> None:
 
 def test_the_list_has_an_end(bundled_profile: Profile) -> None:
     own = {str(k): (bundled_profile, "") for k in range(MOST_OWN)}
-    *_, said = added(lambda: (bundled_profile, "more", ""), own)
+    *_, said = add_profile(lambda: (bundled_profile, "more", ""), own)
     assert said["bad"] and str(MOST_OWN) in said["text"]
 
 

@@ -11,12 +11,11 @@ import pytest
 
 from sencache.app import space
 from sencache.app.offer import describe
-from sencache.app.opening import sample
-from sencache.app.pace import Pace
 from sencache.app.pages.api import _Endpoints
 from sencache.app.pages.controls import build_controls
 from sencache.app.request import ComparisonRequest, make_request, plan_request
-from sencache.app.seconds import RATES, ZEROGPU, ZEROGPU_LONGEST, longest_call
+from sencache.app.seconds import RATES, ZEROGPU, ZEROGPU_LONGEST, Pace, longest_call
+from sencache.app.space import sample
 from sencache.errors import SencacheError
 from sencache.models.model import MODELS, check_request
 
@@ -90,7 +89,7 @@ def test_a_first_run_is_worth_seeing(key: str) -> None:
     constants for it; and no side under 224 pixels.
     """
     spec, fitted = MODELS[key], space.first_run(MODELS[key], ZEROGPU, longest_call())
-    lanes = space.affordable_lanes(fitted, space.priced(fitted), ZEROGPU, longest_call())
+    lanes = space.affordable_lanes(fitted, space.sizing_lanes(fitted), ZEROGPU, longest_call())
     assert space.first_seconds(fitted, lanes, ZEROGPU) <= longest_call()
     assert fitted.steps >= 30 and fitted.frames >= 1.95 * fitted.fps
     assert min(fitted.height, fitted.width) >= 224

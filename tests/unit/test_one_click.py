@@ -15,8 +15,8 @@ import greenlet
 import pytest
 
 import sencache
-from sencache.app import opening, shelf
 from sencache.app import service as app
+from sencache.app import shelf, space
 from sencache.app.offer import describe
 from sencache.app.pages.controls import Controls, build_controls
 from sencache.app.pages.running import Runner
@@ -51,7 +51,7 @@ def test_one_click_plans_once(controls: Controls, monkeypatch: pytest.MonkeyPatc
 
     for module, name in (
         *((plan, "plan_lane"), (plan, "make_policy"), (plan, "check_offer")),
-        *((shelf, "own_profile"), (opening, "plan_lane"), (app, "plan_request")),
+        *((shelf, "own_profile"), (space, "plan_lane"), (app, "plan_request")),
     ):
         count(module, name)
     runner, given = Runner(app.ComparisonService(), controls, WIDTH), values(controls)

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sencache.app.offer import describe
-from sencache.app.opening import evaluations
 from sencache.app.pages.controls import SPEEDS, Controls, build_controls
 from sencache.app.pages.gallery import load_gallery
 from sencache.app.pages.lanes import board_of
-from sencache.app.pages.links import query_of, query_of_report, read_query, restored
-from sencache.app.pages.numbers import table_of
+from sencache.app.pages.links import query_of, query_of_report, read_query, restore
+from sencache.app.pages.plots import drift_figure, timeline_figure, walked_figure
+from sencache.app.pages.results import table_of
 from sencache.app.pages.running import Runner, ending
 from sencache.app.palette import lane_label
-from sencache.app.plots import drift_figure, timeline_figure, walked_figure
 from sencache.app.request import make_request, plan_request
 from sencache.app.service import ComparisonService
+from sencache.app.space import evaluations
 from sencache.cli.tables import comparison_table, lane_notes
 from sencache.comparison.events import StepDone
 from sencache.comparison.report import Report, Unfinished
@@ -112,9 +112,9 @@ def test_a_link_restores_what_it_was_made_of(
 
 
 def after(controls: Controls, query: dict[str, str], before: dict[str, Any]) -> dict[str, Any]:
-    """What the fields hold when `query` was restored into a page on which `before` had been set."""
+    """What the fields hold when `query` was restore into a page on which `before` had been set."""
     values = {**usual(controls), **before}
-    updates = zip(values, restored(controls, query), strict=True)
+    updates = zip(values, restore(controls, query), strict=True)
     return values | {name: update["value"] for name, update in updates if "value" in update}
 
 
@@ -141,7 +141,7 @@ def after(controls: Controls, query: dict[str, str], before: dict[str, Any]) -> 
 )
 def test_a_strangers_link_sets_nothing_that_is_not_offered(controls: Controls, query: dict[str, str]) -> None:
     values = {**usual(controls)}
-    for name, update in zip(values, restored(controls, query), strict=True):
+    for name, update in zip(values, restore(controls, query), strict=True):
         if "value" in update:
             values[name] = update["value"]
     assert values["speed"] in SPEEDS and values["model"] == "tiny-wan"

@@ -12,18 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache.app.pace import RECENT, Pace
 from sencache.app.request import make_request, plan_request
 from sencache.app.seconds import (
     RATES,
+    RECENT,
     RESERVE,
     ZEROGPU,
     ZEROGPU_LONGEST,
-    booked,
+    Listener,
+    Pace,
     costs_of,
     longest_call,
+    quota,
     rate_of,
-    reserved,
+    reservation,
 )
 from sencache.comparison.events import Compared, Event, LaneDone, Started, StepDone
 from sencache.comparison.report import Lane, Report
@@ -91,10 +93,10 @@ def test_measuring_on_a_cpu_is_part_of_the_estimate() -> None:
 @given(st.floats(0, 1000))
 def test_a_reservation_keeps_its_margin(seconds: float) -> None:
     """And what ZeroGPU posts of what is accepted is never above its two minutes."""
-    assert reserved(seconds) >= RESERVE * seconds
+    assert reservation(seconds) >= RESERVE * seconds
     if seconds <= longest_call():
-        assert reserved(seconds) <= ZEROGPU_LONGEST and booked(reserved(seconds)) <= 120
-    assert reserved(longest_call() + 1) > ZEROGPU_LONGEST
+        assert reservation(seconds) <= ZEROGPU_LONGEST and quota(reservation(seconds)) <= 120
+    assert reservation(longest_call() + 1) > ZEROGPU_LONGEST
 
 
 # ---- learnt
@@ -118,7 +120,7 @@ def decoded(seconds: float) -> LaneDone:
 
 def taught(*events: Event, device: str = "cpu") -> Pace:
     pace = Pace()
-    listener = pace.listen(ASKED, device)
+    listener = Listener(pace, ASKED, device)
     for event in events:
         listener.hear(event)
     return pace
@@ -167,7 +169,7 @@ def test_devices_are_learnt_apart() -> None:
     pace = taught(started("half a card"), step(9.0), device=ZEROGPU)
     assert pace.estimate(ASKED, ZEROGPU).costs.computed == 9.0
     assert not pace.estimate(ASKED, "NVIDIA H100").measured
-    pace.named(ZEROGPU, "another")
+    pace.rename(ZEROGPU, "another")
     assert not pace.estimate(ASKED, ZEROGPU).measured
 
 

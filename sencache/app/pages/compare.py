@@ -10,20 +10,18 @@ from typing import Any
 import gradio as gr
 from gradio import update
 
-from sencache.app.deliver import pack, profile_files, profiles_of, snippets, walked
-from sencache.app.pages.controls import MATCHED, Controls, build_controls, profile_choices, speed_label
-from sencache.app.pages.gallery import GalleryCards, cards_of, left_out, load_gallery, picked, told
-from sencache.app.pages.links import query_of_report, read_query, restored
-from sencache.app.pages.note import note, said
-from sencache.app.pages.own_profiles import Own, pulled
-from sencache.app.pages.results import Finished, Results, build_results, shown
+from sencache.app.deliver import pack, profile_files, profiles_of, sencache_profile, snippets
+from sencache.app.pages import gallery
+from sencache.app.pages.controls import MATCHED, build_controls, profile_choices, speed_label
+from sencache.app.pages.links import query_of_report, read_query, restore
+from sencache.app.pages.own_profiles import Own, pull
+from sencache.app.pages.parts import QUIET, message, note
+from sencache.app.pages.results import Finished, build_results, result_values
 from sencache.app.pages.running import Runner
 from sencache.app.recorded import Recorded
 from sencache.app.service import ComparisonService
 from sencache.errors import SencacheError
 from sencache.gallery.card import Entry
-
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 # On a narrow screen the lanes are below the settings.
 SHOW_RESULTS = """() => {
@@ -56,35 +54,42 @@ class ComparePage:
         own: gr.State | None = None,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="sencache-gallery-")
-        self._recorded = recorded
         self._offered = [model["key"] for model in offer["models"]]
-        bundled = load_gallery()
+        bundled = gallery.load_gallery()
+        # Kept with their folder of copies, which goes with `recorded`.
+        self._recorded = recorded
         self.entries = [*bundled, *recorded.entries]
-        self.finished = [self._finished(entry) for entry in self.entries]
+        self.finished = [self._finish(entry) for entry in self.entries]
         # The page's main knob is a budget: open a comparison that has one, and that could be run here.
-        budgets = (n for n, entry in enumerate(bundled) if entry.report.request.nfe)
-        self.first = next(budgets, 0)
+        self.first = next((n for n, entry in enumerate(bundled) if entry.report.request.nfe), 0)
         gr.HTML(INTRO, padding=False)
-        self.cards = GalleryCards(cards_of(self.entries, self.entries[self.first].name), elem_id="gallery")
+        cards = gallery.cards_of(self.entries, self.entries[self.first].name)
+        self.cards = gallery.GalleryCards(cards, elem_id="gallery")
         if recorded.problems:
-            note("left-out", left_out([problem.what for problem in recorded.problems]))
+            note("left-out", gallery.omission_note([problem.what for problem in recorded.problems]))
         with gr.Row(elem_id="workbench"):
             with gr.Column(scale=0, min_width=340, elem_id="controls"):
-                self.controls: Controls = build_controls(offer, own)
+                self.controls = build_controls(offer, own)
             with gr.Column(scale=1, min_width=320, elem_id="results"):
-                self.status = note("status", self.finished[self.first].told)
-                self.results: Results = build_results()
-        self.runner = Runner(service, self.controls, len(self.results.outputs))
+                self.status = note("status", self.finished[self.first].status)
+                self.results = build_results()
+        self.runner = Runner(service, self.controls, len(self.results))
 
-    def _finished(self, entry: Entry) -> Finished:
+    def _finish(self, entry: Entry) -> Finished:
         """What the gallery shows of an entry; its CSV and zip are made when the app starts."""
         folder = Path(self._scratch.name) / entry.name
         folder.mkdir()
         pack(entry.report, entry.folder, folder)
-        profiles, query = profiles_of(entry.report, entry.folder), query_of_report(entry.report)
-        code = snippets(entry.report, profile_files(entry.report, profiles))
-        profile, about = walked(entry.report, profiles), told(entry, self._offered)
-        return Finished(entry.report, entry.folder, folder, profile, code, query, about)
+        profiles = profiles_of(entry.report, entry.folder)
+        return Finished(
+            entry.report,
+            videos=entry.folder,
+            files=folder,
+            profile=sencache_profile(entry.report, profiles),
+            snippets=snippets(entry.report, profile_files(entry.report, profiles)),
+            query=query_of_report(entry.report),
+            status=gallery.entry_status(entry, self._offered),
+        )
 
     def wire(self) -> None:
         """All listeners of the page."""
@@ -96,7 +101,7 @@ class ComparePage:
         running = controls.run.click(
             self.runner.run,
             controls.asked,
-            [*state, *results.outputs],
+            [*state, *results],
             validator=self.runner.validate,
             concurrency_id="gpu",
             concurrency_limit=1,
@@ -108,65 +113,57 @@ class ComparePage:
         running.failure(self.runner.explain_failure, self.status, state, **QUIET)
         controls.cancel.click(None, None, None, js=STOP_LANES)
         controls.cancel.click(self.runner.cancel, None, state, cancels=[running], **QUIET)
-        self.cards.pick(
-            self.open_card, None, [self.cards, self.status, *controls.inputs, *results.outputs], **QUIET
-        )
-        changing: list[Any] = controls.inputs
-        labels = [controls.fields["speed"], controls.estimate]
+        self.cards.pick(self.open_card, None, [self.cards, self.status, *controls.inputs, *results], **QUIET)
         gr.on(
-            [component.change for component in changing],
+            [component.change for component in controls.inputs],  # type: ignore[attr-defined]
             self.relabel,
             controls.asked,
-            labels,
+            [controls.fields["speed"], controls.estimate],
             trigger_mode="always_last",
             **QUIET,
         )
-        self._wire_profiles()
-
-    def _wire_profiles(self) -> None:
-        """What a visitor pulls here or checks on another page can be chosen here."""
-        controls, profile = self.controls, self.controls.fields["profile"]
+        # What a visitor pulls here or checks on another page can be chosen here.
+        profile = controls.fields["profile"]
         controls.pull.button.click(
-            self.pulled,
+            self.pull_profile,
             [controls.pull.source, controls.fields["model"], controls.own],
             [controls.own, profile, controls.pull.told],
             show_progress="hidden",
             api_visibility="private",
         )
-        controls.own.change(self.listed, controls.own, profile, **QUIET)
+        controls.own.change(self.list_profiles, controls.own, profile, **QUIET)
 
-    def listed(self, own: Own) -> Any:
+    def list_profiles(self, own: Own) -> Any:
         """The list of profiles with the visitor's own."""
         return update(choices=profile_choices(self.controls.offer, own))
 
-    def pulled(self, text: str, model: str, own: Own) -> Iterator[tuple[Any, Any, Any]]:
+    def pull_profile(self, text: str, model: str, own: Own) -> Iterator[tuple[Any, Any, Any]]:
         """Pull what the visitor named; it is the chosen profile then."""
-        offered = self.controls.offer
-        architecture = next(m["architecture"] for m in offered["models"] if m["key"] == model)
-        for held, name, news in pulled(text, architecture, own):
-            listed = update(choices=profile_choices(offered, held), value=name) if name else gr.skip()
-            yield held, listed, news
+        offer = self.controls.offer
+        architecture = next(m["architecture"] for m in offer["models"] if m["key"] == model)
+        for held, name, told in pull(text, architecture, own):
+            yield held, update(choices=profile_choices(offer, held), value=name) if name else gr.skip(), told
 
-    def loaded(self, request: gr.Request) -> list[Any]:
+    def load(self, request: gr.Request) -> list[Any]:
         """First paint: the first finished comparison, and its settings or those of the link."""
-        asked = dict(request.query_params)
-        first = self.finished[self.first]
+        asked, first = dict(request.query_params), self.finished[self.first]
         query = asked if "prompt" in asked else read_query(first.query)
-        return [*restored(self.controls, query), *shown(first)]
+        return [*restore(self.controls, query), *result_values(first)]
 
     def open_card(self, event: gr.EventData) -> list[Any]:
         """Show the finished comparison whose card was pressed, and take over its settings."""
         try:
-            entry = picked(self.entries, event)
+            entry = gallery.pick_entry(self.entries, event)
         except SencacheError as error:
             raise gr.Error(str(error), print_exception=False) from None
         finished = self.finished[self.entries.index(entry)]
-        fields = restored(self.controls, read_query(finished.query))
-        return [cards_of(self.entries, entry.name), said(finished.told), *fields, *shown(finished)]
+        fields = restore(self.controls, read_query(finished.query))
+        cards = gallery.cards_of(self.entries, entry.name)
+        return [cards, message(finished.status), *fields, *result_values(finished)]
 
     def relabel(self, *values: Any) -> list[Any]:
         """What the main knob and the estimate say of the settings as they are."""
-        named = dict(zip(self.controls.fields, values, strict=False))
-        label = speed_label(named["speed"], self.controls.steps(*values), named["budget"])
-        matched = named["budget"] == MATCHED
+        given = self.controls.by_name(values)
+        label = speed_label(given["speed"], self.controls.steps(values), given["budget"])
+        matched = given["budget"] == MATCHED
         return [update(label=label, interactive=matched), self.runner.estimate(*values)]

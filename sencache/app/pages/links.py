@@ -9,13 +9,24 @@ from urllib.parse import parse_qsl, urlencode
 
 from gradio import update
 
-from sencache.app.opening import evaluations
-from sencache.app.pages.controls import BUDGETS, MATCHED, OWN, SPEEDS, Controls, bounds, fitting
+from sencache.app.pages.controls import (
+    BOOLEANS,
+    BUDGETS,
+    MATCHED,
+    MAX_SEED,
+    OWN,
+    SPEEDS,
+    Controls,
+    bundled_choices,
+)
+from sencache.app.space import evaluations
 from sencache.comparison.report import Report
-from sencache.schema import MAX_PROMPT
+from sencache.schema import MAX_PROMPT, MAX_STEPS
 
 TEXTS = ("prompt", "negative")
 MAX_VALUE = 4000
+# The smallest and largest value that a link may set; anything else is checked when it is run.
+BOUNDS = {"seed": (0, MAX_SEED), "steps": (1, MAX_STEPS)}
 
 
 def query_of(controls: Controls, *values: Any) -> str:
@@ -26,32 +37,27 @@ def query_of(controls: Controls, *values: Any) -> str:
 def query_of_report(report: Report) -> str:
     """The query that asks for a finished comparison again, as near as the page's fields can say it."""
     request = report.request
-    speed = next((s for s in SPEEDS if evaluations(s, request.steps) == request.nfe), None)
-    sizes = {name: getattr(request, name) for name in ("seed", "steps", "width", "height", "frames")}
     return _query(
         {
             "prompt": request.prompt,
-            "speed": speed,
+            "speed": next((s for s in SPEEDS if evaluations(s, request.steps) == request.nfe), None),
             "budget": MATCHED if request.nfe else request.preset or OWN,
             "methods": [lane.name for lane in report.lanes if lane.target is not None],
             "model": report.model.key,
             "negative": request.negative_prompt,
             "guidance": request.guidance_scale,
-            **sizes,
+            **{name: getattr(request, name) for name in ("seed", "steps", "width", "height", "frames")},
         }
     )
 
 
 def _query(values: Mapping[str, Any]) -> str:
     """Fields left empty are left out; but no method at all is a choice."""
-    pairs = {name: _written(value) for name, value in values.items()}
-    return urlencode({name: text for name, text in pairs.items() if text or name == "methods"})
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return "" if value is None else str(value)
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        for name, value in values.items()
+    }
+    return urlencode({n: text for n, text in texts.items() if text not in (None, "") or n == "methods"})
 
 
 def read_query(query: str) -> dict[str, str]:
@@ -59,7 +65,7 @@ def read_query(query: str) -> dict[str, str]:
     return dict(parse_qsl(query, keep_blank_values=True))
 
 
-def restored(controls: Controls, query: Mapping[str, str]) -> list[Any]:
+def restore(controls: Controls, query: Mapping[str, str]) -> list[Any]:
     """An update per input, whatever is in it now: the query's value, else that of an untouched page.
 
     What a link says is a stranger's: a value that its field does not offer is left out. So is all but the
@@ -84,22 +90,20 @@ def _field(controls: Controls, name: str, text: str) -> Any:
         return [lane for lane in text.split(",") if lane in offered]
     choices = {
         "speed": SPEEDS,
-        "budget": tuple(value for _, value in BUDGETS),
-        "model": tuple(model["key"] for model in controls.offer["models"]),
-        "profile": tuple(fitting(controls.offer)),
+        "budget": [value for _, value in BUDGETS],
+        "model": [model["key"] for model in controls.offer["models"]],
+        "profile": bundled_choices(controls.offer),
     }
     if name in choices:
         return text if text in choices[name] else None
-    return _number(text, *bounds(name))
+    return _number(text, *BOUNDS.get(name, (0, 10_000)))
 
 
 def _knob(setting: dict[str, Any], text: str) -> Any:
     if setting["kind"] == "list":
         return text[:MAX_VALUE]
-    if setting["kind"] == "boolean":
-        return text if text in ("yes", "no") else None
-    if setting["kind"] == "choice":
-        return text if text in setting["choices"] else None
+    if setting["kind"] in ("boolean", "choice"):
+        return text if text in (setting["choices"] or BOOLEANS) else None
     return _number(text, 0, 1000)
 
 

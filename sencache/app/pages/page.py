@@ -14,8 +14,9 @@ from sencache.app.pages.api import build_api
 from sencache.app.pages.compare import ComparePage
 from sencache.app.pages.how import build_how_page
 from sencache.app.pages.own_profiles import own_profiles
+from sencache.app.pages.parts import QUIET, STATIC
 from sencache.app.pages.profiles import build_profiles_page
-from sencache.app.pages.theme import stylesheets, theme
+from sencache.app.pages.theme import theme
 from sencache.app.palette import colour_variables
 from sencache.app.recorded import gallery_places, recorded
 from sencache.app.service import ComparisonService
@@ -70,14 +71,7 @@ def build_app() -> gr.Blocks:
                 build_how_page()
         compare.wire()
         build_api(service, offer)
-        app.load(
-            compare.loaded,
-            None,
-            [*compare.controls.inputs, *compare.results.outputs],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        app.load(compare.load, None, [*compare.controls.inputs, *compare.results], **QUIET)
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
     return app
 
@@ -98,7 +92,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": colour_variables(),
-        "css_paths": stylesheets(),
+        "css_paths": sorted(STATIC.glob("*.css")),
         "ssr_mode": False,
         "show_error": False,
         "max_file_size": "2mb",

@@ -14,8 +14,8 @@ from sencache.app.events import Done
 from sencache.app.pages.controls import Controls
 from sencache.app.pages.lanes import LaneBoard, about
 from sencache.app.pages.links import query_of
-from sencache.app.pages.note import said
-from sencache.app.pages.results import Finished, shown
+from sencache.app.pages.parts import message
+from sencache.app.pages.results import Finished, result_values
 from sencache.app.palette import lane_label
 from sencache.app.service import ComparisonService
 from sencache.comparison.events import LaneDone, LaneStopped, Started, StepDone
@@ -45,79 +45,81 @@ class Runner:
     def __init__(self, service: ComparisonService, controls: Controls, width: int) -> None:
         self.service, self.controls, self.width = service, controls, width
 
+    def _job(self, values: tuple[Any, ...]) -> Job:
+        return self.service.job(self.controls.request(*values))
+
     def estimate(self, *values: Any) -> dict[str, str | bool]:
         """What the note beside Run says: the time it takes, or what stands in the way."""
         try:
-            job = self._job(*values)
+            job = self._job(values)
             estimate = self.service.estimate(job)
         except SencacheError as error:
-            return said(str(error), bad=True)
+            return message(str(error), bad=True)
         basis = "by steps timed on this machine" if estimate.measured else "computed, a rough figure"
         booked = f", {estimate.booked} s of your GPU quota" if on_zerogpu() else ""
-        return said(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {_hint(job)}".rstrip())
-
-    def _job(self, *values: Any) -> Job:
-        return self.service.job(self.controls.request(*values))
+        # Words of the prompt that a bundled model has never seen; it runs all the same.
+        hint = (words.hint(job.request.prompt) if job.spec.bundled else None) or ""
+        return message(f"About {max(1, round(estimate.seconds))} s{booked} ({basis}). {hint}".rstrip())
 
     def validate(self, *values: Any) -> list[dict[str, Any]]:
-        """Refuse before queueing, at the field the message speaks of, else at the prompt."""
+        """Refuse before queueing, at the field that the message names first, else at the prompt."""
         try:
-            self.service.estimate(self._job(*values))
+            self.service.estimate(self._job(values))
         except SencacheError as error:
-            at = self._blamed(str(error))
-            return [gr.validate(index != at, str(error)) for index in range(len(values))]
+            problem = str(error)
+            named = [
+                (problem.find(name), index)
+                for index, name in enumerate(self.controls.names)
+                if name in problem
+            ]
+            _, at = min(named, default=(0, 0))
+            return [gr.validate(index != at, problem) for index in range(len(values))]
         return [gr.validate(True, "")] * len(values)
 
-    def _blamed(self, message: str) -> int:
-        names = enumerate(self.controls.names)
-        said_early = [(message.find(name), index) for index, name in names if name in message]
-        return min(said_early, default=(0, 0))[1]
-
     def announce(self, *values: Any) -> dict[str, str | bool]:
-        """What the status says from the click until the run's turn has come."""
+        """What the status says from the click until the run begins."""
         told = self.estimate(*values)
-        return told if told["bad"] else said(WAITING)
+        return told if told["bad"] else message(WAITING)
 
     def explain_failure(self, status: dict[str, Any]) -> list[Any]:
-        """Status, Run and Cancel when the run failed: before its turn came, only a full queue is to blame."""
+        """Status, Run and Cancel when the run failed: before it began, only a full queue is to blame."""
         waited = isinstance(status, dict) and status.get("text") == WAITING
-        told = said(FULL, bad=True) if waited else gr.skip()
+        told = message(FULL, bad=True) if waited else gr.skip()
         return [told, update(interactive=True), update(interactive=False)]
 
     def cancel(self) -> list[Any]:
         """Status, Run and Cancel after the visitor pressed Cancel."""
-        return self._state("Cancelled; the lanes show how far it came.", running=False)
+        return _state("Cancelled; the lanes show how far it came.", running=False)
 
     def run(self, *values: Any) -> Iterator[list[Any]]:
         """The comparison as updates of status, Run, Cancel and all results."""
         rest = [gr.skip()] * self.width
         try:
-            yield [*self._state("Starting…", running=True), *rest]
-            job, query = self._job(*values), query_of(self.controls, *values[: len(self.controls.names)])
+            yield [*_state("Starting…", running=True), *rest]
+            job, query = self._job(values), query_of(self.controls, *values[: len(self.controls.names)])
             board, text, sent = LaneBoard(job.request.prompt, about(job.spec.key, job.request)), WAITING, 0.0
             for event in self.service.run(job):
                 if isinstance(event, Done):
-                    finished = _finished(event, query)
-                    yield [*self._state(finished.told, running=False), *shown(finished)]
+                    status = ending(event.report, event.seconds)
+                    folder = event.folder
+                    finished = Finished(
+                        event.report, folder, folder, event.profile, event.snippets, query, status
+                    )
+                    yield [*_state(status, running=False), *result_values(finished)]
                     continue
                 board.take(event)
                 text = STATUS.get(type(event), text)
                 if time.monotonic() - sent >= UPDATE_SECONDS:
                     sent = time.monotonic()
-                    yield [said(text), gr.skip(), gr.skip(), board.value(), *rest[1:]]
+                    yield [message(text), gr.skip(), gr.skip(), board.value(), *rest[1:]]
         except Exception as error:
             sentence = _sentence(error)
-            yield [*self._state(sentence, running=False, bad=True), *rest]
+            yield [*_state(sentence, running=False, bad=True), *rest]
             raise gr.Error(sentence, print_exception=False) from None
 
-    @staticmethod
-    def _state(text: str, running: bool, bad: bool = False) -> list[Any]:
-        return [said(text, bad), update(interactive=not running), update(interactive=running)]
 
-
-def _hint(job: Job) -> str:
-    """Which words of the prompt a bundled model has never seen; it runs all the same."""
-    return (words.hint(job.request.prompt) if job.spec.bundled else None) or ""
+def _state(text: str, running: bool, bad: bool = False) -> list[Any]:
+    return [message(text, bad), update(interactive=not running), update(interactive=running)]
 
 
 def _sentence(error: Exception) -> str:
@@ -128,18 +130,6 @@ def _sentence(error: Exception) -> str:
         return str(error)
     log.exception("a run of the page failed")
     return f"the page stopped on an unexpected {type(error).__name__}; reload it and run again"
-
-
-def _finished(event: Done, query: str) -> Finished:
-    return Finished(
-        event.report,
-        videos=event.folder,
-        files=event.folder,
-        profile=event.profile,
-        snippets=event.snippets,
-        query=query,
-        told=ending(event.report, event.seconds),
-    )
 
 
 def ending(report: Report, seconds: float) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
-
-STATIC = Path(__file__).parent / "static"
 
 SURFACES = {
     "body_background_fill": "var(--paper)",
@@ -74,24 +70,6 @@ def theme() -> gr.themes.Base:
         font=["Inter", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
     )
-    return base.set(**{**_both(SURFACES), **PLAIN})
-
-
-def _both(tokens: dict[str, str]) -> dict[str, str]:
-    """The same value for light and dark: each is a variable that the stylesheet sets for both."""
-    return {name + suffix: value for name, value in tokens.items() for suffix in ("", "_dark")}
-
-
-def stylesheets() -> list[Path]:
-    """All CSS files of the pages and components."""
-    return sorted(STATIC.glob("*.css"))
-
-
-def script(*names: str) -> str:
-    """The JavaScript of one component, read from `static/NAME.js`, after what all of them build with."""
-    return "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in ("dom", *names))
-
-
-def template(name: str) -> str:
-    """The fixed HTML of one component, read from `static/NAME.html`; it holds no placeholder for any text."""
-    return (STATIC / f"{name}.html").read_text(encoding="utf-8")
+    # Light and dark alike: each value is a variable that the stylesheet sets for both.
+    surfaces = {token + suffix: value for token, value in SURFACES.items() for suffix in ("", "_dark")}
+    return base.set(**surfaces, **PLAIN)
