@@ -67,7 +67,7 @@ def test_a_calibration_from_the_command_line(
     assert json.loads((tmp_path / "own.json").read_text())["sensitivity"]["alpha_x"]
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "cuda:0,cuda:2", "rocm", "cuda,cuda:0"])
+@pytest.mark.parametrize("device", ["cuda:0,cuda:2", "rocm", "cuda,cuda:0"])
 def test_a_device_that_is_not_there_is_one_sentence(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +76,5 @@ def test_a_device_that_is_not_there_is_one_sentence(
     assert run("compare", *asked, patch=monkeypatch) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said and not (tmp_path / "out").exists()
-    assert {"rocm": "use cpu or cuda", "cuda,cuda:0": "given twice"}.get(
-        device, f"this machine has {emulation.GPUS} GPUs"
-    ) in " ".join(said.split())
+    known = {"rocm": "use cpu or cuda", "cuda,cuda:0": "given twice"}
+    assert known.get(device, f"this machine has {emulation.GPUS} GPUs") in " ".join(said.split())

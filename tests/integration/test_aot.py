@@ -73,7 +73,9 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 def compiled_ahead(tiny: Tiny, folder: Path) -> None:
     transformer = tiny.pipe.transformer
-    load_blocks(transformer, folder, compile_blocks(transformer, lambda: tiny(steps=2), folder))
+    layout = compile_blocks(transformer, lambda: tiny(steps=2), folder)
+    assert all("forward" not in block.__dict__ for block in tiny.blocks), "the captured call left nothing"
+    load_blocks(transformer, folder, layout)
 
 
 def test_one_package_serves_every_block_with_its_own_weights(
@@ -123,13 +125,6 @@ def test_another_size_runs_the_blocks_as_they_are(tiny: Tiny, compiler: Compiler
     compiled_ahead(tiny, tmp_path)
     assert torch.equal(tiny(**other), plain)
     assert compiler.calls == 0
-
-
-def test_nothing_is_left_of_the_captured_call(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
-    plain = tiny()
-    compile_blocks(tiny.pipe.transformer, lambda: tiny(steps=2), tmp_path)
-    assert torch.equal(tiny(), plain)
-    assert all("forward" not in block.__dict__ for block in tiny.blocks)
 
 
 def test_layouts_tell_apart_what_a_compiler_would() -> None:

@@ -55,12 +55,9 @@ def test_what_was_measured_on_one_core_comes_out(key: str, step: float, rest: fl
     ("device", "key", "seconds"),
     [
         ("NVIDIA H100 80GB HBM3", "wan-1.3b", 182.5 / 50),
-        ("NVIDIA H100 80GB HBM3", "cogvideox-5b", 90 / 50),
         ("NVIDIA A100-SXM4-80GB", "cogvideox-2b", 90 / 50),
-        ("NVIDIA A100-SXM4-80GB", "cogvideox-5b", 180 / 50),
         ("NVIDIA A800-SXM4-80GB", "wan-1.3b", 175 / 50),
         ("NVIDIA L40", "cogvideox-5b", 0.8 * 7.75),
-        ("NVIDIA L40", "cogvideox-2b", 0.49 * 4.29),
         ("NVIDIA GeForce RTX 4090", "wan-1.3b", 240 / 50),
     ],
 )
@@ -81,13 +78,6 @@ def test_devices_are_known_by_their_names() -> None:
 def test_a_cold_worker_of_zerogpu_loads_all_weights_first() -> None:
     spec = MODELS["wan-1.3b"]
     assert costs_of(spec, ZEROGPU).start > 15e9 / 2.1e9 > 10 * costs_of(spec, "NVIDIA L40S").start
-
-
-def test_measuring_on_a_cpu_is_part_of_the_estimate() -> None:
-    """0.455 s of one core for each frame of 480x832."""
-    spec = MODELS["wan-1.3b"]
-    apart = costs_of(spec, "cpu").measure - costs_of(spec, "NVIDIA H100").measure
-    assert apart == pytest.approx(81 * 0.455, rel=0.05)
 
 
 @given(st.floats(0, 1000))
