@@ -24,19 +24,12 @@ from typing import Any
 import huggingface_hub.errors as hub
 import torch
 
+from sencache.app import space
 from sencache.app.aot import compile_blocks, load_blocks
 from sencache.app.deliver import pack, profile_files, sencache_profile, snippets
 from sencache.app.events import Done, Event, Failed, Waiting
 from sencache.app.request import ComparisonRequest, plan_request
-from sencache.app.seconds import Costs, Estimate, Listener, Pace
-from sencache.app.space import (
-    ahead_of_time,
-    devices,
-    longest_seconds,
-    offered_model,
-    sample,
-    timed_device,
-)
+from sencache.app.seconds import Estimate, Listener, Pace
 from sencache.comparison import compare as comparison
 from sencache.comparison.events import Ledger
 from sencache.comparison.job import Job
@@ -64,12 +57,12 @@ _loading = threading.Lock()
 def models(key: str) -> tuple[Model, ...]:
     """The model `key` on every device, each loaded once per process."""
     with _loading:
-        return tuple(_load(key, device) for device in devices())
+        return tuple(_load(key, device) for device in space.devices())
 
 
 @cache
 def _load(key: str, device: str) -> Model:
-    return load(offered_model(key), device)
+    return load(space.offered_model(key), device)
 
 
 def model(key: str) -> Model:
@@ -80,7 +73,7 @@ def model(key: str) -> Model:
 @spaces.GPU(duration=AOT_SECONDS)  # type: ignore[untyped-decorator]
 def _compile(key: str, folder: str) -> Any:
     """Blocks of the model `key` for a first run's shapes into `folder`; their layout."""
-    loaded, request = model(key), sample(offered_model(key))
+    loaded, request = model(key), space.sample(space.offered_model(key))
     encoded = loaded.encode(request.prompt, "", request.guidance_scale)
     return compile_blocks(
         loaded.pipe.transformer, lambda: loaded.generate(loaded.pipe, encoded, request), Path(folder)
@@ -89,14 +82,11 @@ def _compile(key: str, folder: str) -> Any:
 
 @dataclass(frozen=True)
 class Booking:
-    """A job on its way to the device: where its files go, the seconds of GPU reserved for it, and what its
-    pieces are expected to take.
-    """
+    """A job on its way to the device, and where its files go."""
 
     job: Job
     folder: Path
-    reserved: int
-    costs: Costs
+    estimate: Estimate
 
     def deadline(self, begun: float) -> comparison.Deadline | None:
         """On ZeroGPU what is reserved for the call ends, whatever is under way; elsewhere nothing does.
@@ -105,11 +95,11 @@ class Booking:
         """
         if not on_zerogpu():
             return None
-        left = self.reserved - self.costs.start - MARGIN_SECONDS
-        return comparison.Deadline(begun + left, self.costs.rest)
+        left = self.estimate.reserved - self.estimate.costs.start - MARGIN_SECONDS
+        return comparison.Deadline(begun + left, self.estimate.costs.rest)
 
 
-@spaces.GPU(duration=attrgetter("reserved"))  # type: ignore[untyped-decorator]
+@spaces.GPU(duration=attrgetter("estimate.reserved"))  # type: ignore[untyped-decorator]
 def _on_device(booking: Booking) -> Generator[comparison.Event | Failed, None, None]:
     """The whole comparison in one call, so that it is one reservation. Everything that crosses is plain data,
     and no frames.
@@ -138,7 +128,7 @@ class ComparisonService:
 
     def __init__(self) -> None:
         self._pace = Pace()
-        self._longest = longest_seconds()
+        self._longest = space.longest_seconds()
         self._device = threading.Lock()
         self._planning = threading.Lock()
         self._jobs = lru_cache(KEPT_JOBS)(plan_request)
@@ -149,8 +139,8 @@ class ComparisonService:
         """
         loaded = model(key)
         transformer = loaded.pipe.transformer
-        log.info("%s is on %s: %s", key, ", ".join(devices()), loaded.placement or "all parts in RAM")
-        if ahead_of_time():
+        log.info("%s is on %s: %s", key, ", ".join(space.devices()), loaded.placement or "all parts in RAM")
+        if space.ahead_of_time():
             folder = tempfile.mkdtemp(prefix="sencache-aot-")
             load_blocks(transformer, Path(folder), _compile(key, folder))
 
@@ -163,7 +153,7 @@ class ComparisonService:
 
     def estimate(self, job: Job) -> Estimate:
         """How long `job` is going to take; raises SencacheError where that is too long."""
-        estimate = self._pace.estimate(job, timed_device())
+        estimate = self._pace.estimate(job, space.timed_device())
         if estimate.seconds > self._longest:
             limit = f"{self._longest} s of " + ("one call" if on_zerogpu() else "SENCACHE_MAX_SECONDS")
             raise SencacheError(
@@ -181,8 +171,8 @@ class ComparisonService:
         """
         estimate, gone = self.estimate(job), threading.Event()
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
-        booking = Booking(job, folder, estimate.reserved, estimate.costs)
-        ledger, listener = Ledger(), Listener(self._pace, job, timed_device())
+        booking = Booking(job, folder, estimate)
+        ledger, listener = Ledger(), Listener(self._pace, job, space.timed_device())
         start, seconds = partial(self._when_free, booking, gone), 0.0
         failure: Exception | None = None
         try:
@@ -207,7 +197,7 @@ class ComparisonService:
             if report is None:
                 assert failure is not None
                 raise failure
-            yield self._done(job, folder, report, seconds)
+            yield _hand_over(job, folder, report, seconds)
         finally:
             gone.set()
             shutil.rmtree(folder, ignore_errors=True)
@@ -229,12 +219,13 @@ class ComparisonService:
             if gone.is_set():
                 shutil.rmtree(booking.folder, ignore_errors=True)
 
-    def _done(self, job: Job, folder: Path, report: Report, seconds: float) -> Done:
-        files, profile = profile_files(report, job.profiles), sencache_profile(report, job.profiles)
-        for name, used in files.items():
-            write_profile(used, folder / name)
-        pack(report, folder, folder)
-        return Done(folder, report, profile, snippets(report, files), seconds=seconds)
+
+def _hand_over(job: Job, folder: Path, report: Report, seconds: float) -> Done:
+    files, profile = profile_files(report, job.profiles), sencache_profile(report, job.profiles)
+    for name, used in files.items():
+        write_profile(used, folder / name)
+    pack(report, folder, folder)
+    return Done(folder, report, profile, snippets(report, files), seconds=seconds)
 
 
 def _explain(error: Exception, model: str) -> str:

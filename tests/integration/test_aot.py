@@ -142,7 +142,7 @@ def test_the_service_compiles_when_it_starts_if_told_to(
     service._load.cache_clear()
     service.ComparisonService().warm()
     assert compiler.packages == {}
-    monkeypatch.setattr(service, "ahead_of_time", lambda: True)
+    monkeypatch.setattr(service.space, "ahead_of_time", lambda: True)
     try:
         service.ComparisonService().warm()
         loaded = service.model("tiny-wan")

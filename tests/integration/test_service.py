@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -358,15 +359,15 @@ def test_a_reservation_is_a_deadline_and_elsewhere_there_is_none(
 
     monkeypatch.setattr(comparison, "run_job", noted)
     job = ask(methods=["fixed"])
-    costs = app.estimate(job).costs
+    estimate = replace(app.estimate(job), reserved=600)
     for zerogpu in ("", "1"):
         with tempfile.TemporaryDirectory() as folder:
             monkeypatch.setenv("SPACES_ZERO_GPU", zerogpu)
-            booking = service.Booking(job, Path(folder), 600, costs)
+            booking = service.Booking(job, Path(folder), estimate)
             assert isinstance(list(service._on_device(booking))[-1], Compared)
     (none, _), (deadline, now) = given
     assert none is None and deadline is not None
-    assert now < deadline.at < now + 600 and deadline.ending == costs.decode + costs.measure > 0
+    assert now < deadline.at < now + 600 and deadline.ending == estimate.costs.rest > 0
 
 
 # ---- what is offered, and how long it takes

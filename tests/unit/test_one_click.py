@@ -18,8 +18,8 @@ import sencache
 from sencache.app import service as app
 from sencache.app import shelf, space
 from sencache.app.offer import describe
+from sencache.app.pages.compare import Runner
 from sencache.app.pages.controls import Controls, build_controls
-from sencache.app.pages.running import Runner
 from sencache.comparison import lanes, plan, stepping
 
 PACKAGE = str(Path(sencache.__file__).parent)

@@ -12,13 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sencache.app.offer import describe
-from sencache.app.pages.controls import SPEEDS, Controls, build_controls
+from sencache.app.pages.compare import Runner, ending
+from sencache.app.pages.controls import (
+    SPEEDS,
+    Controls,
+    build_controls,
+    query_of,
+    query_of_report,
+    read_query,
+    restore,
+)
 from sencache.app.pages.gallery import load_gallery
 from sencache.app.pages.lanes import board_of
-from sencache.app.pages.links import query_of, query_of_report, read_query, restore
 from sencache.app.pages.plots import drift_figure, timeline_figure, walked_figure
 from sencache.app.pages.results import table_of
-from sencache.app.pages.running import Runner, ending
 from sencache.app.palette import lane_label
 from sencache.app.request import plan_request
 from sencache.app.service import ComparisonService

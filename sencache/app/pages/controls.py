@@ -1,20 +1,26 @@
-"""What a visitor sets: the fields, every method's own settings, and the request that their values make."""
+"""What a visitor sets: the fields, every method's own settings, the request that their values make, and the
+link that restores them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
+from gradio import update
 from gradio.components import Component
 
-from sencache.app.pages.own_profiles import Own, PullBox, own_profiles, pull_box
+from sencache.app.pages.own_profiles import Own, own_profiles, pull_box
 from sencache.app.pages.parts import note
 from sencache.app.palette import lane_label
 from sencache.app.request import ComparisonRequest, make_request
 from sencache.app.space import USUAL_SPEED, evaluations
-from sencache.schema import MAX_PROMPT
+from sencache.comparison.report import Report
+from sencache.schema import MAX_PROMPT, MAX_STEPS
 
 SPEEDS = ("1.5", "2", "2.5", "3", "4")
 MATCHED, OWN = "matched", "own"
@@ -27,6 +33,10 @@ BUDGETS = (
 EXAMPLE_LENGTH = 60
 MAX_SEED = 2**31 - 1
 BOOLEANS = {"yes": True, "no": False}
+TEXTS = ("prompt", "negative")
+MAX_VALUE = 4000
+# The smallest and largest value that a link may set; anything else is checked when it is run.
+BOUNDS = {"seed": (0, MAX_SEED), "steps": (1, MAX_STEPS)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Controls:
     cancel: gr.Button
     estimate: gr.HTML
     own: gr.State
-    pull: PullBox
+    pull: tuple[gr.Textbox, gr.Button, gr.HTML]
     offer: dict[str, Any]
 
     @property
@@ -250,3 +260,94 @@ def _knob_field(method: str, setting: dict[str, Any]) -> Component:
     hint = "from the profile" if default is None else str(default)
     precision = 0 if setting["kind"] == "integer" else None
     return gr.Number(None, placeholder=hint, precision=precision, minimum=setting.get("minimum"), **options)
+
+
+# ---- settings as a link, and back
+
+
+def query_of(controls: Controls, *values: Any) -> str:
+    """The query of the link that restores these values of `controls.inputs`."""
+    return _query(dict(zip(controls.names, values, strict=True)))
+
+
+def query_of_report(report: Report) -> str:
+    """The query that asks for a finished comparison again, as near as the page's fields can say it."""
+    request = report.request
+    return _query(
+        {
+            "prompt": request.prompt,
+            "speed": next((s for s in SPEEDS if evaluations(s, request.steps) == request.nfe), None),
+            "budget": MATCHED if request.nfe else request.preset or OWN,
+            "methods": [lane.name for lane in report.lanes if lane.target is not None],
+            "model": report.model.key,
+            "negative": request.negative_prompt,
+            "guidance": request.guidance_scale,
+            **{name: getattr(request, name) for name in ("seed", "steps", "width", "height", "frames")},
+        }
+    )
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    """Fields left empty are left out; but no method at all is a choice."""
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        for name, value in values.items()
+    }
+    return urlencode({n: text for n, text in texts.items() if text not in (None, "") or n == "methods"})
+
+
+def read_query(query: str) -> dict[str, str]:
+    """What `query_of` and `query_of_report` wrote, by field."""
+    return dict(parse_qsl(query, keep_blank_values=True))
+
+
+def restore(controls: Controls, query: Mapping[str, str]) -> list[Any]:
+    """An update per input, whatever is in it now: the query's value, else that of an untouched page.
+
+    What a link says is a stranger's: a value that its field does not offer is left out. So is all but the
+    texts where the query is for a model that is not offered here, as sizes and methods are that model's.
+    """
+    known = [model["key"] for model in controls.offer["models"]]
+    if query.get("model", known[0]) not in known:
+        query = {name: text for name, text in query.items() if name in TEXTS}
+    found = {name: _field(controls, name, text) for name, text in query.items() if name in controls.fields}
+    for knob in controls.knobs:
+        if knob.name in query:
+            found[knob.name] = _knob(knob.setting, query[knob.name])
+    untouched = zip(controls.names, (field.value for field in controls.inputs), strict=True)
+    return [update(value=own if found.get(name) is None else found[name]) for name, own in untouched]
+
+
+def _field(controls: Controls, name: str, text: str) -> Any:
+    if name in TEXTS:
+        return text[:MAX_PROMPT]
+    if name == "methods":
+        offered = [method["lane"] for method in controls.offer["methods"] if not method["baseline"]]
+        return [lane for lane in text.split(",") if lane in offered]
+    choices = {
+        "speed": SPEEDS,
+        "budget": [value for _, value in BUDGETS],
+        "model": [model["key"] for model in controls.offer["models"]],
+        "profile": bundled_choices(controls.offer),
+    }
+    if name in choices:
+        return text if text in choices[name] else None
+    return _number(text, *BOUNDS.get(name, (0, 10_000)))
+
+
+def _knob(setting: dict[str, Any], text: str) -> Any:
+    if setting["kind"] == "list":
+        return text[:MAX_VALUE]
+    if setting["kind"] in ("boolean", "choice"):
+        return text if text in (setting["choices"] or BOOLEANS) else None
+    return _number(text, 0, 1000)
+
+
+def _number(text: str, low: float, high: float) -> float | int | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if not (math.isfinite(value) and low <= value <= high):
+        return None
+    return int(value) if value.is_integer() else value

@@ -5,7 +5,7 @@ SenCache setting in a browser, and what every method looks at.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gradio as gr
 from pydantic import Field, ValidationError, model_validator
@@ -67,19 +67,14 @@ def load_replay(path: Path) -> Replay:
         ) from None
 
 
-class HowItWorks(gr.HTML):
-    """The page's text with the replay inside; everything moves in the browser."""
-
-    def __init__(self, value: Replay, **options: Any) -> None:
-        super().__init__(
-            value=value.model_dump(mode="json", by_alias=True),
-            html_template=template("how"),
-            js_on_load=script("rule", "how"),
-            **options,
-        )
-
-
 def build_how_page() -> None:
     """Put the page into the block that is open; the run is the gallery's recorded one."""
     found = sorted(GALLERY.glob(f"*/{REPLAY}"))
-    HowItWorks(load_replay(found[0] if found else GALLERY / REPLAY), elem_id="how")
+    replay = load_replay(found[0] if found else GALLERY / REPLAY)
+    # Everything moves in the browser.
+    gr.HTML(
+        replay.model_dump(mode="json", by_alias=True),
+        html_template=template("how"),
+        js_on_load=script("rule", "how"),
+        elem_id="how",
+    )

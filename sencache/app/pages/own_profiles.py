@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -51,17 +50,8 @@ def add_profile(fetch: Callable[[], Fetched], own: Own) -> tuple[Own, str | None
     return {**own, name: (profile, origin)}, name, told
 
 
-@dataclass(frozen=True)
-class PullBox:
-    """Where a visitor names a source on the Hub, and what came of it."""
-
-    source: gr.Textbox
-    button: gr.Button
-    told: gr.HTML
-
-
-def pull_box() -> PullBox:
-    """The fields, in the block that is open."""
+def pull_box() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
+    """Where a visitor names a source on the Hub, the button, and what came of it."""
     with gr.Row(equal_height=True):
         source = gr.Textbox(
             next(iter(LISTED)),
@@ -72,7 +62,7 @@ def pull_box() -> PullBox:
             scale=3,
         )
         button = gr.Button("Pull", elem_id="pull-source-button", scale=1, min_width=80)
-    return PullBox(source, button, note("pull-source-note"))
+    return source, button, note("pull-source-note")
 
 
 def pull(text: str, architecture: str, own: Own) -> Iterator[tuple[Any, str | None, Note]]:

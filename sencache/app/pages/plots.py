@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sencache.app.palette import lane_label, looks
@@ -35,23 +35,20 @@ def timeline_figure(report: Report) -> Any:
         row_heights=[height / whole, SCORE_PIXELS / whole],
         subplot_titles=["Decisions: dark computed, light reused", "Score over tolerance; reused up to 1"],
     )
-    figure.add_trace(_decisions(report.lanes[::-1], report.request.steps), row=1, col=1)
-    figure.add_traces(list(_scores(report.lanes)), rows=2, cols=1)
+    _add_decisions(figure, report)
+    _add_scores(figure, report)
     figure.add_hline(y=1, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
     figure.update_yaxes(type="log", dtick=1, row=2, col=1)
     figure.update_xaxes(title={"text": "step", "standoff": 4}, row=2, col=1)
     return _style(figure, whole + 110, left=118)
 
 
-def _decisions(lanes: Sequence[Lane], steps: int) -> Any:
-    from plotly.graph_objects import Heatmap
-
-    # The lane's record at the same part of the way.
-    rows = [
-        [lane.trace[min(step * lane.steps // steps, lane.steps - 1)] for step in range(steps)]
-        for lane in lanes
-    ]
-    return Heatmap(
+def _add_decisions(figure: Any, report: Report) -> None:
+    # One heatmap: several of one row each crash the browser's plotly.
+    lanes, steps = report.lanes[::-1], report.request.steps
+    # A lane's records at the same parts of the way.
+    rows = [[lane.trace[step * lane.steps // steps] for step in range(steps)] for lane in lanes]
+    figure.add_heatmap(
         z=[[int(record.decision == "compute") for record in row] for row in rows],
         x=list(range(1, steps + 1)),
         y=[lane_label(lane.name) for lane in lanes],
@@ -63,17 +60,17 @@ def _decisions(lanes: Sequence[Lane], steps: int) -> Any:
         showscale=False,
         xgap=1,
         ygap=3,
+        row=1,
+        col=1,
     )
 
 
-def _scores(lanes: Iterable[Lane]) -> Iterator[Any]:
-    from plotly.graph_objects import Scatter
-
-    for lane, dash in _with_dashes(lanes):
+def _add_scores(figure: Any, report: Report) -> None:
+    for lane, dash in _with_dashes(report.lanes):
         ratios = [(r, r.score / r.tolerance) for r in lane.trace if r.score is not None and r.tolerance]
+        symbols = ["circle" if r.decision == "compute" else "circle-open" for r, _ in ratios]
         if ratios:
-            symbols = ["circle" if r.decision == "compute" else "circle-open" for r, _ in ratios]
-            yield Scatter(
+            figure.add_scatter(
                 x=[record.step + 1 for record, _ in ratios],
                 y=[max(ratio, SMALLEST) for _, ratio in ratios],
                 mode="lines+markers",
@@ -81,6 +78,8 @@ def _scores(lanes: Iterable[Lane]) -> Iterator[Any]:
                 line={"color": looks()[lane.method].light, "width": 1.5, "dash": dash},
                 marker={"size": 6, "symbol": symbols},
                 hovertemplate="step %{x}: %{y:.2f}× the tolerance<extra>%{fullData.name}</extra>",
+                row=2,
+                col=1,
             )
 
 
@@ -95,20 +94,18 @@ def _with_dashes(lanes: Iterable[Lane]) -> Iterator[tuple[Lane, str]]:
 
 def drift_figure(report: Report) -> Any:
     """RMS difference of each lane's latent from the full run's, after the same step; a log axis."""
-    from plotly.graph_objects import Figure, Scatter
+    from plotly.graph_objects import Figure
 
     figure = Figure()
     for lane, dash in _with_dashes(report.lanes):
         drifted = [r for r in lane.trace if r.drift]
         if drifted and lane.metrics is not None:
-            figure.add_trace(
-                Scatter(
-                    x=[record.step + 1 for record in drifted],
-                    y=[record.drift for record in drifted],
-                    name=lane_label(lane.name),
-                    line={"color": looks()[lane.method].light, "width": 2, "dash": dash},
-                    hovertemplate="step %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
-                )
+            figure.add_scatter(
+                x=[record.step + 1 for record in drifted],
+                y=[record.drift for record in drifted],
+                name=lane_label(lane.name),
+                line={"color": looks()[lane.method].light, "width": 2, "dash": dash},
+                hovertemplate="step %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
             )
     figure.update_yaxes(type="log", title={"text": "drift from the full run", "standoff": 8}, dtick=1)
     figure.update_xaxes(title={"text": "step", "standoff": 4})
@@ -117,8 +114,6 @@ def drift_figure(report: Report) -> Any:
 
 def walked_figure(profile: Profile, report: Report) -> Any:
     """The profile's sensitivities, with the steps that the SenCache lane computed marked on them."""
-    from plotly.graph_objects import Scatter
-
     figure = profile_figure(profile.model_copy(update={"magcache": None, "teacache": None}))
     figure.update_layout(font={"family": FONT})
     lane = next((lane for lane in report.lanes if lane.method == "sencache"), None)
@@ -127,7 +122,7 @@ def walked_figure(profile: Profile, report: Report) -> Any:
     table = profile.sensitivities()
     computed = [r.timestep for r in lane.trace if r.decision == "compute"]
     for row in (1, 2):
-        marks = Scatter(
+        figure.add_scatter(
             x=computed,
             y=[table.at(t)[row - 1] for t in computed],
             mode="markers",
@@ -135,8 +130,9 @@ def walked_figure(profile: Profile, report: Report) -> Any:
             marker={"color": "#c2410c", "size": 7, "symbol": "circle-open", "line": {"width": 2}},
             showlegend=False,
             hovertemplate="computed at t %{x}: %{y:.4g}<extra></extra>",
+            row=row,
+            col=1,
         )
-        figure.add_trace(marks, row=row, col=1)
     return figure
 
 

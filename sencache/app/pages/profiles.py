@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from sencache.app.pages.own_profiles import Fetched, Own, add_profile, own_profiles
-from sencache.app.pages.parts import message, note, script
+from sencache.app.pages.parts import message, note, part
 from sencache.errors import SencacheError
 from sencache.hub.exchange import LISTED, pull_profile
 from sencache.hub.npz import parse_npz
@@ -31,22 +31,6 @@ checkpoint and one schedule. EasyCache, Control and fixed intervals need none.</
 """
 CALIBRATE = "python -m sencache calibrate --model MODEL --out profiles/NAME.json"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-
-class ProfileFacts(gr.HTML):
-    """Shows what `facts_of` returns; all of it as text. The download is made in the browser."""
-
-    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(
-            value=value or {},
-            html_template='<div class="profile-facts"></div>',
-            js_on_load=script("profile_facts"),
-            padding=False,
-            **options,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
 
 
 def facts_of(name: str, own: Own) -> dict[str, Any]:
@@ -91,7 +75,8 @@ def build_profiles_page(own: gr.State | None = None) -> None:
             checked = note("profile-note", "Checked here, never run; forgotten when you leave.")
             _build_pull_box(own, chosen, overlay)
         with gr.Column(scale=3, min_width=320):
-            table = ProfileFacts(facts_of(names[0], {}), elem_id="profile-facts")
+            # The download is made in the browser.
+            table = part("profile_facts", facts_of(names[0], {}), "profile-facts")
             plot = gr.Plot(_plot(names[0], NO_OVERLAY, {}), show_label=False, elem_id="browsed-plot")
     gr.on([chosen.change, overlay.change], _show, [chosen, overlay, own], [table, plot], **PRIVATE)
     upload.upload(_check_upload, [upload, own], [own, chosen, overlay, checked], **PRIVATE)
