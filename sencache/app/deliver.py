@@ -30,7 +30,6 @@ COLUMNS = (
 
 
 def traces_csv(report: Report) -> str:
-    """All steps of all lanes as CSV, one column per signal that any method looked at."""
     signals = list(dict.fromkeys(name for lane in report.lanes for r in lane.trace for name in r.signals))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

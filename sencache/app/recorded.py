@@ -46,7 +46,7 @@ def gallery_places() -> list[Place]:
         raise SencacheError(f"{VARIABLE}: {error}") from None
 
 
-def recorded(places: Sequence[Place], hub: Hub | None = None) -> Recorded:
+def fetch_recorded(places: Sequence[Place], hub: Hub | None = None) -> Recorded:
     """All cards of `places` that hold; each problem is logged as well.
 
     Datasets are read with the token of this machine, as it is its owner who names them.

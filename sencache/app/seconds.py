@@ -109,7 +109,6 @@ class Costs:
 
     @property
     def rest(self) -> float:
-        """Of a lane after its last step."""
         return self.decode + self.measure
 
 
@@ -152,7 +151,6 @@ def longest_call() -> int:
 
 
 def quota(reserved: int) -> int:
-    """Seconds of a visitor's quota that so many reserved ones take."""
     return math.ceil(reserved * ZEROGPU_FACTOR)
 
 
@@ -183,7 +181,6 @@ class Pace:
         self._names: dict[str, str] = {}
 
     def estimate(self, job: Job, device: str) -> Estimate:
-        """For `job` on the device of this name."""
         spec = flops.at_size(job.spec, job.request)
         computed = costs_of(spec, device)
         with self._lock:

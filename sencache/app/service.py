@@ -55,7 +55,6 @@ _loading = threading.Lock()
 
 
 def models(key: str) -> tuple[Model, ...]:
-    """The model `key` on every device, each loaded once per process."""
     with _loading:
         return tuple(_load(key, device) for device in space.devices())
 
@@ -66,7 +65,6 @@ def _load(key: str, device: str) -> Model:
 
 
 def model(key: str) -> Model:
-    """The model `key` on the first device."""
     return models(key)[0]
 
 
@@ -152,7 +150,6 @@ class ComparisonService:
             return self._jobs(asked)
 
     def estimate(self, job: Job) -> Estimate:
-        """How long `job` is going to take; raises SencacheError where that is too long."""
         estimate = self._pace.estimate(job, space.timed_device())
         if estimate.seconds > self._longest:
             limit = f"{self._longest} s of " + ("one call" if on_zerogpu() else "SENCACHE_MAX_SECONDS")

@@ -167,7 +167,6 @@ def _smaller(spec: ModelSpec, sides: Sequence[float]) -> Iterator[ModelSpec]:
 
 
 def first_seconds(spec: ModelSpec, lanes: Sequence[str], device: str) -> float:
-    """Computed seconds of a first run of `lanes` beside the baselines."""
     costs, methods = costs_of(spec, device), [lane.split(":")[0] for lane in (*BASELINES, *lanes)]
     return costs.start + lane_seconds(costs, methods, sample(spec))
 
@@ -182,7 +181,6 @@ def caching_lanes() -> list[str]:
 
 
 def first_lanes(spec: ModelSpec) -> list[str]:
-    """The caching lanes that the page opens with."""
     return list(affordable_lanes(spec, preselected_lanes(spec), timed_device(), longest_seconds()))
 
 
@@ -227,7 +225,6 @@ def _first_policies(spec: ModelSpec) -> Iterator[tuple[str, Policy | None]]:
 
 
 def sizing_lanes(spec: ModelSpec) -> list[str]:
-    """The lanes that a first run is sized for."""
     chosen = preselected_lanes(spec)
     return [lane for lane in caching_lanes() if lane in chosen or lane == AWAITED]
 

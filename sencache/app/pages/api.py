@@ -17,7 +17,6 @@ from sencache.policies.loading import load_bundled
 
 
 def build_api(service: ComparisonService, offer: dict[str, Any]) -> None:
-    """Define the endpoints within the open `gr.Blocks`."""
     endpoints = _Endpoints(service, offer)
     gr.api(endpoints.compare, api_name="compare", concurrency_id="gpu", concurrency_limit=1)
     gr.api(endpoints.profiles, api_name="profiles", queue=False)

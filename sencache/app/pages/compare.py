@@ -109,7 +109,6 @@ class ComparePage:
         self.runner = Runner(service, self.controls, len(self.results))
 
     def _finish(self, entry: Entry) -> Finished:
-        """What the gallery shows of an entry; its CSV and zip are made when the app starts."""
         folder = Path(self._scratch.name) / entry.name
         folder.mkdir()
         pack(entry.report, entry.folder, folder)
@@ -125,7 +124,6 @@ class ComparePage:
         )
 
     def wire(self) -> None:
-        """All listeners of the page."""
         controls, results = self.controls, self.results
         state = [self.status, controls.run, controls.cancel]
         # Listeners of one button run one after another: these two answer at once, the third one queues.
@@ -168,11 +166,9 @@ class ComparePage:
         controls.own.change(self.list_profiles, controls.own, profile, **QUIET)
 
     def list_profiles(self, own: Own) -> Any:
-        """The list of profiles with the visitor's own."""
         return update(choices=profile_choices(self.controls.offer, own))
 
     def pull_profile(self, text: str, model: str, own: Own) -> Iterator[tuple[Any, Any, Any]]:
-        """Pull what the visitor named; it is the chosen profile then."""
         offer = self.controls.offer
         architecture = next(m["architecture"] for m in offer["models"] if m["key"] == model)
         for held, name, told in pull(text, architecture, own):
@@ -196,7 +192,6 @@ class ComparePage:
         return [cards, message(finished.status), *fields, *result_values(finished)]
 
     def relabel(self, *values: Any) -> list[Any]:
-        """What the main knob and the estimate say of the settings as they are."""
         given = self.controls.by_name(values)
         label = speed_label(given["speed"], self.controls.steps(values), given["budget"])
         matched = given["budget"] == MATCHED
@@ -213,7 +208,6 @@ class Runner:
         return self.service.job(self.controls.request(*values))
 
     def estimate(self, *values: Any) -> dict[str, str | bool]:
-        """What the note beside Run says: the time it takes, or what stands in the way."""
         try:
             job = self._job(values)
             estimate = self.service.estimate(job)
@@ -241,7 +235,6 @@ class Runner:
         return [gr.validate(True, "")] * len(values)
 
     def announce(self, *values: Any) -> dict[str, str | bool]:
-        """What the status says from the click until the run begins."""
         told = self.estimate(*values)
         return told if told["bad"] else message(WAITING)
 
@@ -252,11 +245,9 @@ class Runner:
         return [told, update(interactive=True), update(interactive=False)]
 
     def cancel(self) -> list[Any]:
-        """Status, Run and Cancel after the visitor pressed Cancel."""
         return _state("Cancelled; the lanes show how far it came.", running=False)
 
     def run(self, *values: Any) -> Iterator[list[Any]]:
-        """The comparison as updates of status, Run, Cancel and all results."""
         rest = [gr.skip()] * self.width
         try:
             yield [*_state("Starting…", running=True), *rest]
@@ -297,7 +288,6 @@ def _sentence(error: Exception) -> str:
 
 
 def ending(report: Report, seconds: float) -> str:
-    """What the status says at the end: that all is there, or what is missing and why."""
     if not report.unfinished:
         return f"Done in {seconds:.1f} s."
     return f"Cut off after {seconds:.1f} s. {' '.join(missing(report, lane_label))}"

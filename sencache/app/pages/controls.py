@@ -49,11 +49,9 @@ class Knob:
 
     @property
     def name(self) -> str:
-        """How the setting is called in links and messages: `sencache.tolerance`."""
         return f"{self.method}.{self.setting['name']}"
 
     def read(self, value: Any) -> Any:
-        """What the method is given for the field's value."""
         if self.setting["kind"] == "boolean":
             return BOOLEANS.get(value, value)
         if self.setting["kind"] == "list":
@@ -124,14 +122,12 @@ class Controls:
         )
 
     def steps(self, values: Iterable[Any]) -> int:
-        """The steps of the full run that these values ask for."""
         given = self.by_name(values)
         own = next(m["steps"] for m in self.offer["models"] if m["key"] == given["model"])
         return int(given["steps"] or own)
 
 
 def _profile(name: str | None, own: Own) -> dict[str, Any]:
-    """How a request names the profile that is listed as `name`."""
     if name not in own:
         return {"profile": name or None}
     profile, _ = own[name]
@@ -140,7 +136,6 @@ def _profile(name: str | None, own: Own) -> dict[str, Any]:
 
 
 def speed_label(speed: str, steps: int, budget: str) -> str:
-    """What the main knob says of itself."""
     if budget != MATCHED:
         return "Speed-up: as the methods' settings give"
     return f"Speed-up: {speed}× — {evaluations(speed, steps)} of {steps} evaluations"
@@ -230,13 +225,11 @@ def profile_choices(offer: dict[str, Any], own: Own) -> list[str | tuple[str, st
 
 
 def bundled_choices(offer: dict[str, Any]) -> list[str]:
-    """Names of the profiles made for an architecture that is offered."""
     architectures = {model["architecture"] for model in offer["models"]}
     return [profile["name"] for profile in offer["profiles"] if profile["architecture"] in architectures]
 
 
 def _build_knobs(methods: list[dict[str, Any]]) -> list[Knob]:
-    """Grouped by method."""
     knobs: list[Knob] = []
     for method in methods:
         if method["settings"] and ":" not in method["lane"]:
@@ -297,7 +290,6 @@ def _query(values: Mapping[str, Any]) -> str:
 
 
 def read_query(query: str) -> dict[str, str]:
-    """What `query_of` and `query_of_report` wrote, by field."""
     return dict(parse_qsl(query, keep_blank_values=True))
 
 

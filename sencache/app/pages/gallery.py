@@ -30,7 +30,6 @@ def load_gallery(folder: Path = GALLERY) -> list[Entry]:
 
 
 def _budget(request: Request) -> str:
-    """What the methods were held to, in a few words."""
     if request.nfe is not None:
         return f"every method at about {request.nfe} of {request.steps} evaluations"
     return f"preset {request.preset}" if request.preset else "the methods' own defaults"
@@ -54,14 +53,11 @@ def entry_status(entry: Entry, offered: Sequence[str]) -> str:
 
 
 def omission_note(whats: Sequence[str]) -> str:
-    """In a line, what of the recorded comparisons is not shown."""
     more = f" and {len(whats) - 1} more" if len(whats) > 1 else ""
     return f"Left out of the recorded comparisons: {whats[0][:160]}{more}; the log says why."
 
 
 class Number(GradioModel):
-    """One lane's figures in words."""
-
     lane: str
     method: str
     text: str
@@ -79,8 +75,6 @@ class Card(GradioModel):
 
 
 class Cards(GradioModel):
-    """All cards, and the name of the one that is open."""
-
     cards: list[Card] = Field(default_factory=list)
     open: str | None = None
 

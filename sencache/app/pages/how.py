@@ -68,7 +68,6 @@ def load_replay(path: Path) -> Replay:
 
 
 def build_how_page() -> None:
-    """Put the page into the block that is open; the run is the gallery's recorded one."""
     found = sorted(GALLERY.glob(f"*/{REPLAY}"))
     replay = load_replay(found[0] if found else GALLERY / REPLAY)
     # Everything moves in the browser.

@@ -32,8 +32,6 @@ REASONS = {
 
 
 class LaneBoard:
-    """What the lanes show, built up event by event."""
-
     def __init__(self, title: str = "", about: str = "") -> None:
         self.title, self.about = title, about
         self._lanes: dict[str, dict[str, Any]] = {}
@@ -110,7 +108,6 @@ def _round(value: float | None) -> float | None:
 
 
 def about(model: str, request: Request) -> str:
-    """One line under the prompt: what was run."""
     own = f"preset {request.preset}" if request.preset else "own settings"
     budget = f"about {request.nfe} of {request.steps} evaluations each" if request.nfe else own
     size = f"{request.width}×{request.height}, {request.frames} frames"

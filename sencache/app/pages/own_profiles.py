@@ -30,7 +30,6 @@ VISITORS = Hub(keeps=False)
 
 
 def own_profiles() -> gr.State:
-    """Where a visitor's profiles are while they visit."""
     return gr.State({}, time_to_live=ONE_HOUR)
 
 

@@ -17,7 +17,7 @@ from sencache.app.pages.own_profiles import own_profiles
 from sencache.app.pages.parts import QUIET, STATIC
 from sencache.app.pages.profiles import build_profiles_page
 from sencache.app.palette import colour_variables
-from sencache.app.recorded import gallery_places, recorded
+from sencache.app.recorded import fetch_recorded, gallery_places
 from sencache.app.service import ComparisonService
 from sencache.errors import SencacheError
 
@@ -81,13 +81,12 @@ def start() -> gr.Blocks:
 
 
 def build_app() -> gr.Blocks:
-    """The whole app with the first model loaded and its queue set, not yet launched."""
     places, service, offer = gallery_places(), ComparisonService(), describe()
     for model in offer["models"]:
         for text in model["pulled"]:
             log.info("%s: %s", model["key"], text)
     service.warm(offer["models"][0]["key"])
-    cards = recorded(places)
+    cards = fetch_recorded(places)
     app: gr.Blocks
     with gr.Blocks(
         title="SenCache Space", fill_width=True, delete_cache=(ONE_HOUR, ONE_HOUR), analytics_enabled=False

@@ -23,7 +23,6 @@ def template(name: str) -> str:
 
 
 def part(name: str, value: dict[str, Any], elem_id: str) -> gr.HTML:
-    """A component whose template and script are called `name`."""
     return gr.HTML(
         value, html_template=template(name), js_on_load=script(name), elem_id=elem_id, padding=False
     )
@@ -37,5 +36,4 @@ def note(elem_id: str, text: str = "") -> gr.HTML:
 
 
 def message(text: str, bad: bool = False) -> dict[str, str | bool]:
-    """For a note; `bad` if it reports a mistake."""
     return {"text": text, "bad": bad}

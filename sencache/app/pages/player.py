@@ -42,8 +42,6 @@ class Clips(GradioModel):
 
 
 class SyncPlayer(gr.HTML):
-    """Plays `Clips` in sync; the frame rate is that of the files."""
-
     data_model = Clips
 
     def __init__(self, value: Clips | None = None, **options: Any) -> None:

@@ -184,5 +184,4 @@ def _names(own: Own) -> list[str]:
 
 
 def _list(own: Own) -> tuple[Any, Any]:
-    """Both lists with the visitor's own, wherever they were added."""
     return gr.Dropdown(_names(own)), gr.Dropdown([NO_OVERLAY, *_names(own)])

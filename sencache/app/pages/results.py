@@ -74,7 +74,6 @@ class Finished:
 
 
 def result_values(finished: Finished) -> list[Any]:
-    """For what `build_results` returns."""
     report, profile, snippets = finished.report, finished.profile, finished.snippets
     first = "sencache" if "sencache" in snippets else next(iter(snippets))
     paths = (finished.videos / REPORT_NAME, finished.files / CSV_NAME, finished.files / ZIP_NAME)
