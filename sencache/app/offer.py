@@ -44,15 +44,16 @@ def describe() -> dict[str, Any]:
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
-    held = shelf(spec)
+    held, chosen = shelf(spec), space.first_lanes(spec)
     return {
         **{name: getattr(spec, name) for name in MODEL_FACTS},
         "presets": sorted({name for profile in held.profiles for name in profile.presets}, reverse=True),
         "pulled": list(held.told),
-        "preselected": space.first_lanes(spec),
+        "preselected": chosen,
         "unserved": space.unserved_lanes(spec),
         "idle": space.idle_lanes(spec),
-        "spared": space.omitted_lanes(spec),
+        # For the time they take, though they could run.
+        "spared": [lane for lane in space.preselected_lanes(spec) if lane not in chosen],
         "examples": list(spec.calibration_prompts),
     }
 

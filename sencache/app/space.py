@@ -184,12 +184,6 @@ def first_lanes(spec: ModelSpec) -> list[str]:
     return list(affordable_lanes(spec, preselected_lanes(spec), timed_device(), longest_seconds()))
 
 
-def omitted_lanes(spec: ModelSpec) -> list[str]:
-    """Those that could run and were left out for the time they take."""
-    taken = first_lanes(spec)
-    return [lane for lane in preselected_lanes(spec) if lane not in taken]
-
-
 def preselected_lanes(spec: ModelSpec) -> list[str]:
     """Those that a first run takes where time does not limit it."""
     left_out = {*unserved_lanes(spec), *idle_lanes(spec)}

@@ -78,27 +78,25 @@ def compiled_ahead(tiny: Tiny, folder: Path) -> None:
     load_blocks(transformer, folder, layout)
 
 
-def test_one_package_serves_every_block_with_its_own_weights(
+def test_one_package_serves_every_block_and_caches_leave_blocks_out(
     tiny: Tiny, compiler: Compiler, tmp_path: Path
 ) -> None:
-    plain = tiny()
+    """Each block with its own weights; another size than that captured runs the blocks as they are."""
+    other = {"height": tiny.arguments(1)["height"] * 2}
+    plain, plain_other = tiny(), tiny(**other)
     compiled_ahead(tiny, tmp_path)
+    assert torch.equal(tiny(**other), plain_other)
+    assert compiler.calls == 0
     latents = tiny()
     assert torch.allclose(latents, plain, rtol=1e-3, atol=1e-3)
     # CogVideoX's first block is given its text states in another layout than the others.
     served = len(tiny.blocks) - (tiny.name == "cogvideox")
     assert compiler.calls == served * tiny.branches * STEPS
-
-
-def test_caches_leave_compiled_blocks_out(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
-    compiled_ahead(tiny, tmp_path)
-    latents = tiny()
     for interval, computed in ((1, STEPS), (3, STEPS // 3)):
         compiler.calls = 0
         with attach(tiny.pipe, Fixed(interval=interval)) as trace:
             cached = tiny()
         assert trace.nfe == computed
-        served = len(tiny.blocks) - (tiny.name == "cogvideox")
         assert compiler.calls == served * tiny.branches * computed
         assert torch.equal(cached, latents) == (interval == 1)
 
@@ -117,14 +115,6 @@ def test_lanes_share_what_is_loaded_and_each_block_keeps_its_weights(
     alone = tiny().numpy()
     assert np.array_equal(first.frames, alone) and np.array_equal(last.frames, alone)
     assert compiler.loads == 1
-
-
-def test_another_size_runs_the_blocks_as_they_are(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
-    other = {"height": tiny.arguments(1)["height"] * 2}
-    plain = tiny(**other)
-    compiled_ahead(tiny, tmp_path)
-    assert torch.equal(tiny(**other), plain)
-    assert compiler.calls == 0
 
 
 def test_layouts_tell_apart_what_a_compiler_would() -> None:
