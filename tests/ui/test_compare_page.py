@@ -30,14 +30,6 @@ from sencache.comparison.verify import verify
 from sencache.profiles.profile import Profile
 
 HOSTILE = '<img src=x onerror="window.pwned=1">${window.pwned=2}{{7*7}}'
-WATCH = """() => {
-  window.order = [];
-  const rows = () => [...document.querySelectorAll('#lanes .lane')];
-  new MutationObserver((changes) => {
-    for (const { target } of changes) if (target.matches('.track .cell.c, .track .cell.r'))
-      window.order.push(rows().indexOf(target.closest('.lane')));
-  }).observe(document.querySelector('#lanes'), { subtree: true, attributeFilter: ['class'] });
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,6 @@ def after_a_run(browser: Any, app_url: str) -> Iterator[Any]:
     """A page on which every method was run; tests that use it leave it as it is."""
     with opened(browser, link(app_url)) as page:
         settled(page)
-        page.evaluate(WATCH)
         run_to_the_end(page)
         yield page
 
@@ -120,15 +111,6 @@ def test_every_lane_ends_and_shows_its_report(after_a_run: Any, report: Report) 
     assert "sencache.SenCache(" in after_a_run.inner_text("#code")
     with zipfile.ZipFile(io.BytesIO(downloaded(after_a_run, "Everything, ZIP"))) as packed:
         assert Report.model_validate_json(packed.read("report.json")).digest == report.digest
-
-
-def test_lanes_fill_in_parallel(after_a_run: Any) -> None:
-    """Some lane's first cell came before another's last, for nearly all pairs of cached lanes."""
-    order: list[int] = after_a_run.evaluate("window.order")
-    cached = range(2, 2 + len(ALL))
-    first = {row: order.index(row) for row in cached}
-    last = {row: len(order) - 1 - order[::-1].index(row) for row in cached}
-    assert max(first.values()) < min(last.values())
 
 
 def test_the_table_holds_the_reports_numbers(after_a_run: Any, report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import gradio as gr
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sencache.app import service, shelf, space
 from sencache.app.offer import describe
 from sencache.app.pages.compare import Runner, ending
 from sencache.app.pages.controls import (
@@ -30,6 +32,7 @@ from sencache.app.palette import lane_label
 from sencache.app.request import plan_request
 from sencache.app.service import ComparisonService
 from sencache.cli.tables import comparison_table, lane_notes
+from sencache.comparison import plan
 from sencache.comparison.events import StepDone
 from sencache.comparison.report import Report, Unfinished
 from sencache.comparison.summary import COLUMNS, verdict
@@ -244,14 +247,14 @@ def test_figures_hold_every_step_and_are_small(report: Report, bundled_profile: 
 def test_the_note_tells_seconds_on_zerogpu_the_quota_and_what_stands_in_the_way(
     controls: Controls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, values = ComparisonService(), usual(controls)
-    runner = Runner(service, controls, 0)
+    own, values = ComparisonService(), usual(controls)
+    runner = Runner(own, controls, 0)
     plain = runner.estimate(*values.values())
     assert str(plain["text"]).startswith("About") and "quota" not in str(plain["text"]) and not plain["bad"]
     wrong = runner.estimate(*{**values, "prompt": ""}.values())
     assert wrong["bad"] and "prompt is empty" in str(wrong["text"])
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    booked = service.estimate(service.job(controls.request(*values.values()))).booked
+    booked = own.estimate(own.job(controls.request(*values.values()))).booked
     assert f"{booked} s of your GPU quota" in str(runner.estimate(*values.values())["text"])
 
 
@@ -283,3 +286,29 @@ def test_only_a_run_that_never_began_blames_the_queue(controls: Controls) -> Non
     assert run["interactive"] and not cancel["interactive"]
     for status in ({"text": "there was not enough memory", "bad": True}, None, "hostile"):
         assert "text" not in runner.explain_failure(status)[0]  # type: ignore[arg-type]
+
+
+# ---- one click on Run
+
+
+def test_one_click_plans_once(controls: Controls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note beside Run, the check before the queue and the run, in a service that planned nothing yet."""
+    calls: Counter[str] = Counter()
+
+    def count(module: Any, name: str) -> None:
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: (calls.update([name]), whole(*given))[1])
+
+    for name in ("plan_lane", "make_policy", "check_offer"):
+        count(plan, name)
+    for module, name in ((shelf, "own_profile"), (space, "plan_lane"), (service, "plan_request")):
+        count(module, name)
+    small = {"steps": 4, "height": 32, "width": 32, "frames": 5, "methods": ["sencache", "control"]}
+    given = [*{**usual(controls), **small}.values(), {}]
+    runner = Runner(ComparisonService(), controls, 12)
+    assert not runner.announce(*given)["bad"]
+    assert all(one["is_valid"] for one in runner.validate(*given))
+    *_, last = runner.run(*given)
+    assert str(last[0]["text"]).startswith("Done in")
+    # The full run, fewer-steps and two lanes, of which each but the baselines needs a policy made.
+    assert calls == {"plan_request": 1, "own_profile": 1, "plan_lane": 4, "make_policy": 2, "check_offer": 2}
