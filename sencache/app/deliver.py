@@ -98,7 +98,8 @@ def _snippet(report: Report, lane: Lane, names: Mapping[str, str]) -> str:
     model = f"model = sencache.load({report.model.key!r}, {device!r})\n{request}"
     if method is None or not method.caches:
         return f"import sencache\n\n{model}{ENCODED}{VIDEO}\n"
-    library, load, first = "", "", ()
+    library, load = "", ""
+    first: tuple[str, ...] = ()
     if lane.profile and uses_profile(lane.method):
         path = repr(names.get(lane.profile.sha256))
         if lane.profile.sha256 not in names:

@@ -118,7 +118,7 @@ def as_dict(event: Event) -> dict[str, Any]:
             found = {"kind": "lane_stopped", "lane": lane, "why": why}
         case LaneDone(lane=done):
             # Without its steps and per-frame values.
-            left_out = {"trace": True, "profile": True, "metrics": {"per_frame"}}
+            left_out: Any = {"trace": True, "profile": True, "metrics": {"per_frame"}}
             result = done.model_dump(mode="json", exclude=left_out)
             found = {"kind": "lane_done", "lane": done.name, "result": result}
     return {**found, "seconds": event.seconds}
