@@ -98,6 +98,7 @@ def test_a_first_run_is_worth_seeing(key: str) -> None:
     assert fitted.steps >= 30 and fitted.frames >= 1.95 * fitted.fps
     assert min(fitted.height, fitted.width) >= 224
     assert len(lanes) >= 3 and {"sencache", "control"} <= set(lanes)
+    assert "magcache" in lanes or "magcache" in space.unserved_lanes(spec)
     check_request(spec, sample(fitted))
 
 

@@ -130,6 +130,12 @@ def test_the_newest_count_by_their_median(seconds: list[float]) -> None:
     assert learnt.costs.computed == pytest.approx(median(seconds[-RECENT:]))
 
 
+def test_more_work_is_estimated_to_take_longer() -> None:
+    asked = {"prompt": "a red circle", "nfe": 10, "steps": 20}
+    for more in ({"nfe": 20}, {"steps": 40}, {"frames": 33}, {"methods": ["control"]}):
+        assert Pace().estimate(plan_request(make_request(**{**asked, **more})), "cpu").seconds > PLAIN.seconds
+
+
 def test_the_first_step_of_a_lane_teaches_nothing() -> None:
     """Whichever is the first of its process sets kernels up."""
     assert taught(step(100.0, index=0)).estimate(ASKED, "cpu") == PLAIN
