@@ -12,9 +12,8 @@ import pytest
 
 from sencache.app import service
 from sencache.app.events import Done
-from sencache.app.opening import preselected
 from sencache.app.request import make_request, plan_request
-from sencache.app.space import offered_model
+from sencache.app.space import offered_model, preselected_lanes
 from sencache.cli import commands as cli
 from sencache.comparison.report import load_report
 from sencache.video import write_mp4
@@ -29,11 +28,11 @@ def test_the_page_as_it_opens(key: str, devices: str | None, monkeypatch: pytest
     """Its own lanes and budget; on all GPUs unless one is named."""
     if devices:
         monkeypatch.setenv("SENCACHE_DEVICE", devices)
-    methods = preselected(offered_model(key))
+    methods = preselected_lanes(offered_model(key))
     size = {"height": 32, "width": 32, "frames": 9, "steps": 12}
     ask = make_request(model=key, prompt="a red circle", methods=methods, nfe=6, **size)
     *_, last = service.ComparisonService().run(plan_request(ask))
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     assert isinstance(last, Done)
 
 
@@ -68,7 +67,7 @@ def test_a_calibration_from_the_command_line(
     assert json.loads((tmp_path / "own.json").read_text())["sensitivity"]["alpha_x"]
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "cuda:0,cuda:2", "rocm", "cuda,cuda:0"])
+@pytest.mark.parametrize("device", ["cuda:0,cuda:2", "rocm", "cuda,cuda:0"])
 def test_a_device_that_is_not_there_is_one_sentence(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +76,5 @@ def test_a_device_that_is_not_there_is_one_sentence(
     assert run("compare", *asked, patch=monkeypatch) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said and not (tmp_path / "out").exists()
-    assert {"rocm": "use cpu or cuda", "cuda,cuda:0": "given twice"}.get(
-        device, f"this machine has {emulation.GPUS} GPUs"
-    ) in " ".join(said.split())
+    known = {"rocm": "use cpu or cuda", "cuda,cuda:0": "given twice"}
+    assert known.get(device, f"this machine has {emulation.GPUS} GPUs") in " ".join(said.split())

@@ -172,7 +172,7 @@ def test_the_app_spreads_over_the_devices_it_is_given(monkeypatch: pytest.Monkey
             lambda *_, seen=seen: seen.add(threading.get_ident())
         )
     events = list(service.ComparisonService().run(plan_request(ask)))
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     assert isinstance(events[-1], Done)
     assert set(used) == {"cpu", "cpu:0"} and all(used.values())
 
