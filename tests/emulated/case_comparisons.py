@@ -22,9 +22,9 @@ MODELS = ("tiny-wan", "tiny-cogvideox", "tiny-ltx")
 CACHING = ("fixed", "sencache", "magcache", "teacache", "easycache", "control")
 TARGETS, FORECASTS = ("residual", "output", "delta"), ("hold", "linear")
 WAYS = [f":target={target}:forecast={forecast}" for target, forecast in itertools.product(TARGETS, FORECASTS)]
-# Two ways for a method on each model: all of them on all three.
+# Every method and every way on each model, in other pairs.
 LANES = {
-    key: [CACHING[k] + WAYS[(k + 2 * nth + more) % 6] for k in range(6) for more in (0, 1)]
+    key: [method + WAYS[(k + 2 * nth) % 6] for k, method in enumerate(CACHING)]
     for nth, key in enumerate(MODELS)
 }
 SETTINGS = [
@@ -57,7 +57,7 @@ def compared(
 def test_every_method_target_and_forecast(model: Model) -> None:
     """All reuse, and where they do not, they are the plain run of a CPU, bit for bit."""
     lanes = LANES[model.spec.key]
-    exact = [f"control:tolerance=0:target={target}" for target in TARGETS]
+    exact = [f"control:tolerance=0:target={TARGETS[MODELS.index(model.spec.key)]}"]
     report, frames = compared([model], ",".join([*lanes, *exact]), SETTINGS)
     assert (report.model.device, report.model.dtype) == ("cuda", "float32")
     done = {lane.name: lane for lane in report.lanes}
@@ -70,18 +70,14 @@ def test_every_method_target_and_forecast(model: Model) -> None:
     assert np.array_equal(frames["none"], plain)
 
 
-def test_a_budget_is_met_by_every_method(model: Model) -> None:
+def test_a_budget_is_met_by_every_method() -> None:
     # Both of EasyCache's that are forced come off the budget.
+    model = sencache.load("tiny-cogvideox", "cuda")
     report, _ = compared([model], ",".join(CACHING), ["easycache.forced_first=2"], nfe=4)
     assert {lane.method: lane.nfe for lane in report.lanes} == {
         **dict.fromkeys(("fewer-steps", *CACHING), 4),
         "none": 6,
     }
-
-
-def test_presets_run(model: Model) -> None:
-    report, _ = compared([model], "sencache,magcache,teacache", [], preset="fast")
-    assert report.request.preset == "fast"
 
 
 def test_several_gpus_make_the_videos_of_one() -> None:

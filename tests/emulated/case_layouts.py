@@ -62,7 +62,7 @@ def compared(
     return event.report, frames
 
 
-@pytest.mark.parametrize("folder", LAYOUTS, indirect=True)
+@pytest.mark.parametrize("folder", sorted(LAYOUTS.keys() - {"wan2.2-a14b"}), indirect=True)
 def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) -> None:
     name = folder.name
     model, request = load(find_spec(str(folder), LAYOUTS[name].image), "cuda"), asked(name, tmp_path)
@@ -74,11 +74,11 @@ def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) 
     assert all(np.isfinite(video).all() for video in frames.values())
 
 
-@pytest.mark.parametrize("folder", ["wan2.2-a14b", "cogvideox-5b", "hunyuan"], indirect=True)
+@pytest.mark.parametrize("folder", ["wan2.2-a14b", "hunyuan"], indirect=True)
 def test_wherever_its_parts_wait_the_videos_are_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles are of no effect at this size."""
+    """Also of the layout that the test above leaves out. Tiles are of no effect at this size."""
     request, expected = asked(folder.name, tmp_path), dict[str, Any]()
     for choice in CHOICES:
         placement = Placement(*choice, 0, 0)
