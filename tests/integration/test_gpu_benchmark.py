@@ -24,7 +24,7 @@ def gpu() -> Any:
     sys.path.remove(str(FOLDER))
 
 
-def ran(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> dict[str, Any]:
+def run(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> dict[str, Any]:
     tiny = ("--scale", "tiny", "--device", "cpu", "--steps", "6", "--out", str(out))
     monkeypatch.setattr(sys, "argv", ["gpu.py", *tiny, *arguments])
     assert gpu.main() == 0
@@ -34,7 +34,7 @@ def ran(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *arguments:
 def test_every_part_on_one_model_eager_and_compiled(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ran(gpu, monkeypatch, tmp_path / "eager.json", "--only", "eager", "--models", "wan")
+    told = run(gpu, monkeypatch, tmp_path / "eager.json", "--only", "eager", "--models", "wan")
     assert told["scale"] == "tiny" and told["machine"]["torch"] == torch.__version__
     (eager,) = told["models"]
     assert set(eager["failed"]) == {"syncs", "offloading"}
@@ -48,7 +48,7 @@ def test_every_part_on_one_model_eager_and_compiled(
     printed = capsys.readouterr().out
     assert "<= 0.01" in printed and "syncs failed: NotImplementedError: counted on CUDA only" in printed
     kind = ("--only", "compiled", "--backend", "eager", "--models", "wan", "--parts", "lanes,decoding")
-    (compiled,) = ran(gpu, monkeypatch, tmp_path / "compiled.json", *kind)["models"]
+    (compiled,) = run(gpu, monkeypatch, tmp_path / "compiled.json", *kind)["models"]
     assert compiled["compiled"] and set(compiled["parts"]) == {"lanes"}, "the VAE is not compiled"
 
 
@@ -59,18 +59,18 @@ def test_a_run_goes_on_where_it_was_stopped(
     out, only = tmp_path / "out.json", ("--only", "eager", "--models", "cogvideox,ltx")
     parts = dict(gpu.PARTS)
     monkeypatch.setitem(gpu.PARTS, "peers", parts["peers"].__class__(fail, lambda _: 0))
-    first = ran(gpu, monkeypatch, out, *only, "--parts", "peers,decoding")["models"]
+    first = run(gpu, monkeypatch, out, *only, "--parts", "peers,decoding")["models"]
     assert [one["model"] for one in first] == ["cogvideox", "ltx"]
     assert all(one["failed"] == {"peers": "out of memory"} for one in first)
     monkeypatch.setitem(gpu.PARTS, "peers", parts["peers"])
-    again = ran(gpu, monkeypatch, out, *only, "--parts", "peers,decoding", "--resume")["models"]
+    again = run(gpu, monkeypatch, out, *only, "--parts", "peers,decoding", "--resume")["models"]
     for one, other in zip(first, again, strict=True):
         assert set(other["parts"]) == {"peers", "decoding"} and other["failed"] == {}
         assert other["parts"]["decoding"] == one["parts"]["decoding"]
         assert one["values"].items() < other["values"].items()
     monkeypatch.setattr(gpu, "make_subject", fail)
     capsys.readouterr()
-    assert ran(gpu, monkeypatch, out, *only, "--parts", "peers,decoding", "--resume")["models"] == again
+    assert run(gpu, monkeypatch, out, *only, "--parts", "peers,decoding", "--resume")["models"] == again
     assert "nothing is left" in capsys.readouterr().out
     with pytest.raises(gpu.SencacheError, match="has scale tiny, not full; give another --out"):
         gpu.read(out, {"scale": "full"})
