@@ -90,9 +90,9 @@ class Task:
         return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
     @property
-    def runs(self) -> int:
-        """How many generations it takes."""
-        return 1 if self.clip is None else 2
+    def steps(self) -> int:
+        """Of the one generation that it takes, or of two, on a clip."""
+        return self.request.steps if self.clip is None else 2 * self.request.steps
 
     def measure(self, on_step: Callable[[], object]) -> Sample:
         """Make the video and watch; `on_step` is called after every step. Raises SencacheError as `probe`
@@ -175,7 +175,7 @@ def measured(task: Task, folder: Path | None, on_step: Callable[[], object]) -> 
         return task.measure(on_step)
     path = folder / task.name
     if path.exists():
-        for _ in range(task.runs * task.request.steps):
+        for _ in range(task.steps):
             on_step()
         return read_sample(path)
     sample = task.measure(on_step)
