@@ -126,13 +126,15 @@ def test_another_architecture_is_refused():
     ],
 )
 def test_a_method_without_its_part_is_refused_with_both_remedies(part, method, code):
-    make_policy(method, {}, parse_profile(text(complete()))).check(4)
-    lacking = make_policy(method, {}, parse_profile(altered(part, None)))
-    message = refusal(lambda: lacking.check(4))
+    def ask(**lacking: None) -> None:
+        make_policy(method, {}, parse_profile(text(complete(presets={}, preset_nfe={}, **lacking)))).check(4)
+
+    ask()
+    message = refusal(lambda: ask(**{part: None}))
     assert "test/model" in message
     assert f"calibrate this model for {method} or pull a measured profile with `profiles pull`" in message
     with pytest.raises(SencacheError) as caught:
-        lacking.check(4)
+        ask(**{part: None})
     assert caught.value.code == code
 
 
