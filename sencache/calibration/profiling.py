@@ -19,7 +19,7 @@ import numpy as np
 from sencache.architectures import architecture_of
 from sencache.calibration.budget import match_nfe
 from sencache.calibration.recording import Array, Recording, simulate
-from sencache.calibration.samples import Sample, Task, measured
+from sencache.calibration.samples import Sample, Task, sample_of
 from sencache.calibration.sensitivity import Measured
 from sencache.errors import SencacheError
 from sencache.models.model import Model
@@ -78,7 +78,7 @@ def calibrate(
     one extra evaluation per step; with clips one more run of three per step. Raises SencacheError for
     schedules that cannot be calibrated and clips that cannot be used.
     """
-    samples = [measured(task, keep, on_step) for task in plan.tasks]
+    samples = [sample_of(task, keep, on_step) for task in plan.tasks]
     profile = _profile(plan, samples)
     recordings = [sample.recording for sample in samples]
     presets: dict[str, dict[str, Any]] = {preset: {} for preset in PRESETS}
@@ -86,14 +86,14 @@ def calibrate(
     serving = (name for name, cls in METHODS.items() if cls.caches and cls.serves(profile.model.architecture))
     for name, (preset, share) in product(serving, PRESETS.items()):
         plain = make_policy(name, {}, profile if uses_profile(name) else None)
-        matched = _matched(plain, recordings, round(share * profile.schedule.steps))
+        matched = _match_budget(plain, recordings, round(share * profile.schedule.steps))
         settings = matched.config().items()
         presets[preset][name] = {key: value for key, value in settings if value != plain.config()[key]}
         spreads[preset][name] = _spread([simulate(matched, recording).nfe for recording in recordings])
     return profile.model_copy(update={"presets": presets, "preset_nfe": spreads})
 
 
-def _matched(plain: Policy, recordings: Sequence[Recording], nfe: int) -> Policy:
+def _match_budget(plain: Policy, recordings: Sequence[Recording], nfe: int) -> Policy:
     """With settings that meet the budget on average; `fixed` gets a pattern rather than a list of steps, so
     that the preset serves any number of steps.
     """

@@ -85,7 +85,6 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Of the file that keeps the result."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
@@ -139,7 +138,7 @@ class Task:
 
         def latent(step: int, own: torch.Tensor) -> torch.Tensor:
             noise = torch.randn(own.shape, generator=generator).to(clean)
-            return noising.noised(clean, noise, step).to(own)
+            return noising.add_noise(clean, noise, step).to(own)
 
         observer = Noised(self.target, noising)
         with attach(pipe, Full(), observer=observer) as trace:
@@ -169,7 +168,7 @@ def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "outp
     )
 
 
-def measured(task: Task, folder: Path | None, on_step: Callable[[], object]) -> Sample:
+def sample_of(task: Task, folder: Path | None, on_step: Callable[[], object]) -> Sample:
     """The sample of `task` from `folder`, made and kept there if it is missing."""
     if folder is None:
         return task.measure(on_step)
