@@ -47,7 +47,14 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
             stage = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
         try:
             yield stage
-            _move_all(stage, folder)
+            files = sorted(stage.iterdir())
+            for target in (folder / path.name for path in files):
+                if target.is_dir():
+                    raise SencacheError(
+                        f"cannot write {target} (it is a folder); remove it or choose another folder"
+                    )
+            for path in files:
+                os.replace(path, folder / path.name)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
@@ -68,27 +75,14 @@ def whole_folder(folder: str | os.PathLike[str], replace: bool = False) -> Itera
         try:
             with _refusing(folder):
                 yield stage
-                _take_place(stage, folder)
+                stage.chmod(0o755)
+                old = stage.with_name(f"{stage.name}.old")
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(stage, folder)
+                shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-
-
-def _take_place(stage: Path, folder: Path) -> None:
-    stage.chmod(0o755)
-    old = stage.with_name(f"{stage.name}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(stage, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _move_all(stage: Path, folder: Path) -> None:
-    moves = [(path, folder / path.name) for path in sorted(stage.iterdir())]
-    for _, target in moves:
-        if target.is_dir():
-            raise SencacheError(f"cannot write {target} (it is a folder); remove it or choose another folder")
-    for path, target in moves:
-        os.replace(path, target)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Weight of the newest miss in what one of several forecasts is chosen by.
+NEWEST = 0.3
+
+
 class Place(Protocol):
-    """What a forecast may know of a step: its index and its timestep."""
+    """What a forecast may know of a step."""
 
     @property
     def index(self) -> int:
@@ -25,18 +30,30 @@ class Place(Protocol):
     def timestep(self) -> float:
         """On 0..1000."""
 
+    @property
+    def sigma(self) -> float | None:
+        """Share of noise, where the sampler has one."""
+
+
+def _log_snr(step: Place) -> float:
+    """By the timestep where the sampler has no sigmas between 0 and 1."""
+    stated = step.sigma is not None and 0 <= step.sigma <= 1
+    noise = min(max(step.sigma if stated else step.timestep / 1000, 0.02), 0.98)
+    return math.log((1 - noise) / noise)
+
 
 class Forecast(ABC):
     """A value at t as a weighted sum of those at the nodes, the computed steps before it.
 
     `order` is the degree: a forecast stands on the last `order + 1` nodes, and on fewer while there are
-    fewer. `earlier`: on how many nodes before the last one `between` stands. `fits`: whether the weights come
-    from a profile's table, by `fitted`.
+    fewer. `earlier`: on how many nodes before the last one `between` stands. `several`: it is a choice of
+    three. `fits`: its weights come from a profile's table.
     """
 
     name: ClassVar[str]
     order: ClassVar[int]
     earlier: ClassVar[int] = 1
+    several: ClassVar[bool] = False
     fits: ClassVar[bool] = False
 
     def position(self, step: Place) -> float:
@@ -46,6 +63,18 @@ class Forecast(ABC):
     @abstractmethod
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
         """One for each of the `nodes`, at most `order + 1`, newest last. They sum to 1."""
+
+    def choices(self, nodes: Sequence[float], t: float) -> Sequence[Sequence[float]]:
+        """This one; or three, simplest first, each by the weights of as many of the newest nodes, of which
+        that one serves which missed least of late.
+        """
+        return (self.weights(nodes, t),)
+
+    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+        """How far each of several `choices` is expected to miss, relative to the value, up to a factor that
+        the run reveals.
+        """
+        raise NotImplementedError
 
     def between(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
         """Weights at a `step` before the last of the `nodes`, for going over reused steps again: on the line
@@ -104,6 +133,32 @@ class Linear(Forecast):
 
 
 @enter_forecast
+class Damped(Forecast):
+    """The newest value, half the slope of the last two, or all of it."""
+
+    name = "damped"
+    order = 1
+    several = True
+
+    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
+        """Those of all of the slope."""
+        return Linear().weights(nodes, t)
+
+    def choices(self, nodes: Sequence[float], t: float) -> Sequence[Sequence[float]]:
+        """Hold, half the slope, the line."""
+        if len(nodes) == 1:
+            return ((1.0,),) * 3
+        older, newest = self.weights(nodes, t)
+        return (1.0,), (older / 2, (1 + newest) / 2), (older, newest)
+
+    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+        """In proportion to the way since the newest node, in log((1 - sigma) / sigma). Measured: remainders
+        by the order of each are worse.
+        """
+        return (abs(_log_snr(step) - _log_snr(nodes[-1])),) * 3
+
+
+@enter_forecast
 class Taylor(Forecast):
     """TaylorSeer of order 2 (arXiv 2503.06923), as diffusers has it: `v + v' o + v'' o^2 / 2`, o steps after
     the newest, with divided differences for the derivatives. It counts in steps, not in t.
@@ -131,13 +186,13 @@ class Taylor(Forecast):
 
 class Fitted(Forecast):
     """The best weights there are on average, by the table of inner products that a profile holds: those with
-    the least expected error, on either side of the step. It counts in steps.
+    the least expected error, on one, two or three nodes, and on either side of the step. It counts in steps.
     """
 
     name = "fitted"
     order = 2
     earlier = 2
-    fits = True
+    several = fits = True
 
     def __init__(self, gram: Gram | None = None) -> None:
         self._gram = gram
@@ -156,6 +211,15 @@ class Fitted(Forecast):
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
         """Those of least expected error."""
         return self.gram.weights([int(node) for node in nodes], int(t))
+
+    def choices(self, nodes: Sequence[float], t: float) -> Sequence[Sequence[float]]:
+        """On the newest node, on two, on three; on as many as there are."""
+        return [self.weights(nodes[-count:], t) for count in range(1, self.order + 2)]
+
+    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+        """As the table has them."""
+        indices = [node.index for node in nodes]
+        return [self.gram.error(indices[-count:], step.index) for count in range(1, self.order + 2)]
 
     def between(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
         """The same, with nodes on both sides."""

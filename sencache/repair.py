@@ -37,6 +37,11 @@ class SamplerStep:
     def given(self) -> dict[str, Any]:
         """The arguments by the names that the scheduler has for them."""
         bound = inspect.signature(self.method).bind(*self.args, **self.kwargs).arguments
+        if not {"model_output", "sample"} <= bound.keys():
+            raise SencacheError(
+                f"{type(self.scheduler).__name__} takes its steps in a way of its own; set repair=none and "
+                "another target than the prediction, or use another sampler"
+            )
         return bound | bound.pop("kwargs", {})
 
     @property
@@ -164,7 +169,7 @@ class Replay(Repair):
         if self._pending and self._nodes:
             found = call.latent
             call = call.using(sample=self._noted(step, call).before(self._replayed(step, call)))
-            correction = rms((call.latent - found).unsqueeze(0))[0]
+            correction = rms((call.latent - found).float().unsqueeze(0))[0]
         result = self._taken(call)
         self._pending.clear()
         self._nodes.append((step, call.prediction))

@@ -10,11 +10,10 @@ PACKAGES = ("sencache-space", "torch", "diffusers", "transformers", "lpips", "to
 
 def versions() -> dict[str, str]:
     """Package versions as installed; a package run from a checkout without being installed says so."""
-    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "checkout"
+    return found

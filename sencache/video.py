@@ -21,9 +21,7 @@ Frames = NDArray[Any]
 
 _TIMEOUT_SECONDS = 300.0
 
-_NAME_LENGTH = 64
-_HASH_LENGTH = 8
-_ENDS_LIKE_A_HASH = re.compile(rf"(^|-)[0-9a-f]{{{_HASH_LENGTH}}}$")
+_ENDS_LIKE_A_HASH = re.compile(r"(^|-)[0-9a-f]{8}$")
 _WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
 
 # The conversion and the tags must name the same matrix, or players show other colours than were written.
@@ -39,13 +37,8 @@ _TO_RGB = ["-sws_flags", "neighbor+accurate_rnd+full_chroma_int", "-pix_fmt", "r
 
 
 def unit_frames(frames: Frames) -> NDArray[np.float32]:
-    """Give frames as float32 in [0, 1].
-
-    Args:
-        frames: `[frames, height, width, 3]`, uint8, or floats already in [0, 1].
-
-    Raises:
-        SencacheError: for another shape or type, no frames, or values that are not in [0, 1] (NaN included).
+    """As float32 in [0, 1]; raises SencacheError for another shape or type, no frames, or values that are not
+    in [0, 1] (NaN included).
     """
     _check_layout(frames)
     if frames.dtype == np.uint8:
@@ -59,7 +52,7 @@ def unit_frames(frames: Frames) -> NDArray[np.float32]:
 
 
 def to_uint8(frames: Frames) -> NDArray[np.uint8]:
-    """Give frames as uint8, floats in [0, 1] rounded to the nearest of 0..255 (errors: see `unit_frames`)."""
+    """As uint8, floats in [0, 1] rounded to the nearest of 0..255 (errors: see `unit_frames`)."""
     _check_layout(frames)
     if frames.dtype == np.uint8:
         return frames
@@ -67,11 +60,7 @@ def to_uint8(frames: Frames) -> NDArray[np.uint8]:
 
 
 def frame_pair(frames: Frames, reference: Frames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give two clips as float32 in [0, 1] after checking that they match.
-
-    Raises:
-        SencacheError: if the shapes differ, or for what `unit_frames` refuses.
-    """
+    """Two clips as float32 in [0, 1]; raises SencacheError if their shapes differ, and as `unit_frames`."""
     if frames.shape != reference.shape:
         raise SencacheError(
             f"Frames of shape {frames.shape} cannot be compared with a reference of shape {reference.shape}; "
@@ -86,26 +75,22 @@ def write_mp4(path: str | Path, frames: Frames, fps: float, min_side: int = 256)
     Every frame is a key frame, so that a player can seek to any of them at once. The colours are BT.709,
     limited range, 4:2:0, tagged as such. A clip whose short side is below `min_side` is enlarged by a whole
     factor without smoothing, so that its pixels stay visible; odd sides gain one repeated row or column.
-    The file appears under its name only when it is complete.
-
-    Args:
-        path: where to write; an existing file is replaced, missing folders are made.
-        frames: `[frames, height, width, 3]`, floats in [0, 1] or uint8.
-        fps: frames per second.
-        min_side: smallest short side of the video, in pixels.
-
-    Raises:
-        SencacheError: for bad frames (see `unit_frames`) or fps, or when ffmpeg is missing, fails or hangs.
+    The file appears under its name only when it is complete; missing folders are made. Raises SencacheError
+    for bad frames (see `unit_frames`) or fps, or when ffmpeg is missing, fails or hangs.
     """
     if not 0 < fps < math.inf:
         raise SencacheError(
             f"A video cannot run at {fps} frames per second; pass a positive number such as 16."
         )
     path = Path(path).absolute()
-    pixels = _pad_to_even(_enlarge(to_uint8(frames), min_side))
+    pixels = _enlarge(to_uint8(frames), min_side)
+    _, height, width, _ = pixels.shape
+    source = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"]
+    source += ["-framerate", str(float(fps)), "-i", "pipe:0"]
+    target = ["-c:v", "libx264", "-crf", "18", "-g", "1", "-movflags", "+faststart", "-f", "mp4"]
     try:
         with atomic(path) as partial:
-            _encode(partial, pixels, fps)
+            run_ffmpeg([*source, "-vf", _TO_YUV, *target, str(partial)], pixels.tobytes())
             if not partial.stat().st_size:
                 raise RuntimeError("ffmpeg wrote nothing")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -116,18 +101,24 @@ def write_mp4(path: str | Path, frames: Frames, fps: float, min_side: int = 256)
 
 
 def read_mp4(path: str | Path) -> NDArray[np.uint8]:
-    """Read every frame of a video as uint8 `[frames, height, width, 3]`, at the size it is stored in.
-
-    Raises:
-        SencacheError: if the file is missing, damaged or no video.
+    """Every frame of a video as uint8 `[frames, height, width, 3]`, at the size it is stored in; raises
+    SencacheError if the file is missing, damaged or no video.
     """
     path = Path(path).absolute()
+    # As a stream of PPM images, because each of them says its size; damage is an error, not a shorter clip.
+    target = ["-fps_mode", "passthrough", *_TO_RGB, "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
     try:
-        return _decode(path)
+        images = run_ffmpeg(["-xerror", "-err_detect", "explode", "-i", str(path), *target])
+        header = re.match(rb"P6\n(\d+) (\d+)\n255\n", images)
+        if header is None:
+            raise RuntimeError("it holds no frames")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise SencacheError(
             f"The video {path} could not be read ({reason(error)}); check that it exists and is complete."
         ) from error
+    width, height = map(int, header.groups())
+    pixels = np.frombuffer(images, np.uint8).reshape(-1, header.end() + height * width * 3)
+    return pixels[:, header.end() :].reshape(-1, height, width, 3)
 
 
 def safe_name(name: str) -> str:
@@ -139,16 +130,12 @@ def safe_name(name: str) -> str:
     go as well: `Path.with_suffix` would take the end of "tolerance=0.1" for a suffix.
     """
     simple = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")
-    if simple == name and _is_free(name):
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
-    return f"{simple[: _NAME_LENGTH - _HASH_LENGTH - 1]}-{digest}".lstrip("-")
-
-
-def _is_free(name: str) -> bool:
     # A name that already looks hashed gets a hash of its own, or it could meet that of another name.
-    hashed = _ENDS_LIKE_A_HASH.search(name)
-    return 0 < len(name) <= _NAME_LENGTH and not hashed and not _WINDOWS_DEVICES.fullmatch(name)
+    special = _ENDS_LIKE_A_HASH.search(name) or _WINDOWS_DEVICES.fullmatch(name)
+    if simple == name and 0 < len(name) <= 64 and not special:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{simple[:55]}-{digest}".lstrip("-")
 
 
 def _check_layout(frames: Frames) -> None:
@@ -161,33 +148,11 @@ def _check_layout(frames: Frames) -> None:
 
 
 def _enlarge(frames: NDArray[np.uint8], min_side: int) -> NDArray[np.uint8]:
+    """By a whole factor, and to even sides."""
     factor = max(1, math.ceil(min_side / min(frames.shape[1:3])))
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _pad_to_even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     _, height, width, _ = frames.shape
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
-
-def _encode(path: Path, pixels: NDArray[np.uint8], fps: float) -> None:
-    _, height, width, _ = pixels.shape
-    source = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"]
-    source += ["-framerate", str(float(fps)), "-i", "pipe:0"]
-    target = ["-c:v", "libx264", "-crf", "18", "-g", "1", "-movflags", "+faststart", "-f", "mp4", str(path)]
-    run_ffmpeg([*source, "-vf", _TO_YUV, *target], pixels.tobytes())
-
-
-def _decode(path: Path) -> NDArray[np.uint8]:
-    # As a stream of PPM images, because each of them says its size; damage is an error, not a shorter clip.
-    target = ["-fps_mode", "passthrough", *_TO_RGB, "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    images = run_ffmpeg(["-xerror", "-err_detect", "explode", "-i", str(path), *target])
-    header = re.match(rb"P6\n(\d+) (\d+)\n255\n", images)
-    if header is None:
-        raise RuntimeError("it holds no frames")
-    width, height = map(int, header.groups())
-    pixels = np.frombuffer(images, np.uint8).reshape(-1, header.end() + height * width * 3)
-    return pixels[:, header.end() :].reshape(-1, height, width, 3)
 
 
 def run_ffmpeg(arguments: list[str], stdin: bytes = b"", timeout: float | None = None) -> bytes:
@@ -206,15 +171,11 @@ def run_ffmpeg(arguments: list[str], stdin: bytes = b"", timeout: float | None =
 
 
 def reason(error: Exception) -> str:
-    """Give the first thing ffmpeg said, from which the rest follows, or else what the error says."""
+    """The first thing ffmpeg wrote, from which the rest follows, or else what the error says."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"ffmpeg was still busy after {error.timeout:g} seconds"
+    text = str(error)
     if isinstance(error, subprocess.CalledProcessError):
-        said = error.stderr.decode(errors="replace").strip()
-        return _first_line(said) if said else f"ffmpeg exited with {error.returncode}"
-    return _first_line(str(error))
-
-
-def _first_line(text: str) -> str:
-    """Without ffmpeg's "[part @ address]" in front."""
+        text = error.stderr.decode(errors="replace").strip() or f"ffmpeg exited with {error.returncode}"
+    # Without ffmpeg's "[part @ address]" in front.
     return re.sub(r"^(\[[^]]*\] )+", "", text.split("\n", 1)[0]).strip().rstrip(".")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pipelines
 import torch
-from pipelines import unipc
 from published import COGVIDEOX_2B, COGVIDEOX_5B, HUNYUAN, LTX, MOCHI, WAN, Form, publish, subword_tokenizers
 from transformers import (
     CLIPImageProcessor,
@@ -48,39 +48,15 @@ def text_encoder(multilingual: bool) -> Any:
 
 def wan_transformer(latent: int = 16, condition: int = 0, image: bool = False) -> Any:
     eyes = {"image_dim": WIDTH, "added_kv_proj_dim": 24} if image else {}
-    return diffusers.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=latent + condition,
-        out_channels=latent,
-        text_dim=WIDTH,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-        **eyes,
-    ).eval()
-
-
-def wan_vae() -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    ).eval()
+    sizes = {"out_channels": latent, "num_layers": 2, "freq_dim": 32}
+    return pipelines.wan_transformer(latent + condition, **sizes, **eyes)
 
 
 def wan22_vae() -> Any:
     """Twice the compression: pixels are folded into channels first."""
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
+    return pipelines.wan_vae(
         decoder_base_dim=4,
         z_dim=48,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
         latents_mean=[0.0] * 48,
         latents_std=[1.0] * 48,
         is_residual=True,
@@ -88,70 +64,50 @@ def wan22_vae() -> Any:
         out_channels=12,
         patch_size=2,
         scale_factor_spatial=16,
-    ).eval()
+    )
 
 
-def wan(**changes: Any) -> Any:
+def wan(pipeline: Any = diffusers.WanPipeline, **changes: Any) -> Any:
     parts = {
         "tokenizer": tokenizer(),
         "text_encoder": text_encoder(multilingual=True),
-        "vae": wan_vae(),
-        "scheduler": unipc(),
+        "vae": pipelines.wan_vae(),
+        "scheduler": pipelines.unipc(),
         "transformer": wan_transformer(),
     }
-    return diffusers.WanPipeline(**{**parts, **changes})
+    return pipeline(**{**parts, **changes})
 
 
 def wan_image() -> Any:
     """Wan 2.1: latent, mask and still on the channels, and the still's embedding beside the text."""
     sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2}
     eyes = CLIPVisionConfig(num_attention_heads=2, image_size=32, patch_size=16, **sizes)
-    size = {"height": 32, "width": 32}
-    return diffusers.WanImageToVideoPipeline(
-        tokenizer=tokenizer(),
-        text_encoder=text_encoder(multilingual=True),
-        vae=wan_vae(),
-        scheduler=unipc(),
+    return wan(
+        diffusers.WanImageToVideoPipeline,
         transformer=wan_transformer(condition=20, image=True),
         image_encoder=CLIPVisionModel(eyes).eval(),
-        image_processor=CLIPImageProcessor(crop_size=size, size={"shortest_edge": 32}),
+        image_processor=CLIPImageProcessor(crop_size={"height": 32, "width": 32}, size={"shortest_edge": 32}),
     )
 
 
 def wan22_image() -> Any:
     """Wan 2.2: two experts, the still on the channels alone."""
-    return diffusers.WanImageToVideoPipeline(
-        tokenizer=tokenizer(),
-        text_encoder=text_encoder(multilingual=True),
-        vae=wan_vae(),
-        scheduler=unipc(),
-        transformer=wan_transformer(condition=20),
-        transformer_2=wan_transformer(condition=20),
-        image_encoder=None,
-        image_processor=None,
-        boundary_ratio=0.9,
-    )
+    experts = {name: wan_transformer(condition=20) for name in ("transformer", "transformer_2")}
+    alone = {"image_encoder": None, "image_processor": None, "boundary_ratio": 0.9}
+    return wan(diffusers.WanImageToVideoPipeline, **experts, **alone)
 
 
-def cogvideox(rotary: bool = True, channels: int = 4, image: bool = False, **changes: Any) -> Any:
-    condition = channels if image else 0
+def cogvideox(rotary: bool = True, image: bool = False, **changes: Any) -> Any:
     pipeline = diffusers.CogVideoXImageToVideoPipeline if image else diffusers.CogVideoXPipeline
     return pipeline(
         tokenizer=tokenizer(),
         text_encoder=text_encoder(multilingual=False),
-        vae=diffusers.AutoencoderKLCogVideoX(
-            down_block_types=("CogVideoXDownBlock3D",) * 4,
-            up_block_types=("CogVideoXUpBlock3D",) * 4,
-            block_out_channels=(8, 8, 8, 8),
-            latent_channels=channels,
-            layers_per_block=1,
-            norm_num_groups=2,
-        ).eval(),
+        vae=pipelines.cogvideox_vae(),
         transformer=diffusers.CogVideoXTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=16,
-            in_channels=channels + condition,
-            out_channels=channels,
+            in_channels=8 if image else 4,
+            out_channels=4,
             time_embed_dim=8,
             text_embed_dim=WIDTH,
             num_layers=2,
@@ -168,7 +124,6 @@ def cogvideox(rotary: bool = True, channels: int = 4, image: bool = False, **cha
 
 def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
     scaling = (True, True, True, False)
-    decoder = {"decoder_inject_noise": (False,) * 5, "timestep_conditioning": timestep_aware}
     return getattr(diffusers, pipeline)(
         tokenizer=tokenizer(),
         text_encoder=text_encoder(multilingual=False),
@@ -180,7 +135,8 @@ def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
             decoder_layers_per_block=(1, 1, 1, 1, 1),
             spatio_temporal_scaling=scaling,
             decoder_spatio_temporal_scaling=scaling,
-            **decoder,
+            decoder_inject_noise=(False,) * 5,
+            timestep_conditioning=timestep_aware,
         ).eval(),
         transformer=diffusers.LTXVideoTransformer3DModel(
             in_channels=8,
@@ -199,11 +155,8 @@ def ltx(pipeline: str = "LTXPipeline", timestep_aware: bool = False) -> Any:
 
 
 def skyreels() -> Any:
-    return diffusers.SkyReelsV2Pipeline(
-        tokenizer=tokenizer(),
-        text_encoder=text_encoder(multilingual=True),
-        vae=wan_vae(),
-        scheduler=unipc(),
+    return wan(
+        diffusers.SkyReelsV2Pipeline,
         transformer=diffusers.SkyReelsV2Transformer3DModel(
             num_attention_heads=2,
             attention_head_dim=12,

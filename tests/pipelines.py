@@ -44,6 +44,7 @@ from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 STEPS = 12
+NO_PARTS: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": None}
 BLOCKS = {"wan": "blocks", "cogvideox": "transformer_blocks", "ltx": "transformer_blocks"}
 SIGNALS = {"wan": "time_projection", "cogvideox": "time_embedding", "ltx": "modulated_input"}
 
@@ -100,21 +101,15 @@ def _embeds(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
 
 
-def _wan_transformer(in_channels: int = 16) -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=in_channels,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=4,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    ).eval()
+def wan_transformer(in_channels: int = 16, **changes: Any) -> WanTransformer3DModel:
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 4}
+    others = {"text_dim": 32, "freq_dim": 256, "rope_max_seq_len": 32, "out_channels": 16}
+    return WanTransformer3DModel(in_channels=in_channels, **{**sizes, **others, **changes}).eval()
+
+
+def wan_vae(**changes: Any) -> AutoencoderKLWan:
+    sizes: dict[str, Any] = {"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    return AutoencoderKLWan(**{"temperal_downsample": [False, True, True], **sizes, **changes}).eval()
 
 
 def unipc() -> UniPCMultistepScheduler:
@@ -127,15 +122,9 @@ def unipc() -> UniPCMultistepScheduler:
 def wan(scheduler: Any = None, two: bool = False, pipeline: Any = WanPipeline) -> Tiny:
     """Two calls per guided step; with `two`, a high-noise and a low-noise transformer as in Wan 2.2."""
     torch.manual_seed(0)
-    experts = {"transformer_2": _wan_transformer(), "boundary_ratio": 0.875} if two else {}
-    pipe = pipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=None,
-        scheduler=scheduler or unipc(),
-        transformer=_wan_transformer(),
-        **experts,
-    )
+    experts = {"transformer_2": wan_transformer(), "boundary_ratio": 0.875} if two else {}
+    parts = {"scheduler": scheduler or unipc(), "transformer": wan_transformer(), **experts}
+    pipe = pipeline(**NO_PARTS, **parts)
 
     def arguments(batch: int) -> dict[str, Any]:
         prompt, negative = _embeds(batch, 7, 32)
@@ -164,28 +153,22 @@ def _cogvideox_transformer(in_channels: int = 4) -> CogVideoXTransformer3DModel:
     ).eval()
 
 
-def _cogvideox_vae() -> AutoencoderKLCogVideoX:
+def cogvideox_vae(channels: int = 4) -> AutoencoderKLCogVideoX:
     return AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 4,
         up_block_types=("CogVideoXUpBlock3D",) * 4,
         block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
+        latent_channels=channels,
         layers_per_block=1,
         norm_num_groups=2,
-        temporal_compression_ratio=4,
     ).eval()
 
 
 def cogvideox(scheduler: Any = None) -> Tiny:
     """One call of a doubled batch per guided step; two token streams."""
     torch.manual_seed(0)
-    pipe = CogVideoXPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=_cogvideox_vae(),
-        transformer=_cogvideox_transformer(),
-        scheduler=scheduler or CogVideoXDDIMScheduler(),
-    )
+    parts = {"vae": cogvideox_vae(), "transformer": _cogvideox_transformer()}
+    pipe = CogVideoXPipeline(**NO_PARTS | parts, scheduler=scheduler or CogVideoXDDIMScheduler())
 
     def arguments(batch: int) -> dict[str, Any]:
         prompt, negative = _embeds(batch, 16, 32)
@@ -209,13 +192,8 @@ def ltx(scheduler: Any = None, pipeline: Any = LTXPipeline) -> Tiny:
         num_layers=4,
         caption_channels=32,
     ).eval()
-    pipe = pipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=None,
-        transformer=transformer,
-        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
-    )
+    scheduler = scheduler or FlowMatchEulerDiscreteScheduler()
+    pipe = pipeline(**NO_PARTS, transformer=transformer, scheduler=scheduler)
     pipe.tokenizer_max_length = 16
 
     def arguments(batch: int) -> dict[str, Any]:
@@ -242,29 +220,16 @@ def _with_image(tiny: Tiny, pipe: Any) -> Tiny:
 def wan_image() -> Tiny:
     """Image-to-video: 16 channels of latent, then 20 of condition."""
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(
-        base_dim=3,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    ).eval()
-    pipe = WanImageToVideoPipeline(
-        tokenizer=None, text_encoder=None, vae=vae, scheduler=unipc(), transformer=_wan_transformer(36)
-    )
+    parts = {"vae": wan_vae(base_dim=3), "scheduler": unipc(), "transformer": wan_transformer(36)}
+    pipe = WanImageToVideoPipeline(**NO_PARTS | parts)
     return _with_image(wan(), pipe)
 
 
 def cogvideox_image() -> Tiny:
     """Image-to-video: 4 channels of latent, then 4 of condition."""
     torch.manual_seed(0)
-    pipe = CogVideoXImageToVideoPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=_cogvideox_vae(),
-        transformer=_cogvideox_transformer(8),
-        scheduler=CogVideoXDDIMScheduler(),
-    )
+    parts = {"vae": cogvideox_vae(), "transformer": _cogvideox_transformer(8)}
+    pipe = CogVideoXImageToVideoPipeline(**NO_PARTS | parts, scheduler=CogVideoXDDIMScheduler())
     return _with_image(cogvideox(), pipe)
 
 
@@ -320,11 +285,7 @@ CROSSED = [
     for n, name in enumerate(ALL)
     if (m + w + n) % 3 == 0
 ]
-FROM_IMAGE: dict[str, Callable[[], Tiny]] = {
-    "wan": wan_image,
-    "cogvideox": cogvideox_image,
-    "ltx": ltx_image,
-}
+FROM_IMAGE: dict[str, Callable[[], Tiny]] = {"wan": wan_image, "cogvideox": cogvideox_image, "ltx": ltx_image}
 
 
 def profile(name: str, steps: int = STEPS, ratios: tuple[float, ...] | None = None) -> Profile:

@@ -73,7 +73,7 @@ def check(
     made = list(track(asked, total=prompts, description="clips"))
     psnr, copied = checking.of_autoencoder(family_of(pipe).codec(pipe.vae), prompts, seed)
     rows = [
-        *_by_count([(scene, seen) for scene, seen, _ in made]),
+        *_by_count([(content, seen) for content, seen, _ in made]),
         ("autoencoder", copied),
         ("drawn clips", checking.of_renders(prompts, seed)),
         ("noise", checking.of_noise(min(prompts, 50), seed)),
@@ -105,14 +105,16 @@ def _by_count(pairs: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
 
 
 def _write(out: Path, rows: list[tuple[str, Any]], psnr: float, made: list[Any]) -> None:
-    from sencache.models.words import caption
+    from training.captions import write_caption
     from training.pictures import contact_sheet
 
     out.mkdir(parents=True, exist_ok=True)
     scores = {name: {"right": result.right, "of": result.of} for name, result in rows}
     (out / "scores.json").write_text(json.dumps({"psnr": psnr, **scores}, indent=1))
     first = made[:16]
-    contact_sheet([video for *_, video in first], [caption(scene) for scene, *_ in first], out / "clips.png")
+    contact_sheet(
+        [video for *_, video in first], [write_caption(content) for content, *_ in first], out / "clips.png"
+    )
 
 
 @app.command()

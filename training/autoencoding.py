@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sencache.models.words import Scene
 from training import clips
+from training.captions import Content
 from training.optim import optimizers
 from training.pictures import contact_sheet
 
@@ -100,10 +100,10 @@ class Autoencoding:
 
     def _batch(self, step: int, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, torch.Tensor]:
         cropped = step % 4 != 0 and done < WHOLE
-        scenes = [clips.sample_clip(rng) for _ in range(self.batch * (CROPS if cropped else 1))]
-        video, weight = torch.from_numpy(clips.render_batch(scenes)), _weights(scenes)
+        sample = [clips.sample_clip(rng) for _ in range(self.batch * (CROPS if cropped else 1))]
+        video, weight = torch.from_numpy(clips.render_batch(sample)), _weights(sample)
         if cropped:
-            windows = [_window(clip, rng) for clip in scenes]
+            windows = [_window(clip, rng) for clip in sample]
             video, weight = (
                 torch.stack([one[window] for one, window in zip(values, windows, strict=True)])
                 for values in (video, weight)
@@ -121,14 +121,14 @@ class Autoencoding:
         contact_sheet(pairs, labels, folder / f"{self.name}.png")
 
 
-def _weights(scenes: Sequence[clips.Clip]) -> torch.Tensor:
+def _weights(sample: Sequence[clips.Clip]) -> torch.Tensor:
     """[N, 1, T, H, W]: what a pixel's error counts."""
-    covered = torch.from_numpy(np.stack([_covered(clip) for clip in scenes]))[:, None]
+    covered = torch.from_numpy(np.stack([_covered(clip) for clip in sample]))[:, None]
     return 1 + (OBJECTS_WEIGH - 1) * covered.float()
 
 
 def _covered(clip: clips.Clip) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    things = zip(clip.scene.things, clip.paths, strict=True)
+    things = zip(clip.content.things, clip.paths, strict=True)
     covered: np.ndarray[Any, np.dtype[np.bool_]] = np.any(
         [clips.shape_mask(thing.shape, path) > 0 for thing, path in things], axis=0
     )
@@ -151,14 +151,14 @@ def _window(clip: clips.Clip, rng: np.random.Generator) -> tuple[slice, ...]:
 
 
 @torch.no_grad()
-def reconstructions(codec: Codec, sample: Sequence[clips.Clip]) -> tuple[Any, Any, list[Scene]]:
+def reconstructions(codec: Codec, sample: Sequence[clips.Clip]) -> tuple[Any, Any, list[Content]]:
     """Clips as drawn and as reconstructed, [N, T, H, W, 3] in 0..1, and what they show."""
     device = next(codec.module.parameters()).device
     drawn, restored = np.stack([clips.render(clip) for clip in sample]), []
     for clip in sample:
         mean = codec.encode(torch.from_numpy(clips.render_batch([clip])).to(device)).chunk(2, dim=1)[0]
         restored.append(((codec.decode(mean)[0].clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).cpu().numpy())
-    return drawn, np.stack(restored), [clip.scene for clip in sample]
+    return drawn, np.stack(restored), [clip.content for clip in sample]
 
 
 def _is_matrix(name: str, parameter: torch.Tensor) -> bool:

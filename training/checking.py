@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from sencache.models.words import Scene, caption
 from training import clips, vision
 from training.autoencoding import Codec, reconstructions
+from training.captions import Content, write_caption
 from training.scoring import Score, score
 from training.text import LENGTH
 
@@ -26,12 +26,12 @@ def sample(count: int, seed: int, shown: bool = False) -> list[clips.Clip]:
     """
     rng = np.random.default_rng((seed, 5))
     sampled = (clips.sample_clip(rng, held_out=not shown) for _ in range(count))
-    return [replace(clip, caption=caption(clip.scene)) for clip in sampled]
+    return [replace(clip, caption=write_caption(clip.content)) for clip in sampled]
 
 
 def of_renders(count: int, seed: int) -> Score:
     """How well clips as they were drawn are read: the stick's own error."""
-    return score((clip.scene, vision.read(clips.render(clip))) for clip in sample(count, seed))
+    return score((clip.content, vision.read(clips.render(clip))) for clip in sample(count, seed))
 
 
 def of_noise(count: int, seed: int) -> Score:
@@ -39,28 +39,30 @@ def of_noise(count: int, seed: int) -> Score:
     rng = np.random.default_rng((seed, 6))
     shape = (clips.FRAMES, clips.SIDE, clips.SIDE, 3)
     return score(
-        (clip.scene, vision.read(rng.random(shape, dtype=np.float32))) for clip in sample(count, seed)
+        (clip.content, vision.read(rng.random(shape, dtype=np.float32))) for clip in sample(count, seed)
     )
 
 
 def of_autoencoder(codec: Codec, count: int, seed: int) -> tuple[float, Score]:
     """PSNR of reconstructions in dB, the mean over clips, and what is read from them."""
-    drawn, restored, scenes = reconstructions(codec, sample(count, seed))
+    drawn, restored, contents = reconstructions(codec, sample(count, seed))
     errors = np.square(drawn - restored).mean(axis=(1, 2, 3, 4))
     psnr = float((-10 * np.log10(errors)).mean())
-    return psnr, score((scene, vision.read(video)) for scene, video in zip(scenes, restored, strict=True))
+    return psnr, score(
+        (content, vision.read(video)) for content, video in zip(contents, restored, strict=True)
+    )
 
 
 def of_model(
     pipe: Any, count: int, seed: int, steps: int, guidance: float, shown: bool = False
-) -> Iterator[tuple[Scene, Scene, Any]]:
-    """Scenes asked for, scenes seen, and the clips [T, H, W, 3], one by one."""
+) -> Iterator[tuple[Content, Content, Any]]:
+    """What was asked for, what was seen, and the clips [T, H, W, 3], one by one."""
     asked = sample(count, seed, shown)
     for start in range(0, count, BATCH):
         batch = asked[start : start + BATCH]
         generators = [torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(batch))]
         for clip, video in zip(batch, _generate(pipe, batch, generators, steps, guidance), strict=True):
-            yield clip.scene, vision.read(video), video
+            yield clip.content, vision.read(video), video
 
 
 @torch.no_grad()

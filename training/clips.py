@@ -14,17 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sencache.models.words import (
-    BACKGROUNDS,
-    COLOURS,
-    MOTIONS,
-    PLAIN_BACKGROUNDS,
-    SHAPES,
-    Scene,
-    Thing,
-    caption,
-    is_held_out,
-)
+from sencache.models.words import BACKGROUNDS, COLOURS, SHAPES
+from training.captions import MOTIONS, PLAIN_BACKGROUNDS, Content, Thing, is_held_out, write_caption
 
 FRAMES, SIDE = 17, 64
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -61,22 +52,22 @@ class Path:
 
 @dataclass(frozen=True)
 class Clip:
-    """A scene with its caption and the path of every object."""
+    """What it shows, its caption, and the path of every object."""
 
-    scene: Scene
+    content: Content
     caption: str
     paths: tuple[Path, ...]
 
 
 def sample_clip(rng: np.random.Generator, held_out: bool = False) -> Clip:
     """One clip of the training set or, if `held_out`, one whose objects all have triples it lacks."""
-    scene = sample_scene(rng, held_out)
-    spoken = scene.background not in PLAIN_BACKGROUNDS or rng.random() > 0.12 or held_out
-    variants = [0 if held_out else int(rng.random() < 0.15) for _ in scene.things]
-    return Clip(scene, caption(scene, spoken, variants), place(scene, rng))
+    content = sample_content(rng, held_out)
+    spoken = content.background not in PLAIN_BACKGROUNDS or rng.random() > 0.12 or held_out
+    variants = [0 if held_out else int(rng.random() < 0.15) for _ in content.things]
+    return Clip(content, write_caption(content, spoken, variants), place(content, rng))
 
 
-def sample_scene(rng: np.random.Generator, held_out: bool = False) -> Scene:
+def sample_content(rng: np.random.Generator, held_out: bool = False) -> Content:
     """One to three objects of different colours, and a background."""
     count = int(rng.choice((1, 2, 3), p=COUNTS if held_out else TRAINED_COUNTS))
     motions = MOTIONS if count < 3 else (ALONG_ROWS, ALONG_COLUMNS)[int(rng.integers(2))]
@@ -85,7 +76,7 @@ def sample_scene(rng: np.random.Generator, held_out: bool = False) -> Scene:
         thing = _sample_thing(rng, count, motions)
         if is_held_out(thing) == held_out and thing.colour not in [other.colour for other in things]:
             things.append(thing)
-    return Scene(tuple(things), str(rng.choice(BACKGROUNDS)))
+    return Content(tuple(things), str(rng.choice(BACKGROUNDS)))
 
 
 def _sample_thing(rng: np.random.Generator, count: int, motions: Sequence[str]) -> Thing:
@@ -101,12 +92,12 @@ def _sample_thing(rng: np.random.Generator, count: int, motions: Sequence[str]) 
 # ---- paths
 
 
-def place(scene: Scene, rng: np.random.Generator) -> tuple[Path, ...]:
+def place(content: Content, rng: np.random.Generator) -> tuple[Path, ...]:
     """A path for every object, in its lane."""
-    count, columns = len(scene.things), any(thing.motion in VERTICAL for thing in scene.things)
+    count, columns = len(content.things), any(thing.motion in VERTICAL for thing in content.things)
     lane = SIDE / count
     paths = []
-    for index, thing in enumerate(scene.things):
+    for index, thing in enumerate(content.things):
         middle = (index + 0.5) * lane
         centre, room = ((middle, SIDE / 2), (lane, SIDE)) if columns else ((SIDE / 2, middle), (SIDE, lane))
         paths.append(_path(thing, centre, room, rng))
@@ -202,8 +193,8 @@ def background(name: str) -> Array:
 
 def render(clip: Clip) -> Array:
     """[FRAMES, SIDE, SIDE, 3] in 0..1."""
-    video = np.repeat(background(clip.scene.background)[None], FRAMES, axis=0)
-    for thing, path in zip(clip.scene.things, clip.paths, strict=True):
+    video = np.repeat(background(clip.content.background)[None], FRAMES, axis=0)
+    for thing, path in zip(clip.content.things, clip.paths, strict=True):
         mask = shape_mask(thing.shape, path)[..., None]
         video = video * (1 - mask) + np.asarray(PALETTE[thing.colour], dtype=np.float32) * mask
     return video.astype(np.float32)

@@ -61,9 +61,9 @@ def fingerprint(autoencoder: Any) -> str:
 def _distribution() -> str:
     """Changes with what clips look like and how they are described."""
     rng = np.random.default_rng((0, 3))
-    scenes = [clips.sample_clip(rng) for _ in range(CHUNK)]
-    pixels = np.rint(clips.render_batch(scenes) * 100).astype(np.int8)
-    captions = "\n".join(clip.caption for clip in scenes)
+    sample = [clips.sample_clip(rng) for _ in range(CHUNK)]
+    pixels = np.rint(clips.render_batch(sample) * 100).astype(np.int8)
+    captions = "\n".join(clip.caption for clip in sample)
     return hashlib.sha256(captions.encode() + pixels.tobytes()).hexdigest()
 
 
@@ -79,12 +79,12 @@ def _drop_others(folder: Path, origin: str) -> None:
 
 def _write(path: Path, seed: tuple[int, ...], encode: Encode) -> None:
     rng = np.random.default_rng(seed)
-    scenes = [clips.sample_clip(rng) for _ in range(CHUNK)]
+    sample = [clips.sample_clip(rng) for _ in range(CHUNK)]
     with torch.no_grad():
-        values = encode(torch.from_numpy(clips.render_batch(scenes))).half().cpu().numpy()
+        values = encode(torch.from_numpy(clips.render_batch(sample))).half().cpu().numpy()
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, values=values, captions=[clip.caption for clip in scenes])
+        np.savez(file, values=values, captions=[clip.caption for clip in sample])
     part.replace(path)
 
 

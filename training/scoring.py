@@ -1,11 +1,11 @@
-"""Shares of what is right: scenes asked for against scenes read from clips."""
+"""Shares of what is right: what was asked for against what is read from clips."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sencache.models.words import Scene
+from training.captions import Content
 
 # Of each object; the others are of the clip as a whole.
 OF_OBJECTS = ("colour", "shape", "size", "motion")
@@ -24,7 +24,7 @@ class Score:
         return self.right[aspect] / max(self.of[aspect], 1)
 
 
-def compare(asked: Scene, seen: Scene) -> dict[str, list[bool]]:
+def compare(asked: Content, seen: Content) -> dict[str, list[bool]]:
     """Right or wrong: one entry per object asked for, or one per clip. An object is known by its colour."""
     by_colour = {thing.colour: thing for thing in seen.things}
     verdicts: dict[str, list[bool]] = {aspect: [] for aspect in ASPECTS}
@@ -39,8 +39,8 @@ def compare(asked: Scene, seen: Scene) -> dict[str, list[bool]]:
     return verdicts
 
 
-def score(pairs: Iterable[tuple[Scene, Scene]]) -> Score:
-    """The sum over pairs of a scene asked for and the scene seen."""
+def score(pairs: Iterable[tuple[Content, Content]]) -> Score:
+    """The sum over pairs of what was asked for and what was seen."""
     verdicts = [compare(asked, seen) for asked, seen in pairs]
     return Score(
         right={aspect: sum(sum(verdict[aspect]) for verdict in verdicts) for aspect in ASPECTS},

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sencache.models.words import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
+from sencache.models.words import BACKGROUNDS, COLOURS, SHAPES
+from training.captions import Content, Thing
 from training.clips import PALETTE, SIDE, SQUARE, TRIANGLE, Array, Path, background, shape_mask
 
 Bits = np.ndarray[Any, np.dtype[np.bool_]]
@@ -38,12 +39,12 @@ class Track:
     area: Array
 
 
-def read(video: Array) -> Scene:
-    """The scene that `video` [T, H, W, 3] in 0..1 shows, as far as it can be read; objects by colour."""
+def read(video: Array) -> Content:
+    """What `video` [T, H, W, 3] in 0..1 shows, as far as it can be read; objects by colour."""
     behind = background_of(video)
     tracks = find(video, background(behind))
     things = tuple(_describe(colour, track) for colour, track in tracks.items())
-    return Scene(things, behind)
+    return Content(things, behind)
 
 
 def background_of(video: Array) -> str:

@@ -26,9 +26,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def architecture_of(transformer: Any) -> Architecture:
-    """The architecture of `transformer` or of one of its base classes; raises SencacheError when there is
-    none.
-    """
+    """That of `transformer` or of one of its base classes; raises SencacheError when there is none."""
     for cls in type(transformer).__mro__:
         for architecture in ARCHITECTURES.values():
             if cls.__name__ in architecture.transformers:
@@ -50,13 +48,12 @@ def outside_of(transformer: Any) -> Architecture:
 
 
 def known_transformers() -> str:
-    """Their classes, for sentences."""
     return ", ".join(name for each in ARCHITECTURES.values() for name in each.transformers)
 
 
 def architecture_running(pipeline: str, source: str) -> Architecture:
-    """The architecture that the pipeline class of that name runs; raises SencacheError, naming the `source`
-    of the checkpoint, when there is none.
+    """That of a pipeline's class; raises SencacheError, naming the `source` of the checkpoint, when there is
+    none.
     """
     for architecture in ARCHITECTURES.values():
         if pipeline in architecture.pipelines:

@@ -20,13 +20,15 @@ Config = Mapping[str, Any]
 HIDDEN, TEXT, TEMB = INPUTS = ("hidden_states", "encoder_hidden_states", "temb")
 # In place of the block lists of a transformer that nobody described.
 UNKNOWN = "?"
+# What `encode_prompt` returns where it makes masks of the prompts as well.
+MASKS = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 _NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 
 
 @dataclass(slots=True)
 class BlockCall:
-    """The arguments of one block, by position and by name as the model gave them: blocks that were compiled
-    ahead of time know no other way.
+    """The arguments of one block, by position and by name as the model gave them, which is the only way that
+    blocks compiled ahead of time know.
     """
 
     args: tuple[Any, ...]
@@ -38,7 +40,7 @@ class BlockCall:
 
     @property
     def hidden(self) -> torch.Tensor:
-        """The hidden states, [B, tokens, width]."""
+        """[B, tokens, width]."""
         hidden: torch.Tensor = self[HIDDEN]
         return hidden
 
@@ -75,10 +77,14 @@ class ChildSignal:
     child: str
 
 
-def read_temb(block: torch.nn.Module, call: BlockCall) -> torch.Tensor:
+def read_temb(block: torch.nn.Module, call: BlockCall) -> Any:
     """The timestep embedding as the first block gets it."""
-    temb: torch.Tensor = call[TEMB]
-    return temb
+    return call[TEMB]
+
+
+def per_channel(latent: Any, *constants: Any) -> tuple[Any, ...]:
+    """Each list of constants, one for a channel, to reckon with a latent [B, C, T, H, W]."""
+    return tuple(latent.new_tensor(values).view(1, -1, 1, 1, 1) for values in constants)
 
 
 @dataclass(frozen=True)
@@ -92,20 +98,16 @@ class Decoder:
     tile: int
 
     def bytes(self, pixels: int, frames: int, size: int) -> int:
-        """For `frames` of `pixels` each, of `size` bytes in a tensor."""
+        """For `frames` of `pixels` each, `size` to a pixel of a tensor."""
         return pixels * min(frames, self.frames or frames) * self.tensors * size
 
 
-def encode_both(
-    pipe: Any, prompt: str, negative_prompt: str, guidance_scale: float, **options: Any
-) -> tuple[Any, ...]:
+def encode_both(pipe: Any, prompt: str, negative_prompt: str, guidance_scale: float, **options: Any) -> Any:
     """What `encode_prompt` gives of a prompt and, under guidance, a negative one. `options`: device and
     max_sequence_length.
     """
-    encoded: tuple[Any, ...] = pipe.encode_prompt(
-        prompt, negative_prompt, do_classifier_free_guidance=guidance_scale > 1, **options
-    )
-    return encoded
+    guided = guidance_scale > 1
+    return pipe.encode_prompt(prompt, negative_prompt, do_classifier_free_guidance=guided, **options)
 
 
 def named_class(index: Config, from_image: bool) -> str:
@@ -120,11 +122,10 @@ class Architecture:
 
     The network. `transformers`: its classes. `blocks`: attributes of its block lists, which run one after the
     other and are skipped together. `text_stream`: blocks take and return the text's states beside the
-    video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels, None where all are;
-    image-to-video models append theirs after them. `doubles_batch`: guidance doubles the batch of a call,
-    where others make a second one. `embedded_guidance`: the pipeline's guidance_scale goes into the network
-    and needs no second prompt. `signals`: what TeaCache may
-    look at, the first one being the default.
+    video's, and attend to both at once. `channel_axis`: axis of `hidden_states` with the latent's channels,
+    None where all are; image-to-video models append theirs after them. `doubles_batch`: guidance doubles the
+    batch of a call, where others make a second one. `embedded_guidance`: the pipeline's guidance_scale goes
+    into the network and needs no second prompt. `signals`: what TeaCache may look at, the default first.
 
     The pipelines. `pipelines`: classes of diffusers, and whether each starts from a still; `choose` tells
     which one runs a checkpoint, from its `model_index.json` and whether a still is used. `samplers`: those

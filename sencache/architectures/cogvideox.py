@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sencache.architectures.base import Architecture, BlockSignal, Config, Decoder, read_temb
-
-if TYPE_CHECKING:
-    import torch
 
 # Of decoding, for each pixel of each frame, counted while the VAE decodes a video of the usual size.
 VAE_FLOPS = 18_603_000
@@ -26,6 +23,7 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
         "width": width // multiple * multiple,
         "frames": frames,
         "size_multiple": multiple,
+        # The VAE makes other numbers of frames from an even number of latent ones.
         "temporal_factor": 2 * compression,
         "temporal_compression": compression,
         "min_side": multiple,
@@ -43,13 +41,12 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
     }
 
 
-def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
+def _clean(pipe: Any, encoded: Any) -> Any:
     latent = (encoded * pipe.vae_scaling_factor_image).permute(0, 2, 1, 3, 4)
     # Models with a temporal patch pad in front, and drop the padding when they decode.
     missing = -latent.shape[1] % (pipe.transformer.config.patch_size_t or 1)
     frames = [0] * missing + list(range(latent.shape[1]))
-    padded: torch.Tensor = latent[:, frames]
-    return padded
+    return latent[:, frames]
 
 
 ARCHITECTURE = Architecture(
@@ -66,26 +63,13 @@ ARCHITECTURE = Architecture(
         "pipeline": "CogVideoXPipeline",
         "summary": "a CogVideoX checkpoint of your own",
         "licence": "CogVideoX licence",
-        "height": 480,
         "width": 720,
-        "frames": 49,
         "fps": 8,
         "steps": 50,
         "guidance_scale": 6.0,
         "scheduler": "CogVideoXDDIMScheduler",
-        "size_multiple": 16,
-        # Its VAE makes other numbers of frames from an even number of latent ones.
-        "temporal_factor": 8,
         "min_side": 256,
         "max_side": 1360,
-        "max_frames": 49,
-        "max_sequence_length": 226,
-        "inner": 3072,
-        "feed_forward": 12288,
-        "layers": 42,
-        "token_values": 64,
-        "vae_values": 128,
-        "vae_flops": VAE_FLOPS,
     },
     describe=_describe,
     clean=_clean,

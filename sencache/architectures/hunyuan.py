@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sencache.architectures.base import Architecture, BlockSignal, Config, read_temb
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
@@ -29,16 +26,12 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
     }
 
 
-def _encode(
-    pipe: Any, prompt: str, negative_prompt: str, guidance_scale: float, **options: Any
-) -> tuple[Any, ...]:
-    encoded: tuple[Any, ...] = pipe.encode_prompt(prompt, **options)
-    return encoded
+def _encode(pipe: Any, prompt: str, negative_prompt: str, guidance_scale: float, **options: Any) -> Any:
+    return pipe.encode_prompt(prompt, **options)
 
 
-def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
-    scaled: torch.Tensor = encoded * pipe.vae.config.scaling_factor
-    return scaled
+def _clean(pipe: Any, encoded: Any) -> Any:
+    return encoded * pipe.vae.config.scaling_factor
 
 
 ARCHITECTURE = Architecture(
@@ -63,8 +56,6 @@ ARCHITECTURE = Architecture(
         "steps": 50,
         "guidance_scale": 6.0,
         "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "size_multiple": 16,
-        "temporal_factor": 4,
         "min_side": 16,
         "max_side": 1280,
         "max_frames": 129,

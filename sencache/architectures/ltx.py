@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from math import lcm
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sencache.architectures.base import Architecture, BlockCall, BlockSignal, Config, Decoder, read_temb
-
-if TYPE_CHECKING:
-    import torch
+from sencache.architectures.base import MASKS, Architecture, BlockCall, BlockSignal, Config, Decoder
 
 # Of decoding, for each pixel of each frame, counted while the VAE decodes a video of the usual size.
 VAE_FLOPS, VAE091_FLOPS = 871_000, 1_417_000
@@ -16,15 +13,13 @@ VAE_FLOPS, VAE091_FLOPS = 871_000, 1_417_000
 TIMESTEP_AWARE = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
 
 
-def _modulated(block: torch.nn.Module, call: BlockCall) -> torch.Tensor:
+def _modulated(block: Any, call: BlockCall) -> Any:
     """`norm1(h) (1 + scale) + shift`, what the block's self-attention sees."""
-    table, norm1 = (getattr(block, name) for name in ("scale_shift_table", "norm1"))
-    temb: Any = read_temb(block, call)
+    temb = call["temb"]
     # Read outside the block's forward: its table is on the host while its group is offloaded.
-    table = table.to(temb.device, temb.dtype)
+    table = block.scale_shift_table.to(temb.device, temb.dtype)
     shift, scale = (table + temb.unflatten(-1, (len(table), -1)))[..., :2, :].unbind(dim=-2)
-    modulated: torch.Tensor = norm1(call.hidden) * (1 + scale) + shift
-    return modulated
+    return block.norm1(call.hidden) * (1 + scale) + shift
 
 
 def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
@@ -52,13 +47,12 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
     }
 
 
-def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
+def _clean(pipe: Any, encoded: Any) -> Any:
     vae = pipe.vae
     normal = pipe._normalize_latents(encoded, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
-    packed: torch.Tensor = pipe._pack_latents(
+    return pipe._pack_latents(
         normal, pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size
     )
-    return packed
 
 
 ARCHITECTURE = Architecture(
@@ -70,12 +64,7 @@ ARCHITECTURE = Architecture(
     signals={"modulated_input": BlockSignal(_modulated, weights=True)},
     pipelines={"LTXPipeline": False, "LTXConditionPipeline": False, "LTXImageToVideoPipeline": True},
     samplers={"euler": "FlowMatchEulerDiscreteScheduler"},
-    encoded=(
-        "prompt_embeds",
-        "prompt_attention_mask",
-        "negative_prompt_embeds",
-        "negative_prompt_attention_mask",
-    ),
+    encoded=MASKS,
     defaults={
         "pipeline": "LTXPipeline",
         "summary": "an LTX-Video checkpoint of your own",
@@ -87,19 +76,10 @@ ARCHITECTURE = Architecture(
         "steps": 50,
         "guidance_scale": 3.0,
         "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "size_multiple": 32,
-        "temporal_factor": 8,
         "min_side": 128,
         "max_side": 1280,
         "max_frames": 257,
         "max_sequence_length": 128,
-        "inner": 2048,
-        "feed_forward": 8192,
-        "layers": 28,
-        "token_values": 128,
-        "vae_values": 8,
-        "vae_flops": VAE_FLOPS,
-        "temporal_compression": 8,
     },
     describe=_describe,
     clean=_clean,

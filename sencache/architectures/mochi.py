@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sencache.architectures.base import Architecture, BlockSignal, Config, read_temb
-
-if TYPE_CHECKING:
-    import torch
+from sencache.architectures.base import MASKS, Architecture, BlockSignal, Config, per_channel, read_temb
 
 
 def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
@@ -26,17 +23,12 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
     }
 
 
-def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
+def _clean(pipe: Any, encoded: Any) -> Any:
     config = pipe.vae.config
     if config.latents_mean is None or config.latents_std is None:
-        scaled: torch.Tensor = encoded * config.scaling_factor
-        return scaled
-    mean, std = (
-        encoded.new_tensor(values).view(1, -1, 1, 1, 1)
-        for values in (config.latents_mean, config.latents_std)
-    )
-    normal: torch.Tensor = (encoded - mean) * config.scaling_factor / std
-    return normal
+        return encoded * config.scaling_factor
+    mean, std = per_channel(encoded, config.latents_mean, config.latents_std)
+    return (encoded - mean) * config.scaling_factor / std
 
 
 ARCHITECTURE = Architecture(
@@ -49,12 +41,7 @@ ARCHITECTURE = Architecture(
     signals={"time_embedding": BlockSignal(read_temb)},
     pipelines={"MochiPipeline": False},
     samplers={"euler": "FlowMatchEulerDiscreteScheduler"},
-    encoded=(
-        "prompt_embeds",
-        "prompt_attention_mask",
-        "negative_prompt_embeds",
-        "negative_prompt_attention_mask",
-    ),
+    encoded=MASKS,
     defaults={
         "summary": "a Mochi checkpoint of your own",
         "height": 480,
@@ -64,10 +51,8 @@ ARCHITECTURE = Architecture(
         "steps": 64,
         "guidance_scale": 4.5,
         "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "size_multiple": 16,
         "temporal_factor": 6,
         "temporal_compression": 6,
-        "min_side": 16,
         "max_side": 1280,
         "max_frames": 163,
         "max_sequence_length": 256,

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from math import lcm, prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sencache.architectures.base import (
-    Architecture,
-    BlockSignal,
-    ChildSignal,
-    Config,
-    Decoder,
-    read_temb,
-)
-
-if TYPE_CHECKING:
-    import torch
+from sencache.architectures import base
+from sencache.architectures.base import Architecture, BlockSignal, ChildSignal, Config, Decoder
 
 # Of decoding, for each pixel of each frame, counted while the VAE decodes a video of the usual size.
 VAE_FLOPS, VAE22_FLOPS = 8_512_000, 18_445_000
@@ -28,6 +19,7 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
     folded = vae.get("patch_size") or 1
     width = vae.get("decoder_base_dim") or vae.get("base_dim", 96)
     side = spatial * patch[1]
+    flops = VAE_FLOPS / 96**2 if folded == 1 else VAE22_FLOPS / 256**2
     return {
         # What the authors' scripts set is not known here; the checkpoint's own shift stays.
         "shift": None,
@@ -41,17 +33,12 @@ def _describe(transformer: Config, vae: Config) -> dict[str, Any]:
         "token_side": side,
         "token_values": vae.get("z_dim", 16) * prod(patch),
         "vae_values": width // folded**2,
-        "vae_flops": round(
-            VAE_FLOPS * (width / 96) ** 2 if folded == 1 else VAE22_FLOPS * (width / 256) ** 2
-        ),
+        "vae_flops": round(flops * width**2),
     }
 
 
-def _clean(pipe: Any, encoded: torch.Tensor) -> torch.Tensor:
-    mean, std = (
-        encoded.new_tensor(getattr(pipe.vae.config, name)).view(1, -1, 1, 1, 1)
-        for name in ("latents_mean", "latents_std")
-    )
+def _clean(pipe: Any, encoded: Any) -> Any:
+    mean, std = base.per_channel(encoded, pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
     return (encoded - mean) / std
 
 
@@ -66,7 +53,7 @@ ARCHITECTURE = Architecture(
     blocks=("blocks",),
     channel_axis=1,
     signals={
-        "time_projection": BlockSignal(read_temb),
+        "time_projection": BlockSignal(base.read_temb),
         "time_embedding": ChildSignal("condition_embedder"),
     },
     pipelines={"WanPipeline": False, "WanImageToVideoPipeline": True},
@@ -84,20 +71,12 @@ ARCHITECTURE = Architecture(
         "guidance_scale": 5.0,
         "scheduler": "UniPCMultistepScheduler",
         "shift": 5.0,
-        "size_multiple": 16,
-        "temporal_factor": 4,
         "min_side": 128,
         "max_side": 1280,
         "max_frames": 121,
         "max_sequence_length": 512,
         # The authors' and diffusers' examples keep them in full precision.
         "dtypes": {"vae": "float32", "image_encoder": "float32"},
-        "inner": 5120,
-        "feed_forward": 13824,
-        "layers": 40,
-        "token_values": 64,
-        "vae_values": 96,
-        "vae_flops": VAE_FLOPS,
     },
     describe=_describe,
     clean=_clean,

@@ -19,7 +19,7 @@ from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies import METHODS
 from sencache.policies.base import Policy, Schedule, Signals, Step, watched
-from sencache.policies.senses import Sense
+from sencache.policies.senses import Choice, Sense
 from sencache.policies.tables import Table
 from sencache.trace import Trace
 
@@ -49,15 +49,16 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     """The trace that `policy` would have left, had each reuse been exact."""
     trace, computed, rule = Trace(), list[int](), policy.start(recording.schedule)
     cost = policy.cost(recording.blocks)
+    choice = Choice(policy.target, policy.forecaster(recording.schedule))
     for step in recording.schedule:
 
         def read(index: int = step.index) -> Signals:
-            shown = (sense.read(recording, policy, index, computed) for sense in policy.senses)
+            shown = (sense.read(recording, choice, index, computed) for sense in policy.senses)
             return {name: value for signals in shown for name, value in signals.items()}
 
         cached = not policy.caches or step.index not in recording.handovers
         decision = rule.decide(step, read, cached=cached)
-        trace.records.append(decision.record(step, cost))
+        trace.add(decision.record(step, cost))
         if not decision.reuse:
             computed.append(step.index)
     return trace

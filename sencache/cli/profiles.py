@@ -101,7 +101,9 @@ def profiles_pull(
     It is taken from one commit, the newest unless one is given, which is printed; a copy is kept, and used
     without network for a commit that is given.
     """
-    from sencache.hub.exchange import OFFICIAL, Hub, pull_profile, with_token
+    from sencache.hub.commit import with_token
+    from sencache.hub.download import Hub
+    from sencache.hub.exchange import OFFICIAL, pull_profile
     from sencache.hub.official import Stated
 
     with _transfer(f"pulling {file}") as on_bytes:

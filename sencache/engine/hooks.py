@@ -174,7 +174,6 @@ class TransformerHooks:
     @closed_to_itself
     def run_or_not(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In place of a forward that nobody looks into."""
-        _, state = self._under_way
         if self._decide(None) and self.placeholder is not None:
             return self.placeholder()
         out = forward(*args, **kwargs)

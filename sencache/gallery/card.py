@@ -8,7 +8,6 @@ fetched or shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,14 +33,14 @@ MAX_VIDEO, MAX_CARD, MAX_CARDS = 2_000_000, 40_000_000, 24
 MAX_VIDEOS, MAX_PROFILES = 32, 8
 MAX_THUMBNAIL_SIDE = 512
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VIDEO = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}\.mp4")
-_PROFILE = re.compile(r"profile[A-Za-z0-9_-]{0,60}\.json")
+PROFILE = re.compile(r"profile[A-Za-z0-9_-]{0,60}\.json")
 _LIMITS = (
     (re.compile(re.escape(REPORT)), 8_000_000),
     (re.compile(re.escape(INFO)), 64_000),
     (re.compile(re.escape(THUMBNAIL)), 500_000),
-    (_PROFILE, profiles.MAX_BYTES),
+    (PROFILE, profiles.MAX_BYTES),
     (_VIDEO, MAX_VIDEO),
 )
 
@@ -54,7 +53,7 @@ class CardInfo(Strict):
     """
 
     schema_: Literal["sencache.card/1"] = Field(default="sencache.card/1", alias="schema")
-    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     title: Annotated[str, Field(max_length=MAX_PROMPT)]
     source: Annotated[str, Field(max_length=1000)]
     width: Annotated[int, Field(ge=2, le=4096)]
@@ -67,7 +66,6 @@ class CardInfo(Strict):
 
     @property
     def videos(self) -> str:
-        """What the videos are, in a few words."""
         size = f"{self.width}×{self.height}, {self.frames} frames"
         return f"{size}, H.264 crf {self.crf}" if self.transcoded else f"{size}, as compared"
 
@@ -89,33 +87,22 @@ class Entry:
 
     @property
     def files(self) -> list[Path]:
-        """Everything that belongs to the card."""
         own = [REPORT, THUMBNAIL, *videos_of(self.report), *([INFO] if self.info else [])]
         return [*(self.folder / name for name in own), *_profile_files(self.folder)]
 
 
 def check_name(name: str) -> str:
     """`name` as it is; raises SencacheError for one that no card may have."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SencacheError(
             f"{name[:100]!r} is no name for a card; use at most 64 letters, digits, '_' and '-'"
         )
     return name
 
 
-def is_name(name: str) -> bool:
-    """Whether a folder may be called so."""
-    return bool(_NAME.fullmatch(name))
-
-
 def limit_of(file: str) -> int | None:
     """How many bytes the file of a card may have; None for a name that no card holds."""
     return next((limit for pattern, limit in _LIMITS if pattern.fullmatch(file)), None)
-
-
-def is_profile(file: str) -> bool:
-    """Whether a profile may be called so in a card."""
-    return bool(_PROFILE.fullmatch(file))
 
 
 def videos_of(report: Report) -> list[str]:
@@ -135,7 +122,7 @@ def card_folders(folder: Path) -> list[Path]:
     """The folders in `folder` that hold a report; raises SencacheError where there is no such folder."""
     if not folder.is_dir():
         raise SencacheError(f"there is no folder {folder}; give one that holds cards")
-    return sorted(path.parent for path in folder.glob(f"*/{REPORT}") if is_name(path.parent.name))
+    return sorted(path.parent for path in folder.glob(f"*/{REPORT}") if NAME.fullmatch(path.parent.name))
 
 
 def read_card(folder: Path, source: str | None = None) -> Entry:
@@ -145,7 +132,10 @@ def read_card(folder: Path, source: str | None = None) -> Entry:
     """
     _check_size(folder / REPORT)
     report = load_report(folder / REPORT)
-    info = _read_info(folder / INFO) if (folder / INFO).exists() else None
+    info = None
+    if (folder / INFO).exists():
+        _check_size(folder / INFO)
+        info = parse_info((folder / INFO).read_bytes(), str(folder / INFO))
     entry = Entry(folder.name, folder, report, info, tuple(map(load_profile, _profile_files(folder))), source)
     for path in entry.files:
         _check_size(path)
@@ -158,7 +148,7 @@ def read_card(folder: Path, source: str | None = None) -> Entry:
 
 
 def _profile_files(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.glob("profile*.json") if is_profile(path.name))
+    found = sorted(path for path in folder.glob("profile*.json") if PROFILE.fullmatch(path.name))
     if len(found) > MAX_PROFILES:
         raise SencacheError(
             f"{folder} holds {len(found)} profiles, a card at most {MAX_PROFILES}; remove some"
@@ -177,11 +167,6 @@ def _check_size(path: Path) -> None:
             f"{path} has {path.stat().st_size:,} bytes, more than the {limit:,} it may have; "
             "make the card anew with gallery add"
         )
-
-
-def _read_info(path: Path) -> CardInfo:
-    _check_size(path)
-    return parse_info(path.read_bytes(), str(path))
 
 
 def parse_info(text: bytes, source: str) -> CardInfo:
@@ -206,8 +191,7 @@ def check_card(entry: Entry) -> Entry:
     if problem:
         raise SencacheError(f"the report does not hold: {problem}; make the comparison anew")
     _check_thumbnail(entry.folder / THUMBNAIL)
-    for problem in _film_problems(entry):
-        raise SencacheError(f"{problem}; make the card anew with gallery add")
+    _check_videos(entry)
     return entry
 
 
@@ -222,22 +206,22 @@ def _check_thumbnail(path: Path) -> None:
         raise SencacheError(f"{path.name} is larger than {MAX_THUMBNAIL_SIDE} pixels; add the card anew")
 
 
-def _film_problems(entry: Entry) -> Iterator[str]:
-    names = videos_of(entry.report)
+def _check_videos(entry: Entry) -> None:
+    names, told = videos_of(entry.report), entry.report.request.frames
     with ThreadPoolExecutor(4) as pool:
         films = dict(zip(names, pool.map(probe, (entry.folder / name for name in names)), strict=True))
-    first = next(iter(films.values()))
-    expected = _stated(entry.info) if entry.info else first
+    expected, info = films[names[0]], entry.info
+    if info:
+        expected = Film(info.width, info.height, info.frames, Fraction(info.fps).limit_denominator(1001))
     for name, film in films.items():
-        if film.frames != entry.report.request.frames:
-            yield f"{name} has {film.frames} frames, the report tells of {entry.report.request.frames}"
-        if film != expected:
-            yield f"{name} is {_said(film)}, not {_said(expected)}"
+        problem = None
+        if film.frames != told:
+            problem = f"{name} has {film.frames} frames, the report tells of {told}"
+        elif film != expected:
+            problem = f"{name} is {_describe(film)}, not {_describe(expected)}"
+        if problem:
+            raise SencacheError(f"{problem}; make the card anew with gallery add")
 
 
-def _stated(info: CardInfo) -> Film:
-    return Film(info.width, info.height, info.frames, Fraction(info.fps).limit_denominator(1001))
-
-
-def _said(film: Film) -> str:
+def _describe(film: Film) -> str:
     return f"{film.size} with {film.frames} frames at {float(film.fps):g} a second"

@@ -7,24 +7,24 @@ at all, so a kept one needs no network; whether it holds is found out by whoever
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from sencache.comparison.report import Report, load_report
+from sencache.comparison.report import load_report
 from sencache.errors import SencacheError
 from sencache.files import whole_folder
 from sencache.gallery import card
 from sencache.gallery.card import CardInfo, Entry
-from sencache.gallery.dataset_card import MARK, gallery_page
-from sencache.hub.commit import README, open_head, with_token
-from sencache.hub.download import Asked, Hub, check_repo, explained, fetch
-from sencache.hub.kept import keep, kept
+from sencache.hub.card import PROJECT, front_matter, table
+from sencache.hub.commit import README, Head, open_head
+from sencache.hub.download import Asked, Hub, check_repo, fetch, is_repo, keep, kept_path, newest
 
 DATASET = "hf://datasets/"
 # For all cards of one dataset.
@@ -34,6 +34,23 @@ MAX_FILES = 5000
 _LISTING = ".cards.json"
 _PATHS = TypeAdapter(list[str])
 _AT_ONCE = 8
+
+MARK = "<!-- Written by `sencache gallery add`, which replaces it at the next card. -->"
+ABOUT = (
+    "Finished comparisons of step caches for video diffusion transformers: one video per method from one "
+    f"noise, with the record of every step. Made, checked and shown by {PROJECT}."
+)
+USE = (
+    "Show them in an app; `COMMIT` is the full hash of a commit here, so that nothing can change:\n\n"
+    "```sh\nSENCACHE_GALLERY={repo}@COMMIT python app.py\n```\n\n"
+    "Recompute every decision and look through every video:\n\n"
+    "```sh\npython -m sencache gallery check {repo}@COMMIT\n```"
+)
+LIMITS = (
+    "The distances in a report were measured on the frames as they were generated. Where a card says crf, "
+    "its videos were encoded again, smaller, all lanes alike: they show less than what was measured. Each "
+    "card is one prompt and one seed, which says nothing of the average."
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,7 @@ def read_place(text: str) -> Place:
     if Path(text).is_dir():
         return Path(text)
     repo, at, revision = text.removeprefix(DATASET).partition("@")
-    if not _is_repo(repo):
+    if not is_repo(repo):
         raise SencacheError(
             f"{text[:100]!r} is neither a folder nor a dataset at a commit; write owner/name@COMMIT"
         )
@@ -97,7 +114,7 @@ def read_target(text: str) -> Path | str:
     folder = Path(text).expanduser()
     if folder.is_dir() or text.startswith((".", "/", "~")) or text.rstrip("/").count("/") > 1 or "\\" in text:
         return folder
-    if _is_repo(text):
+    if is_repo(text):
         return text
     raise SencacheError(
         f"{text[:100]!r} is neither a folder that exists nor a dataset; write ./NAME for a new folder, "
@@ -105,121 +122,91 @@ def read_target(text: str) -> Path | str:
     )
 
 
-def _is_repo(text: str) -> bool:
-    try:
-        check_repo(text)
-    except SencacheError:
-        return False
-    return True
-
-
 def folders_of(place: Place, hub: Hub) -> tuple[list[Path], list[LeftOut]]:
     """The folders of the cards in `place`, fetched where that is a dataset, and what is missing.
 
     Raises SencacheError where not even the list of the cards can be had.
     """
-    if isinstance(place, Pinned):
-        return _fetched_cards(place, hub)
-    names, problems = _shown([folder.name for folder in card.card_folders(place)], place)
-    return [place / name for name in names], problems
-
-
-def _fetched_cards(pinned: Pinned, hub: Hub) -> tuple[list[Path], list[LeftOut]]:
-    listing, ends = _listing(pinned, hub), time.monotonic() + DEADLINE_SECONDS
-    names, problems = _shown(sorted(listing), pinned)
-    folders = []
-    for name in names:
-        try:
-            folders.append(_fetched(pinned, name, listing[name], hub, ends))
-        except SencacheError as error:
-            problems.append(LeftOut(f"{name} of {pinned}", str(error)))
-    return folders, problems
-
-
-def _shown(names: list[str], place: Place) -> tuple[list[str], list[LeftOut]]:
-    """No more than a page has room for, and what there is to say of that."""
-    problems = [] if names else [LeftOut(str(place), "it holds no card; put some there with gallery add")]
+    if isinstance(place, Path):
+        listing, names = {}, [folder.name for folder in card.card_folders(place)]
+    else:
+        listing = _listing(place, hub)
+        names = sorted(listing)
+    ends = time.monotonic() + DEADLINE_SECONDS
+    folders, problems = list[Path](), list[LeftOut]()
+    if not names:
+        problems.append(LeftOut(str(place), "it holds no card; put some there with gallery add"))
     if len(names) > card.MAX_CARDS:
         beyond = f"what {place} holds beyond the first {card.MAX_CARDS} cards"
         problems.append(LeftOut(beyond, f"there are {len(names)}; spread them over several places"))
-    return names[: card.MAX_CARDS], problems
+    for name in names[: card.MAX_CARDS]:
+        if isinstance(place, Path):
+            folders.append(place / name)
+            continue
+        try:
+            folders.append(_fetch_card(place, name, listing[name], hub, ends))
+        except SencacheError as error:
+            problems.append(LeftOut(f"{name} of {place}", str(error)))
+    return folders, problems
 
 
 def _listing(pinned: Pinned, hub: Hub) -> dict[str, list[str]]:
     """The files of each card by its name, from the kept copy where there is one that can be read."""
     asked = Asked(pinned.repo, _LISTING, pinned.revision)
     with suppress(OSError, ValidationError):
-        return _cards(_PATHS.validate_json(kept(asked, hub).read_bytes()))
-    paths = _paths(pinned, hub)
-    keep(asked, _PATHS.dump_json(paths), hub)
-    return _cards(paths)
-
-
-def _paths(pinned: Pinned, hub: Hub) -> list[str]:
-    """The files that cards may hold, of all that the dataset has."""
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token or False)
-    with explained(f"list the cards of {pinned}", hub):
-        info = api.dataset_info(pinned.repo, revision=pinned.revision, timeout=hub.timeout)
-        found = [str(file.rfilename) for file in info.siblings or ()]
+        return _cards(_PATHS.validate_json(kept_path(asked, hub).read_bytes()))
+    _, found = newest(pinned.repo, hub, pinned.revision, f"list the cards of {pinned}")
     if len(found) > MAX_FILES:
         raise SencacheError(
             f"{pinned} has {len(found):,} files, more than {MAX_FILES:,}; give a dataset of cards"
         )
-    return sorted(path for path in found if _is_cards(path))
+    paths = sorted(filter(_is_of_a_card, found))
+    keep(asked, _PATHS.dump_json(paths), hub)
+    return _cards(paths)
 
 
-def _is_cards(path: str) -> bool:
+def _is_of_a_card(path: str) -> bool:
     name, _, file = path.partition("/")
-    return card.is_name(name) and card.limit_of(file) is not None
+    return card.NAME.fullmatch(name) is not None and card.limit_of(file) is not None
 
 
-def _cards(paths: list[str]) -> dict[str, list[str]]:
+def _cards(paths: Collection[str]) -> dict[str, list[str]]:
     cards: dict[str, list[str]] = {}
-    for path in filter(_is_cards, paths):
+    for path in sorted(filter(_is_of_a_card, paths)):
         name, _, file = path.partition("/")
         cards.setdefault(name, []).append(file)
     return {name: files for name, files in cards.items() if card.REPORT in files}
 
 
-def _fetched(pinned: Pinned, name: str, files: list[str], hub: Hub, ends: float) -> Path:
+def _fetch_card(pinned: Pinned, name: str, files: list[str], hub: Hub, ends: float) -> Path:
     """The folder of a card, kept; the report says which videos belong to it."""
-    place = kept(Asked(pinned.repo, name, pinned.revision), hub)
+    place = kept_path(Asked(pinned.repo, name, pinned.revision), hub)
     if place.is_dir():
         return place
     with whole_folder(place) as folder:
-        get = _getter(pinned, name, folder, hub, ends)
+        get = partial(_fetch_file, pinned, name, folder, hub, ends)
         get(card.REPORT)
-        wanted = _wanted(load_report(folder / card.REPORT), files)
+        needed = [card.THUMBNAIL, *card.videos_of(load_report(folder / card.REPORT))]
+        for file in needed:
+            if file not in files:
+                raise SencacheError(f"{file} is missing; add the card anew")
+        optional = [file for file in files if file == card.INFO]
+        optional += list(filter(card.PROFILE.fullmatch, files))[: card.MAX_PROFILES]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(get, wanted))
+            list(pool.map(get, [*needed, *optional]))
     return place
 
 
-def _wanted(report: Report, files: list[str]) -> list[str]:
-    needed = [card.THUMBNAIL, *card.videos_of(report)]
-    for file in needed:
-        if file not in files:
-            raise SencacheError(f"{file} is missing; add the card anew")
-    profiles = [file for file in files if card.is_profile(file)][: card.MAX_PROFILES]
-    return [*needed, *(file for file in files if file == card.INFO), *profiles]
-
-
-def _getter(pinned: Pinned, name: str, folder: Path, hub: Hub, ends: float) -> Callable[[str], object]:
-    def get(file: str) -> object:
-        left = ends - time.monotonic()
-        if left <= 0:
-            raise SencacheError(
-                f"the cards did not arrive within {DEADLINE_SECONDS:g} s; start again, what arrived is kept"
-            )
-        limit = card.limit_of(file)
-        assert limit is not None
-        bounded = replace(hub, deadline=min(hub.deadline, left))
-        asked = Asked(pinned.repo, f"{name}/{file}", pinned.revision)
-        return (folder / file).write_bytes(fetch(asked, bounded, limit))
-
-    return get
+def _fetch_file(pinned: Pinned, name: str, folder: Path, hub: Hub, ends: float, file: str) -> None:
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise SencacheError(
+            f"the cards did not arrive within {DEADLINE_SECONDS:g} s; start again, what arrived is kept"
+        )
+    limit = card.limit_of(file)
+    assert limit is not None
+    asked = Asked(pinned.repo, f"{name}/{file}", pinned.revision)
+    (folder / file).write_bytes(fetch(asked, replace(hub, deadline=min(hub.deadline, left)), limit))
 
 
 @dataclass(frozen=True)
@@ -249,29 +236,40 @@ def push_card(
     check_repo(repo)
     assert entry.info is not None
     name = card.check_name(entry.info.name)
-    task = f"put the card {name} onto the dataset {repo}"
-    head = open_head(repo, task, MARK, private, with_token(hub or Hub()))
-    known = _cards(sorted(filter(_is_cards, head.files)))
+    head = open_head(repo, f"put the card {name} onto the dataset {repo}", MARK, private, hub or Hub())
+    known = _cards(head.files)
     if name in known and not replaced:
         raise SencacheError(f"{repo} holds a card {name}; give another --name, or --replace")
     if len({*known, name}) > card.MAX_CARDS:
         raise SencacheError(f"{repo} holds {len(known)} cards, all that an app shows; choose another dataset")
     contents = {f"{name}/{path.name}": path.read_bytes() for path in entry.files}
-    listed = {**_infos(known, head.repo, head.commit, head.hub), name: entry.info}
+    listed = {**_infos(known, head), name: entry.info}
     gone = {f"{name}/{file}" for file in known.get(name, ())} - set(contents)
-    page = gallery_page(repo, listed).encode()
-    commit = head.add({**contents, README: page}, f"Card {name}, report {entry.report.digest[:12]}", gone)
+    contents[README] = gallery_page(repo, listed).encode()
+    commit = head.add(contents, f"Card {name}, report {entry.report.digest[:12]}", gone)
     return PushedCard(repo, name, commit.oid, str(commit.commit_url))
 
 
-def _infos(known: Mapping[str, list[str]], repo: str, revision: str, hub: Hub) -> dict[str, CardInfo]:
+def _infos(known: Mapping[str, list[str]], head: Head) -> dict[str, CardInfo]:
     """What the cards there say of themselves; those that say nothing that can be read are not listed."""
     found = {}
     for name in (name for name, files in known.items() if card.INFO in files):
-        asked = Asked(repo, f"{name}/{card.INFO}", revision)
-        content = fetch(asked, hub, card.limit_of(card.INFO) or 0)
-        try:
+        asked = Asked(head.repo, f"{name}/{card.INFO}", head.commit)
+        content = fetch(asked, head.hub, card.limit_of(card.INFO) or 0)
+        with suppress(SencacheError):
             found[name] = card.parse_info(content, str(asked))
-        except SencacheError:
-            continue
     return found
+
+
+def gallery_page(repo: str, cards: Mapping[str, CardInfo]) -> str:
+    """README.md of the dataset `repo` that holds `cards` by name, with its YAML front matter."""
+    title = f"Step caching compared: {len(cards)} recorded video comparison{'s' if len(cards) > 1 else ''}"
+    rows = [(name, info.title[:200], info.videos, info.source) for name, info in sorted(cards.items())]
+    parts = (
+        front_matter(title, {}),
+        f"{MARK}\n\n# {title}\n\n{ABOUT}",
+        table(("card", "prompt", "videos", "made by"), rows),
+        USE.format(repo=repo),
+        f"## Limits\n\n{LIMITS}\n",
+    )
+    return "\n\n".join(parts)

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 from sencache.errors import SencacheError
@@ -41,7 +41,6 @@ class Film:
 
     @property
     def size(self) -> str:
-        """As words say it."""
         return f"{self.width}×{self.height}"
 
 
@@ -62,31 +61,27 @@ def probe(path: Path) -> Film:
     copied = ["-map", "0", "-c", "copy", "-f", "framehash", "pipe:1"]
     decoded = ["-map", "0:v:0", "-f", "null", "-"]
     try:
-        told = run_ffmpeg([*_INPUT, "-i", str(path), *copied, *decoded], timeout=_PROBE_SECONDS).decode()
+        listed = run_ffmpeg([*_INPUT, "-i", str(path), *copied, *decoded], timeout=_PROBE_SECONDS).decode()
     except (OSError, subprocess.SubprocessError) as error:
         raise SencacheError(
             f"{path.name} is not a video that can be played ({reason(error)}); make it anew with compare"
         ) from None
-    return _film(path.name, told)
-
-
-def _film(name: str, told: str) -> Film:
-    """From ffmpeg's list of streams and packets; a packet of H.264 in MP4 is a frame."""
-    kinds = re.findall(r"#codec_id \d+: (\w+)", told)
+    # Streams, then packets; a packet of H.264 in MP4 is a frame.
+    kinds = re.findall(r"#codec_id \d+: (\w+)", listed)
     if kinds != ["h264"]:
         raise SencacheError(
-            f"{name} holds {', '.join(kinds) or 'nothing'}; a card's video is one H.264 stream alone"
+            f"{path.name} holds {', '.join(kinds) or 'nothing'}; a card's video is one H.264 stream alone"
         )
-    width, height = map(int, re.findall(r"#dimensions 0: (\d+)x(\d+)", told)[0])
-    tick = Fraction(re.findall(r"#tb 0: (\d+/\d+)", told)[0])
-    packets = re.findall(r"^0, +-?\d+, +(-?\d+), +(\d+),", told, re.MULTILINE)
-    steps = {int(length) for _, length in packets}
-    shown = sorted(int(at) for at, _ in packets)
-    if len(steps) != 1 or 0 in steps or shown != [shown[0] + i * min(steps) for i in range(len(shown))]:
+    width, height = map(int, re.findall(r"#dimensions 0: (\d+)x(\d+)", listed)[0])
+    tick = Fraction(re.findall(r"#tb 0: (\d+/\d+)", listed)[0])
+    packets = re.findall(r"^0, +-?\d+, +(-?\d+), +(\d+),", listed, re.MULTILINE)
+    lengths = {int(length) for _, length in packets}
+    times = sorted(int(time) for time, _ in packets)
+    if len(lengths) != 1 or 0 in lengths or {after - before for before, after in pairwise(times)} - lengths:
         raise SencacheError(
-            f"{name} has no even frame rate, so frames cannot be stepped through; encode it anew"
+            f"{path.name} has no even frame rate, so frames cannot be stepped through; encode it anew"
         )
-    return Film(width, height, len(packets), 1 / (min(steps) * tick))
+    return Film(width, height, len(packets), 1 / (min(lengths) * tick))
 
 
 def shrink(
@@ -103,13 +98,14 @@ def shrink(
     """
     film = _one_film(sources)
     largest_first = sorted(sources, key=lambda path: -path.stat().st_size)
-    target = fitted(film, height)
+    target = fit(film, height)
     if target == film and (most := largest_first[0].stat().st_size) <= MOST_BYTES:
         for source in sources:
             shutil.copyfile(source, into / source.name)
         return Shrunk(film, None, most)
-    for smaller, crf in _rungs(target):
-        sizes = list(_encoded(largest_first, into, smaller, crf, on_video))
+    for scale, crf in product(SCALES, CRFS):
+        smaller = _scale(target, Fraction(scale))
+        sizes = list(_encode_all(largest_first, into, smaller, crf, on_video))
         if max(sizes) <= MOST_BYTES:
             return Shrunk(smaller, crf, max(sizes))
     raise SencacheError(
@@ -119,53 +115,45 @@ def shrink(
 
 
 def _one_film(sources: Sequence[Path]) -> Film:
-    films = {path: probe(path) for path in sources}
-    first, *rest = films.items()
-    for path, film in rest:
-        if film != first[1]:
+    """What all of the videos are."""
+    film = probe(sources[0])
+    for path in sources[1:]:
+        if (other := probe(path)) != film:
             raise SencacheError(
-                f"{path.name} has {film.frames} frames of {film.size}, {first[0].name} {first[1].frames} of "
-                f"{first[1].size}; the videos of one comparison are alike, so give the folder of one"
+                f"{path.name} has {other.frames} frames of {other.size}, {sources[0].name} {film.frames} of "
+                f"{film.size}; the videos of one comparison are alike, so give the folder of one"
             )
-    return first[1]
+    return film
 
 
-def fitted(film: Film, height: int | None) -> Film:
+def fit(film: Film, height: int | None) -> Film:
     """`film` within the limit: even sides, as the encoding needs them, and never larger than it was."""
     wanted = Fraction(height, film.height) if height else Fraction(LONG_SIDE, max(film.width, film.height))
-    return _scaled(film, min(Fraction(1), wanted))
+    return _scale(film, min(Fraction(1), wanted))
 
 
-def _scaled(film: Film, by: Fraction) -> Film:
+def _scale(film: Film, by: Fraction) -> Film:
     width, height = (max(2, 2 * round(side * by / 2)) for side in (film.width, film.height))
     return replace(film, width=min(width, film.width), height=min(height, film.height))
 
 
-def _rungs(film: Film) -> Iterator[tuple[Film, int]]:
-    return ((_scaled(film, Fraction(scale)), crf) for scale, crf in product(SCALES, CRFS))
-
-
-def _encoded(
+def _encode_all(
     sources: Sequence[Path], into: Path, film: Film, crf: int, on_video: Callable[[str, int], object]
 ) -> Iterator[int]:
     """Bytes of one video after the other; the first that is too large is the last."""
+    scale = f"scale={film.width}:{film.height}:flags=lanczos+accurate_rnd,format=yuv420p,{COLOUR_TAGS}"
+    stream = ["-map", "0:v:0", "-map_metadata", "-1", "-fps_mode", "passthrough", "-vf", scale]
+    coded = ["-c:v", "libx264", "-preset", "slow", "-crf", str(crf), "-g", str(KEY_FRAME_EVERY), "-bf", "0"]
     for done, source in enumerate(sources):
         on_video(f"{film.size}, crf {crf}", done)
         target = into / source.name
-        _encode(source, target, film, crf)
+        written = ["-movflags", "+faststart", "-f", "mp4", str(target)]
+        try:
+            run_ffmpeg([*_INPUT, "-i", str(source), *stream, *coded, *written])
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SencacheError(
+                f"{source} could not be made smaller ({reason(error)}); check that the disk has space"
+            ) from None
         yield target.stat().st_size
         if target.stat().st_size > MOST_BYTES:
             return
-
-
-def _encode(source: Path, target: Path, film: Film, crf: int) -> None:
-    scale = f"scale={film.width}:{film.height}:flags=lanczos+accurate_rnd,format=yuv420p,{COLOUR_TAGS}"
-    coded = ["-c:v", "libx264", "-preset", "slow", "-crf", str(crf), "-g", str(KEY_FRAME_EVERY), "-bf", "0"]
-    kept = ["-map", "0:v:0", "-map_metadata", "-1", "-fps_mode", "passthrough"]
-    written = ["-movflags", "+faststart", "-f", "mp4", str(target)]
-    try:
-        run_ffmpeg([*_INPUT, "-i", str(source), *kept, "-vf", scale, *coded, *written])
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SencacheError(
-            f"{source} could not be made smaller ({reason(error)}); check that the disk has space"
-        ) from None

@@ -13,16 +13,8 @@ from PIL import Image
 from sencache.comparison.report import Report, load_report
 from sencache.comparison.verify import REFERENCE, FindProfile, profiles_at_hand, verify
 from sencache.errors import SencacheError
-from sencache.gallery.card import (
-    INFO,
-    REPORT,
-    THUMBNAIL,
-    CardInfo,
-    Entry,
-    check_card,
-    read_card,
-    videos_of,
-)
+from sencache.gallery import card
+from sencache.gallery.card import CardInfo, Entry, videos_of
 from sencache.gallery.films import HEIGHTS, Shrunk, shrink
 from sencache.policies import METHODS, uses_profile
 from sencache.policies.loading import load_all_bundled, load_profile
@@ -47,9 +39,9 @@ def read_finished(folder: Path, given: Sequence[Path] = ()) -> Finished:
 
     Raises SencacheError where it is not complete, or with the first thing in it that does not hold.
     """
-    if not (folder / REPORT).is_file():
-        raise SencacheError(f"{folder} holds no {REPORT}; give the folder that compare wrote")
-    report = load_report(folder / REPORT)
+    if not (folder / card.REPORT).is_file():
+        raise SencacheError(f"{folder} holds no {card.REPORT}; give the folder that compare wrote")
+    report = load_report(folder / card.REPORT)
     for name in videos_of(report):
         if not (folder / name).is_file():
             raise SencacheError(
@@ -57,14 +49,14 @@ def read_finished(folder: Path, given: Sequence[Path] = ()) -> Finished:
             )
     known = tuple(map(load_profile, [*given, *sorted(folder.glob("profile*.json"))]))
     find = profiles_at_hand(known)
-    used = tuple(_used(report, find))
+    used = tuple(_profiles_used(report, find))
     problem = next(iter(verify(report, find)), None)
     if problem:
-        raise SencacheError(f"{folder / REPORT} does not hold: {problem}; make the comparison anew")
+        raise SencacheError(f"{folder / card.REPORT} does not hold: {problem}; make the comparison anew")
     return Finished(folder, report, used)
 
 
-def _used(report: Report, find: FindProfile) -> Iterator[Profile]:
+def _profiles_used(report: Report, find: FindProfile) -> Iterator[Profile]:
     """Each profile that `verify` will ask for and that does not come with the software, once."""
     bundled = {profile.sha256 for profile in load_all_bundled().values()}
     wanted = {
@@ -102,19 +94,13 @@ def make_card(
     """
     check_height(height)
     report, folder = finished.report, finished.folder
-    shutil.copyfile(folder / REPORT, into / REPORT)
+    shutil.copyfile(folder / card.REPORT, into / card.REPORT)
     shrunk = shrink([folder / video for video in videos_of(report)], into, height, on_video)
     for number, profile in enumerate(finished.profiles, 1):
         write_profile(profile, into / ("profile.json" if number == 1 else f"profile-{number}.json"))
     _write_thumbnail(into, report)
-    info = _info(report, name, shrunk)
-    (into / INFO).write_text(info.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-    return check_card(read_card(into)), shrunk
-
-
-def _info(report: Report, name: str, shrunk: Shrunk) -> CardInfo:
     model, film = report.model, shrunk.film
-    return CardInfo(
+    info = CardInfo(
         name=name,
         title=report.request.prompt,
         source=f"{model.id} on {model.gpu or model.device}, {model.dtype}; report {report.digest[:12]}",
@@ -125,6 +111,8 @@ def _info(report: Report, name: str, shrunk: Shrunk) -> CardInfo:
         crf=shrunk.crf,
         transcoded=shrunk.crf is not None,
     )
+    (into / card.INFO).write_text(info.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
+    return card.check_card(card.read_card(into)), shrunk
 
 
 def _write_thumbnail(folder: Path, report: Report) -> None:
@@ -134,4 +122,4 @@ def _write_thumbnail(folder: Path, report: Report) -> None:
     image = Image.fromarray(frames[len(frames) // 2])
     width = min(THUMBNAIL_WIDTH, report.request.width, image.width)
     size = (width, max(1, round(width * image.height / image.width)))
-    image.resize(size, Image.Resampling.BOX).save(folder / THUMBNAIL, optimize=True)
+    image.resize(size, Image.Resampling.BOX).save(folder / card.THUMBNAIL, optimize=True)

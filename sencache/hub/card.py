@@ -33,24 +33,22 @@ def dataset_card(repo: str, profiles: Mapping[str, Profile]) -> str:
     """README.md of the dataset `repo` that holds `profiles` by file name, with its YAML front matter."""
     models = sorted({" ".join(profile.model.id.split()) for profile in profiles.values()})
     title = f"Step-caching profiles for {', '.join(models)}"
-    intro = (
+    parts = (
+        front_matter(title, _licence({profile.provenance.licence.lower() for profile in profiles.values()})),
         f"{MARK}\n\n# {_plain(title)}\n\nCalibrated constants with which step caches decide when a video "
-        f"diffusion transformer may reuse an earlier evaluation. Made and read by {PROJECT}."
+        f"diffusion transformer may reuse an earlier evaluation. Made and read by {PROJECT}.",
+        *(_section(repo, file, profiles[file]) for file in sorted(profiles)),
+        f"## Limits\n\n{LIMITS}\n",
     )
-    sections = [_section(repo, file, profiles[file]) for file in sorted(profiles)]
-    return "\n\n".join(
-        (_front_matter(title, profiles.values()), intro, *sections, f"## Limits\n\n{LIMITS}\n")
-    )
+    return "\n\n".join(parts)
 
 
-def _front_matter(title: str, profiles: Iterable[Profile]) -> str:
-    licences = sorted({profile.provenance.licence.lower() for profile in profiles})
-    known = [licence for licence in licences if licence in HUB_LICENCES]
-    fields: dict[str, Any] = {"license": known[0] if len(known) == len(licences) == 1 else known or "other"}
-    others = [licence for licence in licences if licence not in HUB_LICENCES]
-    if others:
-        fields |= {"license": [*known, "other"] if known else "other", "license_name": "-".join(others)[:100]}
-    return front_matter(title, fields)
+def _licence(licences: set[str]) -> dict[str, Any]:
+    """As the Hub takes it: its own identifiers, and all others as one name."""
+    known, others = sorted(licences & HUB_LICENCES), sorted(licences - HUB_LICENCES)
+    if not others:
+        return {"license": known[0] if len(known) == 1 else known}
+    return {"license": [*known, "other"] if known else "other", "license_name": "-".join(others)[:100]}
 
 
 def front_matter(title: str, fields: Mapping[str, Any]) -> str:
@@ -72,55 +70,43 @@ def _section(repo: str, file: str, profile: Profile) -> str:
         table(("what", "value"), rows),
         _presets(profile),
         _usage(repo, file, profile),
+        _reproduce(file, profile, made) if made else "",
     )
     return "\n\n".join(part for part in parts if part)
 
 
 def _presets(profile: Profile) -> str:
-    rows = [
-        (preset, method, _settings(given) or "as by default", _evaluations(profile, preset, method))
-        for preset, methods in profile.presets.items()
-        for method, given in methods.items()
-    ]
+    rows = []
+    for preset, methods in profile.presets.items():
+        for method, given in methods.items():
+            settings = ", ".join(f"{key}={value}" for key, value in given.items())
+            nfe = profile.preset_nfe.get(preset, {}).get(method)
+            spread = f"{nfe.mean:.1f} ({nfe.min} to {nfe.max})" if nfe else "not recorded"
+            rows.append((preset, method, settings or "as by default", spread))
     head = ("preset", "method", "settings", f"evaluations of {profile.schedule.steps}, mean (least to most)")
     return table(head, rows) if rows else ""
 
 
-def _evaluations(profile: Profile, preset: str, method: str) -> str:
-    spread = profile.preset_nfe.get(preset, {}).get(method)
-    return f"{spread.mean:.1f} ({spread.min} to {spread.max})" if spread else "not recorded"
-
-
-def _settings(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in given.items())
-
-
 def _usage(repo: str, file: str, profile: Profile) -> str:
-    pull = f"python -m sencache profiles pull {file} --repo {repo} --revision COMMIT --out {file}"
     text = (
         "Use it; `COMMIT` is the full hash of a commit here, so that the file cannot change:\n\n"
-        f"```sh\n{pull}\n```"
+        f"```sh\npython -m sencache profiles pull {file} --repo {repo} --revision COMMIT --out {file}\n```"
     )
     for method in served(profile)[:1]:
-        preset = f', **profile.presets["slow"]["{method.lower()}"]' if _has_slow(profile, method) else ""
+        slow = method.lower() in profile.presets.get("slow", {})
+        preset = f', **profile.presets["slow"]["{method.lower()}"]' if slow else ""
         text += (
             f'\n\n```python\nprofile = sencache.load_profile("{file}")\n'
             f"with sencache.attach(pipe, sencache.{method}(profile{preset})) as trace:\n"
             "    video = pipe(prompt).frames[0]\n```"
         )
-    return text + _reproduce(file, profile)
+    return text
 
 
-def _has_slow(profile: Profile, method: str) -> bool:
-    return method.lower() in profile.presets.get("slow", {})
-
-
-def _reproduce(file: str, profile: Profile) -> str:
-    if profile.calibration is None:
-        return ""
-    words = " ".join(_calibration_options(profile, profile.calibration))
+def _reproduce(file: str, profile: Profile, made: Calibration) -> str:
+    words = " ".join(_calibration_options(profile, made))
     return (
-        f"\n\nMeasure it again; `MODEL` is the key of {_plain(profile.model.id)} in `sencache models`, and "
+        f"Measure it again; `MODEL` is the key of {_plain(profile.model.id)} in `sencache models`, and "
         "`prompts.txt` holds the prompts above, one a line. A still or a second guidance scale, where the "
         "model takes one, is not on record:\n\n"
         f"```sh\npython -m sencache calibrate --model MODEL --prompts prompts.txt {words} --out {file}\n```"
@@ -136,11 +122,8 @@ def _calibration_options(profile: Profile, made: Calibration) -> Iterator[str]:
         yield f"--scheduler {names[schedule.scheduler]}"
     shift = schedule.config.get(SHIFTS.get(schedule.scheduler, ""))
     # A configuration as JSON may hold a whole number; True is one to Python.
-    if (
-        isinstance(shift, (int, float))
-        and shift is not True
-        and not schedule.config.get("use_dynamic_shifting")
-    ):
+    number = isinstance(shift, (int, float)) and shift is not True
+    if number and not schedule.config.get("use_dynamic_shifting"):
         yield f"--shift {shift:g}"
     if profile.dtype in PRECISIONS:
         yield f"--dtype {PRECISIONS[profile.dtype]}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sencache.errors import SencacheError
-from sencache.hub.download import Asked, Hub, explained, fetch
+from sencache.hub.download import Asked, Hub, explain_errors, fetch
 
 README = "README.md"
 
@@ -27,12 +27,12 @@ class Head:
 
         Raises SencacheError, and changes nothing, for whatever goes wrong.
         """
-        import huggingface_hub
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        added = [huggingface_hub.CommitOperationAdd(path, content) for path, content in contents.items()]
-        gone = [huggingface_hub.CommitOperationDelete(path) for path in deleted]
-        with explained(self.task, self.hub):
-            return huggingface_hub.HfApi(endpoint=self.hub.endpoint, token=self.hub.token).create_commit(
+        added = [CommitOperationAdd(path, content) for path, content in contents.items()]
+        gone = [CommitOperationDelete(path) for path in deleted]
+        with explain_errors(self.task, self.hub):
+            return self.hub.api().create_commit(
                 self.repo,
                 [*added, *gone],
                 commit_message=message,
@@ -44,15 +44,13 @@ class Head:
 def open_head(repo: str, task: str, mark: str, private: bool, hub: Hub) -> Head:
     """The newest commit of the dataset `repo`, which is made if it is missing.
 
-    Raises SencacheError for whatever goes wrong, and where the README.md there lacks `mark`, as it
-    would be lost.
+    The token is that of `hub`, else that of the machine's login. Raises SencacheError for whatever goes
+    wrong, and where the README.md there lacks `mark`, as it would be lost.
     """
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
-    with explained(task, hub):
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        info = api.dataset_info(repo, timeout=hub.timeout)
+    hub = with_token(hub)
+    with explain_errors(task, hub):
+        hub.api().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        info = hub.api().dataset_info(repo, timeout=hub.timeout)
         head = Head(repo, str(info.sha), {file.rfilename for file in info.siblings or ()}, task, hub)
     if README in head.files and mark.encode() not in fetch(Asked(repo, README, head.commit), hub, 1_000_000):
         raise SencacheError(

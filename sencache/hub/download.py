@@ -2,7 +2,7 @@
 
 The Hub's client retries for half a minute and more where a page waits for an answer. Here every request is
 made once, the announced size is checked before anything is fetched, the fetch ends at a deadline, and the
-content must have the hash that the Hub announced for it.
+content must have the hash that the Hub announced for it. Copies are kept by repository and commit.
 """
 
 from __future__ import annotations
@@ -10,22 +10,29 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from sencache.errors import SencacheError
+from sencache.files import atomic
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_REDIRECTS = 5
 # The Hub keeps large files on other hosts of these domains.
 HUB_DOMAINS = ("huggingface.co", "hf.co")
+LAST = "last-commit"
+
+Progress = Callable[[int, int], object]
 
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-_HASHES = {40: "git", 64: "sha256"}
+_UNSEEN = "there is no such repository, or it is private; check its name or use your own token"
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,12 @@ class Hub:
     timeout: float = 10.0
     deadline: float = 60.0
     keeps: bool = True
+
+    def api(self) -> HfApi:
+        """The Hub's client."""
+        import huggingface_hub
+
+        return huggingface_hub.HfApi(endpoint=self.endpoint, token=self.token or False)
 
 
 @dataclass(frozen=True)
@@ -67,23 +80,28 @@ class Asked:
         return f"{self.file} of {self.repo} at {self.revision[:8]}"
 
 
+def is_repo(text: str) -> bool:
+    return _REPO.fullmatch(text) is not None and ".." not in text and "--" not in text
+
+
 def check_repo(repo: str) -> None:
     """Raise SencacheError for anything but the name of a repository."""
-    if not _REPO.fullmatch(repo) or any(part in repo for part in ("..", "--")):
+    if not is_repo(repo):
         raise SencacheError(f"{repo[:60]!r} is not a repository; give it as owner/name")
 
 
-def newest(repo: str, hub: Hub, revision: str = "main") -> tuple[str, tuple[str, ...]]:
+def newest(
+    repo: str, hub: Hub, revision: str = "main", task: str | None = None
+) -> tuple[str, tuple[str, ...]]:
     """The commit that `revision` of a dataset stands for, and the paths of its files.
 
-    Raises SencacheError, in one sentence that names repository and remedy, for whatever goes wrong.
+    Raises SencacheError, in one sentence that names the `task` and the remedy, for whatever goes wrong.
     """
-    import huggingface_hub
-
     check_repo(repo)
-    api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token or False)
-    with explained(f"find the newest commit of {repo}", hub):
-        info = api.dataset_info(repo, revision=revision, timeout=hub.timeout, expand=["sha", "siblings"])
+    with explain_errors(task or f"find the newest commit of {repo}", hub):
+        info = hub.api().dataset_info(
+            repo, revision=revision, timeout=hub.timeout, expand=["sha", "siblings"]
+        )
     if not COMMIT.fullmatch(str(info.sha)):
         raise SencacheError(
             f"the answer for {repo} is not that of a Hub (no commit); check HF_ENDPOINT, proxy and firewall"
@@ -91,9 +109,7 @@ def newest(repo: str, hub: Hub, revision: str = "main") -> tuple[str, tuple[str,
     return str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ())
 
 
-def fetch(
-    asked: Asked, hub: Hub, limit: int, on_bytes: Callable[[int, int], object] = lambda done, total: None
-) -> bytes:
+def fetch(asked: Asked, hub: Hub, limit: int, on_bytes: Progress = lambda done, total: None) -> bytes:
     """The content of one file of at most `limit` bytes, from the Hub.
 
     `on_bytes(done, total)` is called as it arrives. Raises SencacheError, in one sentence that names
@@ -101,22 +117,21 @@ def fetch(
     """
     import huggingface_hub
 
-    with explained(f"get {asked}", hub):
+    with explain_errors(f"get {asked}", hub):
         url = huggingface_hub.hf_hub_url(
             asked.repo, asked.file, repo_type="dataset", revision=asked.revision, endpoint=hub.endpoint
         )
-        found = huggingface_hub.get_hf_file_metadata(
+        announced: Any = huggingface_hub.get_hf_file_metadata(
             url, token=hub.token or False, timeout=hub.timeout, endpoint=hub.endpoint
         )
-        size = _announced(asked, found, limit)
-        content = _content(asked, hub, url, size, on_bytes)
-    _check_hash(asked, content, str(found.etag))
+        _check_announced(asked, announced, limit)
+        content = _content(asked, hub, url, announced.size, on_bytes)
+    _check_hash(asked, content, announced.etag)
     return content
 
 
-def _announced(asked: Asked, found: Any, limit: int) -> int:
-    """The size in the Hub's answer; raises SencacheError when the answer is of no use."""
-    if found.commit_hash is None or found.size is None or len(found.etag or "") not in _HASHES:
+def _check_announced(asked: Asked, found: Any, limit: int) -> None:
+    if found.commit_hash is None or found.size is None or len(found.etag or "") not in (40, 64):
         raise SencacheError(
             f"the answer for {asked} is not that of a Hub (no commit, size or hash); "
             "check HF_ENDPOINT, proxy and firewall"
@@ -129,10 +144,9 @@ def _announced(asked: Asked, found: Any, limit: int) -> int:
         raise SencacheError(
             f"{asked} has {found.size:,} bytes, more than the {limit:,} it may have; choose another file"
         )
-    return int(found.size)
 
 
-def _content(asked: Asked, hub: Hub, url: str, size: int, on_bytes: Callable[[int, int], object]) -> bytes:
+def _content(asked: Asked, hub: Hub, url: str, size: int, on_bytes: Progress) -> bytes:
     content, ends = b"", time.monotonic() + hub.deadline
     for chunk in _chunks(asked, hub, url):
         content += chunk
@@ -184,7 +198,7 @@ def _check_host(asked: Asked, target: SplitResult) -> None:
 
 def _check_hash(asked: Asked, content: bytes, announced: str) -> None:
     """Small files are announced by their git hash, large ones by their SHA-256."""
-    if _HASHES[len(announced)] == "git":
+    if len(announced) == 40:
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     else:
         found = hashlib.sha256(content).hexdigest()
@@ -194,8 +208,62 @@ def _check_hash(asked: Asked, content: bytes, announced: str) -> None:
         )
 
 
+# ---- copies that are kept
+
+
+def kept_path(asked: Asked, hub: Hub) -> Path:
+    """Where a copy of the file is kept, whether it is there or not."""
+    return _folder(asked.repo, hub) / asked.revision / asked.file
+
+
+def keep(asked: Asked, content: bytes, hub: Hub) -> None:
+    """Store a copy for next time, if copies are kept; raises SencacheError where it cannot be written."""
+    if hub.keeps:
+        _store(kept_path(asked, hub), content)
+
+
+def kept_files(repo: str, revision: str, hub: Hub) -> tuple[str, ...]:
+    """The names of the files that are kept of a commit."""
+    with suppress(OSError):
+        return tuple(sorted(path.name for path in (_folder(repo, hub) / revision).iterdir()))
+    return ()
+
+
+def remember(repo: str, revision: str, hub: Hub) -> None:
+    """Note `revision` as the commit that was last taken of `repo`, for when the Hub cannot be asked."""
+    if hub.keeps:
+        _store(_folder(repo, hub) / LAST, revision.encode())
+
+
+def last_commit(repo: str, hub: Hub) -> str | None:
+    """The commit that was last taken of `repo`."""
+    with suppress(OSError, ValueError):
+        revision = (_folder(repo, hub) / LAST).read_text(encoding="ascii")
+        return revision if COMMIT.fullmatch(revision) else None
+    return None
+
+
+def _folder(repo: str, hub: Hub) -> Path:
+    from huggingface_hub import constants
+
+    return (hub.cache or Path(constants.HF_ASSETS_CACHE, "sencache")) / repo.replace("/", "--")
+
+
+def _store(path: Path, content: bytes) -> None:
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise SencacheError(
+            f"cannot keep {path} ({error.strerror}); make room there or set HF_HOME"
+        ) from None
+
+
+# ---- what goes wrong, in one sentence
+
+
 @contextmanager
-def explained(task: str, hub: Hub) -> Iterator[None]:
+def explain_errors(task: str, hub: Hub) -> Iterator[None]:
     """Whatever the Hub's client raises becomes a SencacheError: `task` failed, why, and what to do."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
@@ -214,42 +282,34 @@ def explained(task: str, hub: Hub) -> Iterator[None]:
         ) from None
 
 
-_UNSEEN = "there is no such repository, or it is private; check its name or use your own token"
-
-
-def _reason(error: Exception, hub: Hub) -> str:
-    """Special cases before what they are special cases of."""
+def _reason(error: Any, hub: Hub) -> str:
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
-    reasons: Iterable[tuple[type[Exception], str]] = (
-        (
-            errors.OfflineModeIsEnabled,
-            "the Hub is switched off; unset HF_HUB_OFFLINE",
-        ),
-        (
-            errors.GatedRepoError,
-            "the repository is gated; accept its terms on the Hub and use your own token",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            _UNSEEN,
-        ),
-        (errors.RevisionNotFoundError, "there is no such commit; copy its full hash from the Hub"),
-        (errors.RemoteEntryNotFoundError, "there is no such file at that commit; see its list on the Hub"),
-        (errors.HfHubHTTPError, ""),
-        (httpx.TimeoutException, f"the Hub did not answer within {hub.timeout:g} s; try again later"),
-        (httpx.HTTPError, "the Hub cannot be reached; check the network and HF_ENDPOINT"),
-    )
-    return next(text for kind, text in reasons if isinstance(error, kind)) or _by_status(error, hub)
+    # Special cases before what they are special cases of.
+    match error:
+        case errors.OfflineModeIsEnabled():
+            return "the Hub is switched off; unset HF_HUB_OFFLINE"
+        case errors.GatedRepoError():
+            return "the repository is gated; accept its terms on the Hub and use your own token"
+        case errors.RepositoryNotFoundError():
+            return _UNSEEN
+        case errors.RevisionNotFoundError():
+            return "there is no such commit; copy its full hash from the Hub"
+        case errors.RemoteEntryNotFoundError():
+            return "there is no such file at that commit; see its list on the Hub"
+        case errors.HfHubHTTPError():
+            return _by_status(error.response.status_code, hub)
+        case httpx.TimeoutException():
+            return f"the Hub did not answer within {hub.timeout:g} s; try again later"
+        case _:
+            return "the Hub cannot be reached; check the network and HF_ENDPOINT"
 
 
-def _by_status(error: Any, hub: Hub) -> str:
-    status = error.response.status_code
-    # A visitor without a token gets 401 for whatever is private or missing.
-    unauthorised = "the token was not accepted; run `hf auth login` anew" if hub.token else _UNSEEN
+def _by_status(status: int, hub: Hub) -> str:
     remedies = {
-        401: unauthorised,
+        # A visitor without a token gets 401 for whatever is private or missing.
+        401: "the token was not accepted; run `hf auth login` anew" if hub.token else _UNSEEN,
         403: "access is denied; use a token that may do this",
         409: "the repository was changed meanwhile; try again",
         412: "the repository was changed meanwhile; try again",

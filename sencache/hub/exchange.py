@@ -8,41 +8,25 @@ for what it would make of a run, before it is used or kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sencache.errors import SencacheError
-from sencache.hub import archive, card, npz
-from sencache.hub.commit import README, open_head, with_token
-from sencache.hub.download import Asked, Hub, check_repo, fetch, newest
-from sencache.hub.kept import keep, kept, remember
+from sencache.hub import card, npz
+from sencache.hub.commit import README, Head, open_head
+from sencache.hub.download import Asked, Hub, Progress, check_repo, fetch, keep, kept_path, newest, remember
 from sencache.hub.official import KNOWN, OFFICIAL, Stated
 from sencache.policies.loading import parse_profile
 from sencache.profiles import profile
 from sencache.profiles.profile import Profile
 from sencache.reading import read_limited
 
-
-@dataclass(frozen=True)
-class Listed:
-    """A dataset repository that is trusted, its files, and the commit to take them from: the newest where
-    `revision` is None.
-    """
-
-    repo: str
-    files: tuple[str, ...]
-    revision: str | None
-
-
-LISTED: Mapping[str, Listed] = {
-    entry.repo: entry
-    for entry in (Listed(OFFICIAL, files=tuple(known.file for known in KNOWN), revision=None),)
-}
-
+# The dataset repositories that are trusted, and their files.
+LISTED: Mapping[str, tuple[str, ...]] = {OFFICIAL: tuple(KNOWN)}
 MAX_PROFILES = 100
-_LIMITS = {".json": profile.MAX_BYTES, ".npz": archive.MAX_BYTES}
+_LIMITS = {".json": profile.MAX_BYTES, ".npz": npz.MAX_BYTES}
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
@@ -54,7 +38,7 @@ def pull_profile(
     unlisted: bool = False,
     stated: Stated | None = None,
     hub: Hub | None = None,
-    on_bytes: Callable[[int, int], object] = lambda done, total: None,
+    on_bytes: Progress = lambda done, total: None,
 ) -> Profile:
     """The profile in `file` (.json, or .npz by the SenCache authors) of a Hub dataset at one commit.
 
@@ -64,10 +48,23 @@ def pull_profile(
     ones. `on_bytes(done, total)` is called as the file arrives. Raises SencacheError for whatever goes wrong.
     """
     hub = hub or Hub()
-    given = _revision(file, repo, revision, unlisted)
-    asked = Asked(repo, file, given or newest(repo, hub)[0])
-    pulled = _pulled(asked, stated, hub, on_bytes)
-    if given is None:
+    check_repo(repo)
+    if repo not in LISTED and not unlisted:
+        raise SencacheError(
+            f"{repo[:100]!r} is not a listed repository ({', '.join(LISTED)}); name it yourself with --repo"
+        )
+    check_file(file)
+    if repo in LISTED and file not in LISTED[repo]:
+        raise SencacheError(f"{repo} has no {file}; choose from {', '.join(LISTED[repo])}")
+    asked = Asked(repo, file, revision or newest(repo, hub)[0])
+    place = kept_path(asked, hub)
+    if place.is_file():
+        pulled = _read_kept(asked, place, stated)
+    else:
+        content = fetch(asked, hub, _LIMITS[place.suffix], on_bytes)
+        pulled = _parse(asked, content, stated)
+        keep(asked, content, hub)
+    if revision is None:
         remember(repo, asked.revision, hub)
     return pulled
 
@@ -77,39 +74,31 @@ def kept_profile(file: str, repo: str, revision: str, hub: Hub | None = None) ->
     with suppress(SencacheError):
         check_file(file)
         asked = Asked(repo, file, revision)
-        if kept(asked, hub or Hub()).is_file():
-            return _pulled(asked, None, hub or Hub(), lambda done, total: None)
+        place = kept_path(asked, hub or Hub())
+        if place.is_file():
+            return _read_kept(asked, place, None)
     return None
 
 
-def _pulled(asked: Asked, stated: Stated | None, hub: Hub, on_bytes: Callable[[int, int], object]) -> Profile:
-    place = kept(asked, hub)
-    if place.is_file():
-        content = read_limited(place, "profile", _LIMITS[place.suffix])
-        return _read(asked, content, stated, f"; if the kept copy is damaged, delete {place}")
-    content = fetch(asked, hub, _LIMITS[place.suffix], on_bytes)
-    pulled = _read(asked, content, stated, "")
-    keep(asked, content, hub)
-    return pulled
+def _read_kept(asked: Asked, place: Path, stated: Stated | None) -> Profile:
+    content = read_limited(place, "profile", _LIMITS[place.suffix])
+    try:
+        return _parse(asked, content, stated)
+    except SencacheError as error:
+        raise SencacheError(f"{error}; if the kept copy is damaged, delete {place}") from None
 
 
-def _revision(file: str, repo: str, revision: str | None, unlisted: bool) -> str | None:
-    """The commit that is given or listed; raises SencacheError for what is not asked for properly."""
-    check_repo(repo)
-    entry = LISTED.get(repo)
-    if entry is None and not unlisted:
-        raise SencacheError(
-            f"{repo[:100]!r} is not a listed repository ({', '.join(LISTED)}); name it yourself with --repo"
-        )
-    check_file(file)
-    if entry and file not in entry.files:
-        raise SencacheError(f"{repo} has no {file}; choose from {', '.join(entry.files)}")
-    pinned = entry.revision if entry else None
-    if pinned and revision not in (None, pinned) and not unlisted:
-        raise SencacheError(
-            f"{repo} is taken at commit {pinned}, not {revision[:60]!r}; name both with --repo and --revision"
-        )
-    return revision or pinned
+def _parse(asked: Asked, content: bytes, stated: Stated | None) -> Profile:
+    """The profile in `content`, which knows where it comes from."""
+    try:
+        if asked.file.endswith(".npz"):
+            source = f"{asked.repo} (Hub dataset), {asked.file} at {asked.revision}"
+            read = npz.parse_npz(content, asked.file, stated, source)
+        else:
+            read = parse_profile(content, str(asked))
+    except SencacheError as error:
+        raise SencacheError(str(error) if asked.file in str(error) else f"{asked}: {error}") from None
+    return read.located(asked.file, asked.repo, asked.revision)
 
 
 def is_profile(path: str) -> bool:
@@ -121,20 +110,6 @@ def check_file(file: str) -> None:
     """Raise SencacheError for what no profile's file may be called."""
     if not is_profile(file):
         raise SencacheError(f"{file[:100]!r} is not a profile's file; give the name of a .json or .npz file")
-
-
-def _read(asked: Asked, content: bytes, stated: Stated | None, remedy: str) -> Profile:
-    """The profile in `content`, which knows where it comes from."""
-    try:
-        if asked.file.endswith(".npz"):
-            source = f"{asked.repo} (Hub dataset), {asked.file} at {asked.revision}"
-            read = npz.parse_npz(content, asked.file, stated, source)
-        else:
-            read = parse_profile(content, str(asked))
-    except SencacheError as error:
-        named = str(error) if asked.file in str(error) else f"{asked}: {error}"
-        raise SencacheError(f"{named}{remedy}") from None
-    return read.located(asked.file, asked.repo, asked.revision)
 
 
 @dataclass(frozen=True)
@@ -165,8 +140,8 @@ def push_profile(
     """
     check_repo(repo)
     file = _pushable(pushed, name)
-    head = open_head(repo, f"put {file} onto {repo}", card.MARK, private, with_token(hub or Hub()))
-    listed = {**dict(_profiles(repo, head.commit, set(head.files) - {file}, head.hub)), file: pushed}
+    head = open_head(repo, f"put {file} onto {repo}", card.MARK, private, hub or Hub())
+    listed = {**_other_profiles(head, file), file: pushed}
     texts = {file: pushed.to_json(), f"{name}.svg": plot(pushed), README: card.dataset_card(repo, listed)}
     contents = {path: text.encode() for path, text in texts.items()}
     commit = head.add(contents, f"Profile {name}, sha256 {pushed.sha256[:12]}")
@@ -186,15 +161,15 @@ def _pushable(pushed: Profile, name: str) -> str:
     return file
 
 
-def _profiles(repo: str, revision: str, present: set[str], hub: Hub) -> Iterator[tuple[str, Profile]]:
+def _other_profiles(head: Head, file: str) -> dict[str, Profile]:
     """The profiles that the repository already holds; other files of the same kind are passed over."""
-    files = sorted(path for path in present if path.endswith(".json") and _FILE.fullmatch(path))
+    files = sorted(p for p in head.files if p != file and p.endswith(".json") and _FILE.fullmatch(p))
     if len(files) > MAX_PROFILES:
-        raise SencacheError(f"{repo} already holds {len(files)} JSON files; choose another repository")
-    for file in files:
-        asked = Asked(repo, file, revision)
-        content = fetch(asked, hub, _LIMITS[".json"])
-        try:
-            yield file, parse_profile(content, str(asked))
-        except SencacheError:
-            continue
+        raise SencacheError(f"{head.repo} already holds {len(files)} JSON files; choose another repository")
+    found = {}
+    for other in files:
+        asked = Asked(head.repo, other, head.commit)
+        content = fetch(asked, head.hub, _LIMITS[".json"])
+        with suppress(SencacheError):
+            found[other] = parse_profile(content, str(asked))
+    return found

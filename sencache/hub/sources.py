@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sencache.errors import SencacheError
-from sencache.hub.download import COMMIT, Hub, check_repo, newest
+from sencache.hub.download import COMMIT, Hub, check_repo, kept_files, last_commit, newest, remember
 from sencache.hub.exchange import LISTED, check_file, is_profile, kept_profile, pull_profile
-from sencache.hub.kept import kept_files, remember, remembered
 from sencache.profiles.profile import Profile
 
 MAX_SOURCES = 16
@@ -74,28 +73,8 @@ def pull_source(source: Source, hub: Hub, seconds: float) -> tuple[Profile, ...]
 
     Raises SencacheError where there is no profile at all, and for whatever goes wrong on the way.
     """
-    return _pulled(source, hub, time.monotonic() + seconds)
-
-
-def gather(sources: Sequence[Source], hub: Hub, seconds: float) -> tuple[Gathered, ...]:
-    """What can be had from each of `sources` within `seconds` altogether.
-
-    Where the Hub cannot be asked, or its newest files cannot be used, the copies of the last commit that
-    could are taken. Raises nothing: what went wrong is said.
-    """
     ends = time.monotonic() + seconds
-    return tuple(_gathered(source, hub, ends) for source in sources)
-
-
-def _gathered(source: Source, hub: Hub, ends: float) -> Gathered:
-    try:
-        return Gathered(source, _pulled(source, hub, ends))
-    except SencacheError as error:
-        return Gathered(source, _copies(source, hub), str(error))
-
-
-def _pulled(source: Source, hub: Hub, ends: float) -> tuple[Profile, ...]:
-    revision, files = _listed(source, _until(ends, hub))
+    revision, files = _list_files(source, _until(ends, hub))
     found, refused = list[Profile](), None
     for file in files:
         try:
@@ -110,12 +89,28 @@ def _pulled(source: Source, hub: Hub, ends: float) -> tuple[Profile, ...]:
     return tuple(found)
 
 
+def gather(sources: Sequence[Source], hub: Hub, seconds: float) -> tuple[Gathered, ...]:
+    """What can be had from each of `sources` within `seconds` altogether.
+
+    Where the Hub cannot be asked, or its newest files cannot be used, the copies of the last commit that
+    could are taken. Raises nothing: what went wrong is said.
+    """
+    ends, found = time.monotonic() + seconds, list[Gathered]()
+    for source in sources:
+        try:
+            found.append(Gathered(source, pull_source(source, hub, ends - time.monotonic())))
+        except SencacheError as error:
+            found.append(Gathered(source, _copies(source, hub), str(error)))
+    return tuple(found)
+
+
 def _copies(source: Source, hub: Hub) -> tuple[Profile, ...]:
     """Those that are kept of the commit that is named, else of the one last taken; no network is used."""
-    revision = source.revision or remembered(source.repo, hub)
-    files = kept_files(source.repo, revision, hub) if revision else ()
-    asked = (file for file in files if source.file in (None, file))
-    copies = (kept_profile(file, source.repo, revision or "", hub) for file in asked)
+    revision = source.revision or last_commit(source.repo, hub)
+    if revision is None:
+        return ()
+    files = [file for file in kept_files(source.repo, revision, hub) if source.file in (None, file)]
+    copies = (kept_profile(file, source.repo, revision, hub) for file in files)
     return tuple(copy for copy in copies if copy is not None)
 
 
@@ -126,13 +121,13 @@ def _until(ends: float, hub: Hub) -> Hub:
     return replace(hub, timeout=min(hub.timeout, left), deadline=min(hub.deadline, left))
 
 
-def _listed(source: Source, hub: Hub) -> tuple[str, tuple[str, ...]]:
+def _list_files(source: Source, hub: Hub) -> tuple[str, tuple[str, ...]]:
     """The commit to take, and its files to read."""
-    named = (source.file,) if source.file else LISTED[source.repo].files if source.repo in LISTED else ()
+    named = (source.file,) if source.file else LISTED.get(source.repo, ())
     if source.revision and named:
         return source.revision, named
     revision, present = newest(source.repo, hub, source.revision or "main")
-    files = named or tuple(sorted(path for path in present if is_profile(path)))
+    files = named or tuple(sorted(filter(is_profile, present)))
     if not 1 <= len(files) <= MAX_FILES:
         raise SencacheError(
             f"{source.repo} holds {len(files)} .json and .npz files at {revision[:8]}, and 1 to {MAX_FILES} "

@@ -1,11 +1,15 @@
-"""A checkpoint's files: in a folder, in the Hub's cache, or fetched into it; whole or refused."""
+"""A checkpoint's files: in a folder, in the Hub's cache, or fetched into it; whole or refused. And what its
+configuration says: the entry of the list for one that is not on it.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -13,14 +17,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sencache.architectures import find_architecture, text_encoders
+from sencache.architectures import architecture_running, find_architecture, text_encoders
 from sencache.errors import SencacheError
-from sencache.hub.download import COMMIT, Hub, check_repo, explained
+from sencache.hub.download import COMMIT, Hub, check_repo, explain_errors
 from sencache.models.catalogue import MODELS
-from sencache.models.layout import INDEX, describe_folder, model_parts, read_config
 from sencache.models.placement import BYTES, TRANSFORMERS, Weights
 from sencache.models.spec import ModelSpec
 from sencache.models.zerogpu import check_disk, on_zerogpu
+
+INDEX = "model_index.json"
 
 # Folders of the parts only: many repositories hold the same weights again in other forms.
 _FOLDERS = (
@@ -65,14 +70,61 @@ def find_spec(key: str, from_image: bool = False) -> ModelSpec:
     )
 
 
+def describe_folder(folder: Path, source: Path | str, from_image: bool = False) -> ModelSpec:
+    """The entry for the checkpoint in `folder`, which is known to the user as `source`.
+
+    Sizes, rules and widths come from the configuration of its VAE and transformer; where it does not say how
+    it is meant to be run, from the family it belongs to. `from_image`: a still is to be used, which decides
+    for checkpoints that take one or none. Raises SencacheError for pipelines that are not supported.
+    """
+    index = read_config(folder / INDEX)
+    architecture = architecture_running(str(index.get("_class_name")), str(source))
+    assert architecture.describe is not None, "a pipeline comes with it"
+    transformer, vae = (read_config(folder / part / "config.json") for part in ("transformer", "vae"))
+    return ModelSpec(
+        **{
+            **architecture.defaults,
+            **architecture.describe(transformer, vae),
+            # Never the whole path: reports carry the key.
+            "key": source if isinstance(source, str) else source.name,
+            "source": source,
+            "pipeline": architecture.choose(index, from_image),
+            "architecture": architecture.name,
+            "licence": "see the repository",
+            "parameters": dict.fromkeys(model_parts(index), 0),
+        }
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration file; raises SencacheError when it is missing or not JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SencacheError(
+            f"{path.parent} is not a checkpoint in the layout of diffusers ({path.name}: {error.strerror}); "
+            f"give a folder with a {INDEX}"
+        ) from None
+    except ValueError as error:
+        raise SencacheError(f"{path} is damaged ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise SencacheError(f"{path} is damaged (no settings in it); fetch it again")
+    return content
+
+
+def model_parts(index: dict[str, Any]) -> list[str]:
+    """The parts that have weights."""
+    known = (*text_encoders(), "transformer", "transformer_2", "vae", "image_encoder")
+    return [part for part in known if isinstance(index.get(part), list) and index[part][0]]
+
+
 def offered_models() -> dict[str, ModelSpec]:
     """What the app offers to everyone: the model that the variable MODEL_ID names, else the bundled ones.
 
     Visitors must not make the app fetch and load whatever they name. Raises SencacheError for a model that
     needs a still, for which the page has no place.
     """
-    chosen = os.environ.get("MODEL_ID")
-    if chosen:
+    if chosen := os.environ.get("MODEL_ID"):
         spec = find_spec(chosen)
         if spec.from_image:
             raise SencacheError(
@@ -98,13 +150,12 @@ def weights_folder(spec: ModelSpec) -> Path:
     """
     packed = Weights.of(spec).total if on_zerogpu() else 0
     folder = spec.source if isinstance(spec.source, Path) else _snapshot(spec.source, FILES, packed)
-    missing = missing_files(folder)
-    if missing:
-        raise unreadable(spec, f"{missing[0]} is missing")
+    if missing := missing_files(folder):
+        raise read_error(spec, f"{missing[0]} is missing")
     return folder
 
 
-def unreadable(spec: ModelSpec, reason: str, file: str | None = None) -> SencacheError:
+def read_error(spec: ModelSpec, reason: str, file: str | None = None) -> SencacheError:
     """The error for files that cannot be used, with the remedy that fits where they come from: `file` alone,
     where it is known which.
     """
@@ -122,10 +173,7 @@ def unreadable(spec: ModelSpec, reason: str, file: str | None = None) -> Sencach
 
 def cached_folder(spec: ModelSpec) -> Path | None:
     """The model's folder if all of its files are on this machine; never touches the network."""
-    if isinstance(spec.source, Path):
-        folder: Path | None = spec.source
-    else:
-        folder = _kept(spec.source, FILES)
+    folder = spec.source if isinstance(spec.source, Path) else _kept_folder(spec.source, FILES)
     return folder if folder and not missing_files(folder) else None
 
 
@@ -156,20 +204,43 @@ def _missing_vocabulary(folder: Path, part: str) -> str | None:
 
 
 def _missing_weights(folder: Path, part: str) -> list[str]:
-    indexes = _default((folder / part).glob("*.safetensors.index.json"))
-    if indexes:
+    if indexes := weight_files(folder, part, ".index.json"):
         shards = sorted(set(read_config(indexes[0]).get("weight_map", {}).values()))
         return [f"{part}/{shard}" for shard in shards if not (folder / part / shard).is_file()]
     return [] if weight_files(folder, part) else [f"{part}/*.safetensors"]
 
 
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """The part's files of weights that are loaded by default."""
-    return _default((folder / part).glob("*.safetensors"))
+def weight_files(folder: Path, part: str, ending: str = "") -> list[Path]:
+    """Those of the precision that is loaded by default."""
+    files = sorted((folder / part).glob(f"*.safetensors{ending}"))
+    return [file for file in files if not any(file.match(pattern) for pattern in NOT_FILES)]
 
 
-def _default(files: Iterable[Path]) -> list[Path]:
-    return [file for file in sorted(files) if not any(file.match(pattern) for pattern in NOT_FILES)]
+def check_tokenizer(spec: ModelSpec, folder: Path) -> None:
+    """Raise SencacheError, naming the package or the file, where the tokenizer in `folder` cannot be read:
+    asked before gigabytes of weights are. transformers blames `tiktoken` for both.
+    """
+    from tokenizers import Tokenizer
+
+    name = FAST if (folder / FAST).is_file() else SLOW
+    read: Any = Tokenizer.from_file
+    try:
+        if name == SLOW:
+            # transformers reads `spiece.model` through the second, which needs protobuf.
+            from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # noqa: F401
+
+            read = SentencePieceProcessor().load
+    # A protobuf that is too old raises a class of its own.
+    except Exception as error:
+        raise SencacheError(
+            f"{spec.key} comes with {name}, and what reads it does not work here ({error}); "
+            "run `pip install --upgrade protobuf sentencepiece`"
+        ) from None
+    try:
+        read(str(folder / name))
+    # The tokenizers library raises no narrower class.
+    except Exception as error:
+        raise read_error(spec, f"{name} is damaged: {error}", name) from None
 
 
 def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> Weights:
@@ -177,24 +248,16 @@ def measure_weights(spec: ModelSpec, folder: Path, dtype: str | None = None) -> 
 
     `dtype` is that of all parts, else each has its own. Raises SencacheError for damaged files.
     """
-    parts, blocks = {}, dict.fromkeys(TRANSFORMERS, 0)
-    largest = 0
-    lists = find_architecture(spec.architecture).blocks
-    block = re.compile(rf"(?:{'|'.join(lists)})\.\d+\.")
+    parts, blocks = {}, Counter[tuple[str, str]]()
+    block = re.compile(rf"(?:{'|'.join(find_architecture(spec.architecture).blocks)})\.\d+\.")
     for part in model_parts(read_config(folder / INDEX)):
         size = BYTES[dtype or spec.dtypes.get(part, spec.dtype)]
-        counts = [
-            (name, count) for file in weight_files(folder, part) for name, count in _tensors(spec, file)
-        ]
+        counts = [each for file in weight_files(folder, part) for each in _tensors(spec, file)]
         parts[part] = size * sum(count for _, count in counts)
-        if part in TRANSFORMERS:
-            single: dict[str, int] = {}
-            for name, count in counts:
-                if found := block.match(name):
-                    single[found[0]] = single.get(found[0], 0) + size * count
-            blocks[part] = sum(single.values())
-            largest = max(largest, *single.values(), 0)
-    return Weights(parts, sum(blocks.values()), largest)
+        for name, count in counts if part in TRANSFORMERS else ():
+            if found := block.match(name):
+                blocks[part, found[0]] += size * count
+    return Weights(parts, blocks.total(), max(blocks.values(), default=0))
 
 
 def _tensors(spec: ModelSpec, file: Path) -> Iterator[tuple[str, int]]:
@@ -203,20 +266,22 @@ def _tensors(spec: ModelSpec, file: Path) -> Iterator[tuple[str, int]]:
         with safe_open(file, "numpy") as opened:
             yield from ((name, prod(opened.get_slice(name).get_shape())) for name in opened.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise unreadable(spec, f"{file.parent.name}/{file.name}: {error}") from None
+        raise read_error(spec, f"{file.parent.name}/{file.name}: {error}") from None
 
 
-def _kept(repo: str, patterns: tuple[str, ...]) -> Path | None:
-    """The repository's folder in the Hub's cache, as far as it is there."""
+def _download(repo: str, patterns: tuple[str, ...], local_files_only: bool = False) -> Path:
+    """The repository's folder in the Hub's cache."""
     import huggingface_hub
+
+    wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(NOT_FILES)}
+    return Path(huggingface_hub.snapshot_download(repo, local_files_only=local_files_only, **wanted))
+
+
+def _kept_folder(repo: str, patterns: tuple[str, ...]) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo, allow_patterns=list(patterns), ignore_patterns=list(NOT_FILES), local_files_only=True
-            )
-        )
+        return _download(repo, patterns, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
 
@@ -226,41 +291,42 @@ def _snapshot(repo: str, patterns: tuple[str, ...], packed: int = 0) -> Path:
     room for them and for `packed` bytes more.
     """
     check_repo(repo)
-    kept = _kept(repo, patterns)
-    if kept and not (missing_files(kept) if patterns == FILES else _missing_configs(kept)):
-        return kept
-    with fetching(repo, kept):
+    kept = _kept_folder(repo, patterns)
+    if kept:
+        configs = (INDEX, "transformer/config.json", "vae/config.json")
+        whole = (
+            all((kept / name).is_file() for name in configs)
+            if patterns == CONFIGS
+            else not missing_files(kept)
+        )
+        if whole:
+            return kept
+    with explain_fetch(repo, kept):
         import huggingface_hub
 
-        wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(NOT_FILES)}
         # Asked first: a fetch that fails says less about why.
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=Hub().timeout)
-        check_disk(repo, _to_fetch(info, wanted), packed)
-        return Path(huggingface_hub.snapshot_download(repo, **wanted))
+        check_disk(repo, _bytes_to_fetch(info, patterns), packed)
+        return _download(repo, patterns)
 
 
-def _missing_configs(folder: Path) -> list[str]:
-    needed = (INDEX, "transformer/config.json", "vae/config.json")
-    return [name for name in needed if not (folder / name).is_file()]
-
-
-def _to_fetch(info: Any, wanted: dict[str, Any]) -> int:
-    """Bytes of the wanted files that are not in the cache yet."""
+def _bytes_to_fetch(info: Any, patterns: tuple[str, ...]) -> int:
+    """Of the files that are not in the cache yet."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.utils import filter_repo_objects
 
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
-    names = filter_repo_objects(sizes, **wanted)
+    names = filter_repo_objects(sizes, allow_patterns=list(patterns), ignore_patterns=list(NOT_FILES))
     return sum(sizes[name] for name in names if not isinstance(try_to_load_from_cache(info.id, name), str))
 
 
 @contextmanager
-def fetching(repo: str, kept: Path | None) -> Iterator[None]:
+def explain_fetch(repo: str, kept: Path | None) -> Iterator[None]:
     """Whatever the Hub's client raises while it fetches a model becomes one sentence with the remedy."""
     from huggingface_hub import errors
 
     try:
-        with explained(f"get {repo}", Hub()):
+        with explain_errors(f"get {repo}", Hub()):
             try:
                 yield
             except errors.LocalEntryNotFoundError as error:

@@ -9,9 +9,7 @@ from sencache.schema import MAX_PROMPT, Request
 
 
 def check_request(spec: ModelSpec, request: Request) -> None:
-    """Refuse what `spec` cannot make, before anything is loaded; raises SencacheError with value
-    and remedy.
-    """
+    """Raises SencacheError, with value and remedy, for what `spec` cannot make."""
     if not request.prompt.strip():
         raise SencacheError("the prompt is empty; describe the video in a few words")
     _check_text("prompt", request.prompt)
@@ -30,7 +28,13 @@ def check_request(spec: ModelSpec, request: Request) -> None:
             f"{spec.key} is guided by one prompt alone and cannot use the negative prompt "
             f"{request.negative_prompt[:40]!r}; leave it out"
         )
-    _check_image(spec, request)
+    if spec.from_image and request.image is None:
+        raise SencacheError(f"{spec.key} makes a video from a still and none is given; give one as the image")
+    if not spec.from_image and request.image is not None:
+        raise SencacheError(
+            f"{spec.key} makes videos from text alone and cannot use the image {request.image.name!r}; "
+            "leave it out or choose an image-to-video model"
+        )
     if request.guidance_scale_2 is not None and "transformer_2" not in spec.parameters:
         raise SencacheError(f"{spec.key} has no second transformer; leave the second guidance scale out")
     _check_frames(spec, request.frames)
@@ -43,16 +47,6 @@ def _check_text(name: str, text: str) -> None:
         raise SencacheError(f"the {name} has {len(text):,} characters; shorten it to at most {MAX_PROMPT:,}")
     if text != text.encode("utf-8", "replace").decode():
         raise SencacheError(f"the {name} {text[:20]!r} is not valid text; type it again")
-
-
-def _check_image(spec: ModelSpec, request: Request) -> None:
-    if spec.from_image and request.image is None:
-        raise SencacheError(f"{spec.key} makes a video from a still and none is given; give one as the image")
-    if not spec.from_image and request.image is not None:
-        raise SencacheError(
-            f"{spec.key} makes videos from text alone and cannot use the image {request.image.name!r}; "
-            "leave it out or choose an image-to-video model"
-        )
 
 
 def _check_frames(spec: ModelSpec, frames: int) -> None:

@@ -21,15 +21,14 @@ def at_size(spec: ModelSpec, request: Request) -> ModelSpec:
 
 
 def evaluation(spec: ModelSpec) -> int:
-    """Of the transformer's work on one video under one prompt."""
+    """The transformer's work on one video under one prompt."""
     video, text, width = tokens(spec), spec.max_sequence_length, spec.inner
     joint = find_architecture(spec.architecture).text_stream
     count = video + text if joint else video
     block = count * width * (4 * width + 2 * spec.feed_forward) + 2 * count**2 * width
     if not joint:
         block += 2 * (video + text) * width**2 + 2 * video * text * width
-    ends = 2 * video * width * spec.token_values
-    return 2 * (spec.layers * block + ends)
+    return 2 * (spec.layers * block + 2 * video * width * spec.token_values)
 
 
 def branches(spec: ModelSpec) -> int:
@@ -38,17 +37,15 @@ def branches(spec: ModelSpec) -> int:
 
 
 def guided_step(spec: ModelSpec) -> int:
-    """Of one computed step."""
     return branches(spec) * evaluation(spec)
 
 
 def decoding(spec: ModelSpec) -> int:
-    """Of the VAE's work on one whole video."""
     return spec.vae_flops * spec.height * spec.width * spec.frames
 
 
 def encoding(spec: ModelSpec) -> int:
-    """Of the text encoder's work on the prompts, roughly: every parameter once a token."""
+    """The text encoder's work on the prompts, roughly: every parameter once a token."""
     parts = find_architecture(spec.architecture).text_encoders
     parameters = sum(spec.parameters.get(part, 0) for part in parts)
     return 2 * branches(spec) * spec.max_sequence_length * parameters

@@ -1,4 +1,4 @@
-"""What the list of models shows: memory as computed, and whether the weights are on this machine."""
+"""What the list of models shows."""
 
 from __future__ import annotations
 

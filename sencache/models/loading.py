@@ -1,7 +1,8 @@
-"""From files to a pipeline on its device, each part where the placement wants it."""
+"""From files to a pipeline on its device, each part where the placement wants it, with the sampler asked."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,50 +16,44 @@ import torch
 
 from sencache.architectures import architecture_of, find_architecture, text_encoders
 from sencache.errors import SencacheError
-from sencache.models.checkpoint import measure_weights, unreadable
-from sencache.models.placement import TRANSFORMERS, Placement, Work, check_ram, gigabytes, plan_placement
+from sencache.models import placement as memory
+from sencache.models.checkpoint import check_tokenizer, measure_weights, read_error
+from sencache.models.placement import TRANSFORMERS, Placement
 from sencache.models.spec import ModelSpec
-from sencache.models.tokenizer import check_tokenizer
 from sencache.models.zerogpu import CARD_BYTES, check_disk, on_zerogpu
-from sencache.schema import Request
+from sencache.schema import SHIFTS, Request
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 log = logging.getLogger(__name__)
 
 
 def find_device(name: str) -> torch.device:
-    """The device; raises SencacheError, saying why, where it is not there."""
+    """The device; raises SencacheError, saying why, where it is not there or torch has no code for it."""
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise SencacheError(f"unknown device {name!r}; use cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SencacheError(f"device {name!r} is not available here; use cpu or {_without_cuda()}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    version, made_for = torch.__version__, torch.version.cuda
+    if not torch.cuda.is_available():
+        remedy = f"check the driver with nvidia-smi, as torch is made for CUDA {made_for} and sees no GPU"
+        if made_for is None:
+            remedy = f"install a CUDA build of torch, as {version} is made for CPUs"
+        raise SencacheError(f"device {name!r} is not available here; use cpu or {remedy}")
+    if (device.index or 0) >= torch.cuda.device_count():
         raise SencacheError(f"there is no {name!r}; this machine has {torch.cuda.device_count()} GPUs")
-    if device.type == "cuda":
-        _check_build(device)
-    return device
-
-
-def _check_build(device: torch.device) -> None:
-    """Refuse a GPU that this build of torch has no code for."""
     major, minor = torch.cuda.get_device_capability(device)
     built = torch.cuda.get_arch_list()
     # Code for an architecture runs on later ones of its generation, PTX (`compute_`) on later generations.
-    if built and not any(name.startswith((f"sm_{major}", "compute_")) for name in built):
+    if built and not any(each.startswith((f"sm_{major}", "compute_")) for each in built):
         raise SencacheError(
-            f"torch {torch.__version__} was built for {', '.join(built)} and {device} is sm_{major}{minor}; "
+            f"torch {version} was built for {', '.join(built)} and {device} is sm_{major}{minor}; "
             "install a build of torch that has it"
         )
-
-
-def _without_cuda() -> str:
-    if torch.version.cuda is None:
-        return f"install a CUDA build of torch, as {torch.__version__} is made for CPUs"
-    return f"check the driver with nvidia-smi, as torch is made for CUDA {torch.version.cuda} and sees no GPU"
+    return device
 
 
 def choose_dtype(spec: ModelSpec, device: torch.device, asked: str | None) -> str | None:
@@ -84,22 +79,20 @@ def choose_placement(
 
     Raises SencacheError with the numbers where they do not fit, before anything is loaded.
     """
-    sized = (
-        replace(spec, height=request.height, width=request.width, frames=request.frames) if request else spec
-    )
-    weights, work = measure_weights(spec, folder, dtype), Work.of(sized, dtype)
+    size = {name: getattr(request or spec, name) for name in ("height", "width", "frames")}
+    weights, work = measure_weights(spec, folder, dtype), memory.Work.of(replace(spec, **size), dtype)
     if find_architecture(spec.architecture).decoder is None:
         log.warning("memory is not planned for the VAE of %s: decoding may run out of it", spec.key)
     if device.type == "cpu":
-        check_ram(spec.key, weights, work, free_ram())
+        memory.check_ram(spec.key, weights, work, free_ram())
         return None
     # A Space that starts has no stream and no pinned memory.
     streams = not on_zerogpu()
-    placement = plan_placement(spec.key, weights, work, free_gpu(device), free_ram(), streams)
+    chosen = memory.plan_placement(spec.key, weights, work, free_gpu(device), free_ram(), streams)
     if on_zerogpu():
-        waiting = weights.parts.get("text_encoder", 0) if placement.text_encoder == "host" else 0
+        waiting = weights.parts.get("text_encoder", 0) if chosen.text_encoder == "host" else 0
         check_disk(spec.key, 0, weights.total - waiting)
-    return placement
+    return chosen
 
 
 def free_ram() -> int:
@@ -111,9 +104,7 @@ def free_ram() -> int:
 
 def free_gpu(device: torch.device) -> int:
     """Bytes free on a GPU; on ZeroGPU, which has none while it loads, what its normal card takes."""
-    if on_zerogpu():
-        return CARD_BYTES
-    return int(torch.cuda.mem_get_info(device)[0])
+    return CARD_BYTES if on_zerogpu() else int(torch.cuda.mem_get_info(device)[0])
 
 
 def load_pipeline(
@@ -130,7 +121,7 @@ def load_pipeline(
         place(pipe, device, placement)
     except torch.OutOfMemoryError:
         raise SencacheError(
-            f"{spec.key} did not fit {device}, though {gigabytes(free_gpu(device))} are free now; "
+            f"{spec.key} did not fit {device}, though {memory.gigabytes(free_gpu(device))} are free now; "
             "close what else runs there and load it again"
         ) from None
     return pipe
@@ -144,27 +135,16 @@ def _from_files(spec: ModelSpec, folder: Path, dtype: str | None) -> Any:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    own = {"default": spec.dtype, **spec.dtypes}
+    dtypes = {part: getattr(torch, dtype or name) for part, name in own.items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return getattr(diffusers, spec.pipeline).from_pretrained(
-                str(folder), dtype=_precisions(spec, dtype), local_files_only=True, use_safetensors=True
+                str(folder), dtype=dtypes, local_files_only=True, use_safetensors=True
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise unreadable(spec, str(error).strip().partition("\n")[0]) from None
-
-
-def _precisions(spec: ModelSpec, dtype: str | None) -> torch.dtype | dict[str, torch.dtype]:
-    if dtype is not None:
-        return torch_dtype(dtype)
-    own = {name: torch_dtype(each) for name, each in spec.dtypes.items()}
-    return {"default": torch_dtype(spec.dtype), **own}
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """By its name, as `bfloat16`."""
-    found: torch.dtype = getattr(torch, name)
-    return found
+        raise read_error(spec, str(error).strip().partition("\n")[0]) from None
 
 
 def place(pipe: Any, device: torch.device, placement: Placement | None) -> None:
@@ -214,7 +194,7 @@ def bring_blocks_one_by_one(transformer: Any, device: torch.device, ahead: bool 
         low_cpu_mem_usage=ahead,
     )
     if ahead:
-        _bring_next_beside([block for blocks in holder.children() for block in blocks.children()])
+        _chain([block for blocks in holder.children() for block in blocks.children()])
 
 
 def _pin(blocks: torch.nn.Module) -> None:
@@ -228,7 +208,7 @@ def _pin(blocks: torch.nn.Module) -> None:
         ) from None
 
 
-def _bring_next_beside(blocks: Sequence[Any]) -> None:
+def _chain(blocks: Sequence[Any]) -> None:
     """Tell every block's hook which one comes next; the first is waited for. diffusers finds the order out in
     the first forward of a whole transformer; here it is that of the list in every lane, and a reused step
     calls no block.
@@ -251,18 +231,54 @@ def encoder_at_hand(
     if placement is None or placement.text_encoder == "device":
         yield
         return
-    away = [getattr(pipe, name, None) for name in TRANSFORMERS if placement.transformers == "swapped"]
+    there = [getattr(pipe, name, None) for name in TRANSFORMERS if placement.transformers == "swapped"]
+    transformers = [part for part in there if part is not None]
     try:
-        _move(away, "cpu")
+        for part in transformers:
+            part.to("cpu")
         pipe.text_encoder = text_encoder.to(device)
         yield
     finally:
         pipe.text_encoder = None
         text_encoder.to("cpu")
-        _move(away, device)
+        for part in transformers:
+            part.to(device)
 
 
-def _move(modules: list[Any], device: torch.device | str) -> None:
-    for module in modules:
-        if module is not None:
-            module.to(device)
+def other_scheduler(own: Any, architecture: str, name: str | None, shift: float | None) -> Any:
+    """The scheduler `name` with the settings of `own`, and with `shift` where one is given.
+
+    Raises SencacheError for a name that the architecture's pipeline cannot use, and for a shift where the
+    schedule has none or computes it from the size of the video.
+    """
+    if name is None and shift is None:
+        return own
+    samplers = find_architecture(architecture).samplers
+    if name is not None and name not in samplers:
+        raise SencacheError(f"unknown scheduler {name!r}; this model takes {', '.join(samplers)}")
+    wanted = type(own).__name__ if name is None else samplers[name]
+    config = {key: value for key, value in own.config.items() if not key.startswith("_")}
+    present = config.get(SHIFTS.get(type(own).__name__, ""))
+    if wanted in SHIFTS:
+        config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, SHIFTS[wanted]: present}
+    if shift is not None:
+        if wanted not in SHIFTS or config.get("use_dynamic_shifting"):
+            raise SencacheError(
+                f"{wanted} takes no shift here, and {shift:g} was asked for; leave --shift out"
+            )
+        if not 0 < shift <= 100:
+            raise SencacheError(f"a shift of {shift:g} is out of range; give one above 0 and up to 100")
+        config[SHIFTS[wanted]] = shift
+    import diffusers
+
+    cls = getattr(diffusers, wanted)
+    taken = inspect.signature(cls.__init__).parameters
+    return cls(**{key: value for key, value in config.items() if key in taken and value is not None})
+
+
+def describe_scheduler(scheduler: Any) -> str:
+    """Class and shift, as in `UniPCMultistepScheduler shift 3`."""
+    name = type(scheduler).__name__
+    shift = scheduler.config.get(SHIFTS.get(name, ""))
+    unknown = shift is None or scheduler.config.get("use_dynamic_shifting")
+    return name if unknown else f"{name} shift {shift:g}"

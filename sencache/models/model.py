@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,11 @@ import numpy as np
 import torch
 
 from sencache.architectures import find_architecture
-from sencache.models.catalogue import MODELS, model_spec
+from sencache.models import loading
+from sencache.models.catalogue import MODELS
 from sencache.models.checkpoint import find_spec, revision_of, weights_folder
 from sencache.models.checks import check_request
-from sencache.models.loading import (
-    choose_dtype,
-    choose_placement,
-    encoder_at_hand,
-    find_device,
-    load_pipeline,
-    torch_dtype,
-)
 from sencache.models.placement import Placement
-from sencache.models.schedulers import describe, other_scheduler
-from sencache.models.sharing import Encoded, one_encoding
 from sencache.models.spec import ASSETS, ModelSpec
 from sencache.models.stills import still_pixels
 from sencache.policies.loading import load_bundled
@@ -32,16 +23,7 @@ from sencache.profiles.library import bundled_profiles
 from sencache.profiles.profile import Profile
 from sencache.schema import ModelInfo, Request
 
-__all__ = [
-    "ASSETS",
-    "MODELS",
-    "Model",
-    "ModelSpec",
-    "check_request",
-    "load",
-    "model_spec",
-    "own_profile",
-]
+__all__ = ["ASSETS", "MODELS", "Model", "ModelSpec", "check_request", "load", "own_profile"]
 
 Callback = Callable[..., dict[str, Any]]
 
@@ -49,6 +31,14 @@ Callback = Callable[..., dict[str, Any]]
 def own_profile(spec: ModelSpec) -> Profile | None:
     """The profile for the model that comes with this software, if any."""
     return load_bundled(spec.profile) if spec.profile in bundled_profiles() else None
+
+
+class Encoded(dict[str, torch.Tensor]):
+    """Prompt embeddings as keyword arguments of a pipeline, with what its calls made of a still so far."""
+
+    def __init__(self, embeddings: dict[str, torch.Tensor]) -> None:
+        super().__init__(embeddings)
+        self.made: dict[tuple[Any, ...], tuple[Any, torch.Tensor | None]] = {}
 
 
 @dataclass
@@ -75,7 +65,7 @@ class Model:
             architecture=self.spec.architecture,
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
-            scheduler=describe(self.pipe.scheduler),
+            scheduler=loading.describe_scheduler(self.pipe.scheduler),
             placement=str(self.placement) if self.placement else None,
             gpu=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None,
         )
@@ -86,27 +76,15 @@ class Model:
         So is what the first lane makes of a still.
         """
         architecture = find_architecture(self.spec.architecture)
-        with (
-            torch.no_grad(),
-            encoder_at_hand(self.pipe, self.text_encoder, self.device, self.placement),
-        ):
-            encoded = architecture.encode(
-                self.pipe,
-                prompt,
-                negative_prompt,
-                guidance_scale,
-                max_sequence_length=self.spec.max_sequence_length,
-                device=self.device,
-            )
+        options = {"max_sequence_length": self.spec.max_sequence_length, "device": self.device}
+        place = loading.encoder_at_hand(self.pipe, self.text_encoder, self.device, self.placement)
+        with torch.no_grad(), place:
+            encoded = architecture.encode(self.pipe, prompt, negative_prompt, guidance_scale, **options)
         named = zip(architecture.encoded, encoded, strict=True)
         return Encoded({name: value for name, value in named if value is not None})
 
     def generate(
-        self,
-        pipe: Any,
-        encoded: dict[str, torch.Tensor],
-        request: Request,
-        callback: Callback | None = None,
+        self, pipe: Any, encoded: dict[str, torch.Tensor], request: Request, callback: Callback | None = None
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """One call of `pipe`, this model's or a lane's copy: frames [T, H, W, 3] in 0..1 as float32.
 
@@ -115,31 +93,26 @@ class Model:
         return np.asarray(self._call(pipe, encoded, request, callback, "np"), dtype=np.float32)
 
     def latent(
-        self,
-        pipe: Any,
-        encoded: dict[str, torch.Tensor],
-        request: Request,
-        callback: Callback | None = None,
+        self, pipe: Any, encoded: dict[str, torch.Tensor], request: Request, callback: Callback | None = None
     ) -> torch.Tensor:
         """As `generate`, but undecoded: the sample's last latent, on its device and in its precision."""
         latent: torch.Tensor = self._call(pipe, encoded, request, callback, "latent")
         return latent
 
-    def _call(
-        self,
-        pipe: Any,
-        encoded: dict[str, torch.Tensor],
-        request: Request,
-        callback: Callback | None,
-        output_type: str,
-    ) -> Any:
-        still = request.image.sha256 if request.image else None
-        key = (still, request.seed, request.height, request.width, request.frames)
-        with one_encoding(pipe, encoded, key) if still else nullcontext():
+    def _call(self, pipe: Any, encoded: Any, request: Request, callback: Any, output_type: str) -> Any:
+        # Arguments that only some pipelines take.
+        special: dict[str, Any] = dict(self.spec.call)
+        shared: Any = nullcontext()
+        if request.image is not None:
+            special["image"] = still_pixels(request.image, request.height, request.width)
+            key = (request.image.sha256, request.seed, request.height, request.width, request.frames)
+            shared = _encode_still_once(pipe, encoded, key)
+        if request.guidance_scale_2 is not None:
+            special["guidance_scale_2"] = request.guidance_scale_2
+        with shared:
             video = pipe(
                 **encoded,
-                **self._conditions(request),
-                **self.spec.call,
+                **special,
                 height=request.height,
                 width=request.width,
                 num_frames=request.frames,
@@ -151,14 +124,46 @@ class Model:
             ).frames
         return video[0]
 
-    def _conditions(self, request: Request) -> dict[str, Any]:
-        """Arguments that only some pipelines take."""
-        given: dict[str, Any] = {}
-        if request.image is not None:
-            given["image"] = still_pixels(request.image, request.height, request.width)
-        if request.guidance_scale_2 is not None:
-            given["guidance_scale_2"] = request.guidance_scale_2
-        return given
+
+@contextmanager
+def _encode_still_once(pipe: Any, encoded: dict[str, torch.Tensor], key: tuple[Any, ...]) -> Iterator[None]:
+    """Inside the block `pipe` encodes no still that a call with the same `key` and embeddings has encoded.
+
+    diffusers takes prompts that are encoded already, but no stills: every call runs the still through the
+    image encoder and, as the first of as many frames as the video has, through the VAE. On a lane's own copy
+    of the pipeline these two methods answer with what the first lane got from them.
+    """
+    encoders = ("encode_image", "prepare_latents") if isinstance(encoded, Encoded) else ()
+    names = [name for name in encoders if hasattr(pipe, name)]
+    for name in names:
+        pipe.__dict__[name] = _remember(getattr(pipe, name), encoded, (name, *key))
+    try:
+        yield
+    finally:
+        for name in names:
+            del pipe.__dict__[name]
+
+
+def _remember(own: Callable[..., Any], encoded: Any, key: tuple[Any, ...]) -> Callable[..., Any]:
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        generator = next((value for value in given if isinstance(value, torch.Generator)), None)
+        if key not in encoded.made:
+            value = own(*args, **kwargs)
+            encoded.made[key] = _copy(value), generator.get_state() if generator else None
+            return value
+        value, state = encoded.made[key]
+        # Samplers may draw on from where the noise left off.
+        if generator is not None:
+            generator.set_state(state)
+        return _copy(value)
+
+    return answer
+
+
+def _copy(value: Any) -> Any:
+    """The tensor, or the tuple of tensors, in memory of its own."""
+    return value.clone() if isinstance(value, torch.Tensor) else tuple(each.clone() for each in value)
 
 
 def load(
@@ -178,15 +183,15 @@ def load(
     SencacheError, before anything is loaded, where device, files or memory are missing.
     """
     spec = find_spec(key) if isinstance(key, str) else key
-    target = find_device(device)
-    single = choose_dtype(spec, target, dtype)
+    target = loading.find_device(device)
+    single = loading.choose_dtype(spec, target, dtype)
     folder = weights_folder(spec)
-    placement = choose_placement(spec, folder, target, single, request)
-    pipe = load_pipeline(spec, folder, target, single, placement)
+    placement = loading.choose_placement(spec, folder, target, single, request)
+    pipe = loading.load_pipeline(spec, folder, target, single, placement)
     shift = spec.shift if shift is None else shift
-    pipe.scheduler = other_scheduler(pipe.scheduler, spec.architecture, scheduler, shift)
+    pipe.scheduler = loading.other_scheduler(pipe.scheduler, spec.architecture, scheduler, shift)
     aside = None
     if placement and placement.text_encoder == "host":
         aside, pipe.text_encoder = pipe.text_encoder, None
-    main = torch_dtype(single or spec.dtype)
+    main = getattr(torch, single or spec.dtype)
     return Model(spec, pipe, target, main, revision_of(folder), placement, aside)

@@ -36,11 +36,10 @@ PINNED = 2
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that a run takes on top of the weights.
-
-    `step`: one block's activations. `lanes`: what all caching lanes together keep. `recorder`: what a full
-    run on record holds until its last step. `latents`: the full run's, which stay throughout, as the others
-    are held against them, and those of the lane whose turn it is. `decode`: a video whole, or in tiles.
+    """Bytes that a run takes on top of the weights. `step`: one block's activations. `lanes`: what all
+    caching lanes together keep. `recorder`: what a full run on record holds until its last step. `latents`:
+    the full run's, which stay throughout, as the others are held against them, and those of the lane that is
+    running. `decode`: a video whole, or in tiles.
     """
 
     step: int
@@ -96,20 +95,15 @@ class Weights:
 
     @classmethod
     def of(cls, spec: ModelSpec, dtype: str | None = None) -> Weights:
-        """From the counts of the list, before anything is on disk; without the embeddings, which are small
-        beside the blocks.
-        """
-        parts = {
-            name: count * BYTES[dtype or spec.dtypes.get(name, spec.dtype)]
-            for name, count in spec.parameters.items()
-        }
-        blocks = sum(parts.get(name, 0) for name in TRANSFORMERS)
+        """From the counts of the list, as if a transformer were nothing but blocks."""
+        dtypes = {name: dtype or spec.dtypes.get(name, spec.dtype) for name in spec.parameters}
+        parts = {name: count * BYTES[dtypes[name]] for name, count in spec.parameters.items()}
+        transformers = [parts.get(name, 0) for name in TRANSFORMERS]
         # No model of the list has fewer than 28 blocks.
-        return cls(parts, blocks, max(parts.get(name, 0) for name in TRANSFORMERS) // 28)
+        return cls(parts, sum(transformers), max(transformers) // 28)
 
     @property
     def total(self) -> int:
-        """Of all parts."""
         return sum(self.parts.values())
 
 
@@ -161,7 +155,7 @@ CHOICES: Sequence[tuple[TextEncoder, Transformers, bool]] = (
 
 
 def placements(weights: Weights, work: Work) -> Iterator[Placement]:
-    """All there are, the best first."""
+    """The best first."""
     text = weights.parts.get("text_encoder", 0)
     transformers = sum(weights.parts.get(name, 0) for name in TRANSFORMERS)
     rest = weights.total - text
@@ -218,5 +212,5 @@ def check_ram(name: str, weights: Weights, work: Work, free_ram: int) -> None:
 
 
 def gigabytes(count: int) -> str:
-    """As people write it: 10^9 bytes."""
+    """In units of 10^9 bytes."""
     return f"{count / 1e9:.1f} GB"

@@ -10,8 +10,6 @@ from typing import Any
 from sencache.architectures import find_architecture
 
 ASSETS = Path(__file__).parents[1] / "assets"
-
-
 # For models that come without prompts of their own.
 PROMPTS = (
     "A red fox trots through fresh snow at the edge of a pine forest, its breath visible in the cold air.",
@@ -80,7 +78,7 @@ class ModelSpec:
 
     @property
     def id(self) -> str:
-        """The name of the checkpoint: that of its repository, or of its folder."""
+        """The name of its repository, or of its folder."""
         return self.source if isinstance(self.source, str) else self.source.name
 
     @property

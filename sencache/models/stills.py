@@ -17,7 +17,7 @@ MAX_PIXELS = 100_000_000
 def read_still(path: Path) -> Still:
     """The still in the file `path`; raises SencacheError when it cannot be read or is no picture."""
     content = _read(path)
-    _decoded(content, path.name)
+    _decode(content, path.name)
     return Still(name=path.name, sha256=hashlib.sha256(content).hexdigest()).located(path)
 
 
@@ -33,7 +33,7 @@ def still_pixels(still: Still, height: int, width: int) -> Any:
     content = _read(still.path)
     if hashlib.sha256(content).hexdigest() != still.sha256:
         raise SencacheError(f"the still {still.path} was changed meanwhile; start again")
-    return ImageOps.fit(_decoded(content, still.name), (width, height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(_decode(content, still.name), (width, height), Image.Resampling.LANCZOS)
 
 
 def _read(path: Path) -> bytes:
@@ -45,7 +45,7 @@ def _read(path: Path) -> bytes:
         raise SencacheError(f"cannot read the image {path} ({error.strerror}); check the path") from None
 
 
-def _decoded(content: bytes, name: str) -> Any:
+def _decode(content: bytes, name: str) -> Any:
     from PIL import Image, ImageOps
 
     try:

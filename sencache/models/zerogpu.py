@@ -1,7 +1,5 @@
-"""What ZeroGPU changes for whoever loads a model: a card that cannot be asked, and weights twice on the disk.
-
-While a Space starts there is no GPU. Weights that are placed on it are packed into files beside the Hub's
-cache, and copied to the card for every worker.
+"""What ZeroGPU changes for whoever loads a model. While a Space starts there is no GPU to ask, and
+weights that are placed on it are packed into files beside the Hub's cache: they are on the disk twice.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ CARD_BYTES = 45_097_156_608
 
 
 def on_zerogpu() -> bool:
-    """Whether this is a Space on ZeroGPU."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 

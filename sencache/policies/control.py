@@ -1,52 +1,71 @@
-"""Control: reuse a forecast while its error, extrapolated from the last one observed, is below a
-tolerance.
-"""
+"""Control: our own method. Reuse while the forecast is expected to miss little, as the run reveals it."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import field
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field, replace
+from typing import Any, ClassVar
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
-from sencache.forecasts import FORECASTS
+from sencache.errors import SencacheError
+from sencache.forecasts import FORECASTS, Forecast
 from sencache.policies.base import (
     STRICT,
     AtLeastOne,
     ForecastName,
+    Fraction,
     NonNegative,
     Policy,
     Reason,
+    RepairName,
     Rule,
     Schedule,
     Signals,
     Step,
+    TargetName,
     Verdict,
     register,
 )
 from sencache.policies.look import Look
 from sencache.policies.senses import ForecastError, Sense
+from sencache.profiles.profile import Profile
+
+# Computed first: what follows stands on them, and on the misses that they reveal.
+WARMUP = 3
+# Weight of the newest miss in the factor between expected and revealed errors.
+SHARE = 0.2
+# A single miss says no more than this of how far the table is off.
+LEAST, MOST = 0.1, 10.0
 
 
 @register
 @dataclass(frozen=True, config=STRICT)
 class Control(Policy):
-    """Error-controlled forecasting: our own method, in the manner of step-size control for ODE solvers. No
-    profile.
+    """Error control, in the manner of step-size control for ODE solvers: our own method.
 
-    When step c is computed, the truth is compared with what would have been forecast from the computed steps
-    a, b before it: `e = |v_c - v_hat(t_c)| / |v_c|`. The remainder of a linear extrapolation grows with the
-    product of the distances to its nodes, so from b, c the error at t is predicted as `e * |t-t_c| |t-t_b| /
-    (|t_c-t_b| |t_c-t_a|)`; with forecast `hold` as `e * |t-t_c| / |t_c-t_b|`. Reuse while that is `<=
-    tolerance` and fewer than `max_reuses` in a row. The first two steps (three until an error is known,
-    one more with `taylor`) and the last are computed.
+    A profile's table tells the relative error rho that a forecast of step i from the computed steps n is
+    expected to have (`docs/replay.md`). Every computed step reveals the error e that each forecast on one,
+    two or three nodes would have had there: the one that missed least of late serves next, and what it was
+    off by, e / rho, averaged in logarithms, scales what is expected of it. Reuse while factor * rho <=
+    `tolerance` and fewer than `max_reuses` in a row; with a `budget`, exactly that share of the steps is
+    computed, and the tolerance is the one that spends what is left of it, set anew at every computed step.
+    The reused steps are replayed once the next one is computed.
+
+    Without a profile `damped` forecasts take the table's place, whose remainders grow with the distances to
+    their nodes. With any other forecast (`hold`, `linear`, `taylor`), the rule of version 0.1: when step c is
+    computed and e its forecast's error, the error at t is predicted as `e * |t-t_c| |t-t_b| / (|t_c-t_b|
+    |t_c-t_a|)` for nodes a, b, c, a factor less with `hold`, one more with `taylor`; no budget. The first
+    steps, three or as many as the forecast takes to know its error, and the last are computed.
     """
 
     name: ClassVar[str] = "control"
     summary: ClassVar[str] = (
-        "extrapolates, and controls the error that each computed step reveals; needs no profile"
+        "forecasts by a table, expects its own error, corrects it by what computed steps reveal, and repairs"
     )
     senses: ClassVar[tuple[type[Sense], ...]] = (ForecastError,)
     words: ClassVar[Mapping[str, str]] = {"predicted_error": "predicted error"}
@@ -54,25 +73,170 @@ class Control(Policy):
     look: ClassVar[Look | None] = Look("Control", "#bb4d2a", "#f59570")
     preselected: ClassVar[bool] = True
 
-    tolerance: NonNegative = 0.03
+    tolerance: NonNegative = 0.06
     max_reuses: AtLeastOne = 6
-    forecast: ForecastName = field(default="linear", kw_only=True)
+    budget: Fraction | None = None
+    target: TargetName = field(default="prediction", kw_only=True)
+    forecast: ForecastName = field(default="damped", kw_only=True)
+    repair: RepairName = field(default="replay", kw_only=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitted_where_there_is_a_table(cls, given: Any) -> Any:
+        if isinstance(given, ArgsKwargs) and given.kwargs and "forecast" not in given.kwargs:
+            profile = given.kwargs.get("profile")
+            if profile is not None and profile.forecast is not None:
+                return ArgsKwargs(given.args, {**given.kwargs, "forecast": "fitted"})
+        return given
+
+    @classmethod
+    def takes(cls, profile: Profile, config: Mapping[str, Any]) -> bool:
+        return profile.forecast is not None and config.get("forecast", "fitted") == "fitted"
 
     @property
     def extrapolates(self) -> bool:
         """Always: also with `hold` the error is."""
         return True
 
+    def check(self, steps: int) -> None:
+        """Raises SencacheError where the budget does not pay for the steps that are computed in any case."""
+        if self.budget is not None and round(self.budget * steps) <= WARMUP:
+            raise SencacheError(
+                f"control.budget is {self.budget:g}, {round(self.budget * steps)} of {steps} steps, but the "
+                f"first {WARMUP} and the last are computed; give at least {(WARMUP + 1) / steps:.2g}"
+            )
+        if self.budget is not None and not self._chooses:
+            raise SencacheError(
+                f"control.budget needs forecast=fitted or damped, not {self.forecast}; leave one of them out"
+            )
+
+    @property
+    def _chooses(self) -> bool:
+        return FORECASTS[self.forecast].several
+
+    def spread(self, steps: int, nfe: int, handovers: Collection[int] = ()) -> Policy | None:
+        """A budget is kept exactly; the cap on reuses in a row gives way where it stands in between."""
+        if not self._chooses:
+            return None
+        cap = math.ceil(1.5 * steps / nfe)
+        fitting = replace(self, budget=nfe / steps, max_reuses=max(self.max_reuses, cap))
+        fitting.check(steps)
+        return fitting
+
     def _rule(self, schedule: Schedule) -> Rule:
-        return _Rule(self)
+        forecast = self.forecaster(schedule)
+        return _Choosing(self, schedule, forecast) if forecast.several else _Single(self, forecast)
 
 
-class _Rule(Rule):
-    def __init__(self, policy: Control) -> None:
+class _Choosing(Rule):
+    def __init__(self, policy: Control, schedule: Schedule, forecast: Forecast) -> None:
         super().__init__()
-        self.policy = policy
-        self.forecast = FORECASTS[policy.forecast]
-        self.order = self.forecast.order + 1
+        policy.check(len(schedule))
+        self.policy, self.forecast = policy, forecast
+        self.steps = list(schedule)
+        self.nodes: deque[Step] = deque(maxlen=forecast.order + 1)
+        self.expected: Sequence[float] = ()
+        self.factors: list[float] | None = [0.0] * 3 if forecast.fits else None
+        self.computed_steps = self.next = 0
+        self.tolerance = policy.tolerance
+
+    def required(self, step: Step) -> Reason | None:
+        if step.index < WARMUP:
+            return "warmup"
+        if step.index == step.total - 1:
+            return "last_step"
+        waits = self.policy.budget is not None and self._left(step.total) == 1
+        return "max_reuses" if self.reuses >= self.policy.max_reuses and not waits else None
+
+    def judge(self, step: Step, signals: Signals) -> Verdict:
+        serving = int(signals["choice"])
+        if not self.reuses:
+            self._learn([signals[f"miss_{k}"] for k in (1, 2, 3)])
+            if self.policy.budget is not None:
+                self._plan(step, serving)
+        error = self._error(serving, step.index)
+        seen = {**signals, "predicted_error": error}
+        if self.policy.budget is not None:
+            return Verdict(step.index < self.next, "scheduled", error, self.tolerance, seen)
+        reuse = error <= self.tolerance
+        return Verdict(reuse, "within_tolerance" if reuse else "above_tolerance", error, self.tolerance, seen)
+
+    def _error(self, serving: int, index: int) -> float:
+        factor = math.exp(self.factors[serving]) if self.factors else 1.0
+        return factor * self.forecast.errors(tuple(self.nodes), self.steps[index])[serving]
+
+    def _learn(self, misses: Sequence[float]) -> None:
+        """How far the newest computed step was from what was expected of each forecast."""
+        if not self.expected:
+            return
+        off = [
+            math.log(max(miss, 1e-9) / max(error, 1e-9))
+            for miss, error in zip(misses, self.expected, strict=True)
+        ]
+        if self.factors is None:
+            self.factors = off
+            return
+        if self.forecast.fits:
+            off = [min(max(value, math.log(LEAST)), math.log(MOST)) for value in off]
+        self.factors = [(1 - SHARE) * a + SHARE * b for a, b in zip(self.factors, off, strict=True)]
+
+    def _left(self, total: int) -> int:
+        assert self.policy.budget is not None
+        return round(self.policy.budget * total) - self.computed_steps
+
+    def _plan(self, step: Step, serving: int) -> None:
+        """The next step to compute, and the tolerance under which the budget is spent at the end."""
+        left, last = self._left(step.total), step.total - 1
+        low, high = 1e-4, 1e4
+        found = (math.inf, 0.0, last)
+        for _ in range(30):
+            tolerance = math.sqrt(low * high)
+            following = self._first(step.index, serving, tolerance)
+            count = 1 + self._count(following, tolerance) if following < last else 1
+            found = min(found, (abs(count - left), tolerance, following))
+            if count == left:
+                break
+            low, high = (tolerance, high) if count > left else (low, tolerance)
+        _, self.tolerance, following = found
+        # No later than that the rest can be spent; if it pays for the last step alone, that one.
+        self.next = min(following, last - left + 1) if left > 1 else last
+
+    def _first(self, start: int, serving: int, tolerance: float) -> int:
+        """The first step from `start` that is computed under `tolerance`."""
+        cap = min(start + self.policy.max_reuses, len(self.steps) - 1)
+        within = (index for index in range(start, cap) if self._error(serving, index) > tolerance)
+        return next(within, cap)
+
+    def _count(self, node: int, tolerance: float) -> int:
+        """Steps computed after `node`, by the forecast on two nodes."""
+        factor = math.exp(self.factors[1]) if self.factors and not self.forecast.fits else 1.0
+        nodes = deque([*self.nodes, self.steps[node]], maxlen=self.nodes.maxlen)
+        count = 0
+        for step in self.steps[node + 1 :]:
+            reuses, last = step.index - nodes[-1].index - 1, step.index == len(self.steps) - 1
+            error = factor * self.forecast.errors(tuple(nodes), step)[1]
+            if last or reuses >= self.policy.max_reuses or error > tolerance:
+                nodes.append(step)
+                count += 1
+        return count
+
+    def computed(self, step: Step) -> None:
+        several = len(self.nodes) > 1
+        self.expected = self.forecast.errors(tuple(self.nodes), step) if several else ()
+        self.nodes.append(step)
+        self.computed_steps += 1
+
+    def forget(self) -> None:
+        self.nodes.clear()
+
+
+class _Single(Rule):
+    """The rule of version 0.1, for a forecast that is no choice of several."""
+
+    def __init__(self, policy: Control, forecast: Forecast) -> None:
+        super().__init__()
+        self.policy, self.forecast = policy, forecast
+        self.order = forecast.order + 1
         self.nodes: deque[float] = deque(maxlen=self.order + 1)
 
     def required(self, step: Step) -> Reason | None:

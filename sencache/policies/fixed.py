@@ -23,6 +23,7 @@ from sencache.policies.base import (
     register,
 )
 from sencache.policies.look import Look
+from sencache.repair import REPAIRS
 
 StepIndex = Annotated[int, Field(ge=0, le=999)]
 
@@ -58,6 +59,8 @@ class Fixed(Policy):
         rest = nfe - first + 1
         free = {first - 1 + i * (steps - first + 1) // rest for i in range(1, rest)}
         due = set(handovers) - set(range(first))
+        if REPAIRS[self.repair].closes:
+            due |= {steps - 1}
         for step in sorted(due - free):
             free -= {min(free - due, key=lambda other: abs(other - step), default=step)}
         return replace(self, steps=tuple(sorted({*range(first), *free, *due})))

@@ -7,12 +7,14 @@ decided on their worst sample.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sencache.errors import SencacheError
-from sencache.forecasts import Forecast
+from sencache.forecasts import NEWEST, Forecast
 from sencache.measures import mean_abs, relative_l1, rms
 from sencache.policies.steps import Schedule, Signals, Step
 from sencache.policies.tables import (
@@ -62,15 +64,12 @@ class Recorded(Protocol):
         """Its steps."""
 
 
-class Choice(Protocol):
-    """The policy that asks."""
+@dataclass(frozen=True)
+class Choice:
+    """What a policy reuses, and how in the run at hand."""
 
-    @property
-    def target(self) -> str:
-        """What it reuses."""
-
-    def forecaster(self, schedule: Schedule) -> Forecast:
-        """How, in a run over `schedule`."""
+    target: str
+    forecast: Forecast
 
 
 class Sense(ABC):
@@ -274,26 +273,39 @@ class OutputRate(Sense):
 
 class ForecastError(Sense):
     """`forecast_error`: |v - v_hat| / |v| of the last computed step against the forecast that reuse would
-    have made of it.
+    have made of it. Where one of three forecasts serves, `miss_1` to `miss_3` are the same of each, and
+    `choice`, from 0, tells which missed least of late.
     """
 
-    words: ClassVar[Mapping[str, str]] = {"forecast_error": "error of the last forecast"}
+    words: ClassVar[Mapping[str, str]] = {
+        "forecast_error": "error of the last forecast",
+        "choice": "forecast in use",
+        **{f"miss_{k}": f"error of forecast {k}" for k in (1, 2, 3)},
+    }
 
     def __init__(self) -> None:
         self._error: Tensor | None = None
+        self._history: Any = None
 
     def values(self) -> dict[str, Tensor]:
-        assert self._error is not None
-        return {"forecast_error": self._error}
+        if self._error is not None:
+            return {"forecast_error": self._error}
+        misses = {f"miss_{k}": miss for k, miss in enumerate(self._history.misses.unbind(), 1)}
+        return {"choice": self._history.choice.to(misses["miss_1"].dtype), **misses}
 
     def computed(self, seen: Seen) -> None:
-        if seen.value is not None and seen.history.complete:
-            missed = seen.value - seen.history.forecast(seen.step)
-            self._error = (rms(missed[seen.conditional]) / rms(seen.value[seen.conditional])).amax()
+        if seen.value is not None:
+            self._measure(seen.step, seen.value, seen.history, seen.conditional)
 
     def predicted(self, step: Step, prediction: Tensor, history: Any) -> None:
-        if history.complete:
-            self._error = (rms(prediction - history.forecast(step)) / rms(prediction)).amax()
+        self._measure(step, prediction, history, slice(None))
+
+    def _measure(self, step: Step, value: Tensor, history: Any, conditional: slice) -> None:
+        if history.several:
+            self._history = history
+        elif history.complete:
+            missed = value - history.forecast(step)
+            self._error = (rms(missed[conditional]) / rms(value[conditional])).amax()
 
     @classmethod
     def tables(cls, target: str) -> Mapping[str, Table]:
@@ -310,26 +322,47 @@ class ForecastError(Sense):
 
     @classmethod
     def read(cls, run: Recorded, choice: Choice, step: int, computed: Sequence[int]) -> Signals:
-        """The miss is a weighted sum of changes from step to step, so its norm follows from their inner
-        products: infinite where they reach too far back to be known.
-        """
-        forecast, newest = choice.forecaster(run.schedule), computed[-1]
-        nodes = computed[-2 - forecast.order : -1]
-        places = [forecast.position(run.schedule.step(index)) for index in (*nodes, newest)]
-        weights = forecast.weights(places[:-1], places[-1])
-        if TARGETS[choice.target].guided:
-            products = run.tables["predictions"]
-            chosen, signed = [*nodes[-len(weights) :], newest], [*weights, -1.0]
-            squared = float((products[chosen][:, chosen] @ signed) @ signed)
-            return {"forecast_error": (max(squared, 0.0) / float(products[newest, newest])) ** 0.5}
-        # Every change since the oldest node is missed but for the weights of the nodes that it led to.
-        since = range(nodes[0] + 1, newest + 1)
-        share = [1.0 - sum(w for w, node in zip(weights, nodes, strict=True) if node >= k) for k in since]
-        span, target = slice(since.start, since.stop), choice.target
-        missed = float((run.tables[f"products.{target}"][span, span] @ share) @ share)
-        if missed != missed:
-            return {"forecast_error": float("inf")}
-        return {"forecast_error": (max(missed, 0.0) / float(run.tables[f"norms.{target}"][newest])) ** 0.5}
+        forecast = choice.forecast
+        if not forecast.several:
+            return {"forecast_error": _misses(run, choice, computed)[0]}
+        average: list[float] = []
+        for count in range(3, len(computed) + 1):
+            misses = _misses(run, choice, computed[:count])
+            logs = [math.log(max(miss, 1e-9)) for miss in misses]
+            average = [a + NEWEST * (b - a) for a, b in zip(average or logs, logs, strict=True)]
+        return {
+            "choice": float(average.index(min(average))),
+            **{f"miss_{k}": m for k, m in enumerate(misses, 1)},
+        }
+
+
+def _misses(run: Recorded, choice: Choice, computed: Sequence[int]) -> list[float]:
+    """How far each forecast of the last computed step, from those before it, is from its value."""
+    forecast, newest = choice.forecast, computed[-1]
+    nodes = computed[-2 - forecast.order : -1]
+    places = [forecast.position(run.schedule.step(index)) for index in (*nodes, newest)]
+    return [
+        _miss(run, choice.target, nodes[-len(weights) :], weights, newest)
+        for weights in forecast.choices(places[:-1], places[-1])
+    ]
+
+
+def _miss(run: Recorded, target: str, nodes: Sequence[int], weights: Sequence[float], newest: int) -> float:
+    """The miss is a weighted sum of values, or of changes from step to step, so its norm follows from their
+    inner products: infinite where they reach too far back to be known.
+    """
+    if TARGETS[target].guided:
+        products, chosen, signed = run.tables["predictions"], [*nodes, newest], [*weights, -1.0]
+        missed = float((products[chosen][:, chosen] @ signed) @ signed)
+        return (max(missed, 0.0) / float(products[newest, newest])) ** 0.5
+    # Every change since the oldest node is missed but for the weights of the nodes that it led to.
+    since = range(nodes[0] + 1, newest + 1)
+    share = [1.0 - sum(w for w, node in zip(weights, nodes, strict=True) if node >= k) for k in since]
+    span = slice(since.start, since.stop)
+    missed = float((run.tables[f"products.{target}"][span, span] @ share) @ share)
+    if missed != missed:
+        return float("inf")
+    return (max(missed, 0.0) / float(run.tables[f"norms.{target}"][newest])) ** 0.5
 
 
 def _latent(seen: Seen) -> Tensor | None:

@@ -89,7 +89,7 @@ def code_inside() -> Cases:
                 holding(name, described(header)),
                 "npz.object-dtype",
             )
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+    for protocol in (0, pickle.HIGHEST_PROTOCOL):
         raw = pickle.dumps(Payload(), protocol)
         yield (f"a pickle of protocol {protocol}", raw, "npz.damaged")
         yield (f"a pickle of protocol {protocol} as an array", holding("J_x_norm", raw), "npz.not-an-array")
@@ -103,30 +103,9 @@ def code_inside() -> Cases:
 
 def dtypes() -> Cases:
     for descr in (
-        *("'|O'", "'|O8'", "'|S8'", "'<U8'", "'<c8'", "'<c16'", "'|b1'", "'|V8'", "'<M8[s]'", "'<m8[ns]'"),
-        *(
-            "[('a', '<f4')]",
-            "[('a', '|O')]",
-            "('<f4', (2,))",
-            "'<f4', 'x': 1",
-            "'f'",
-            "'float32'",
-            "''",
-            "'<f16'",
-        ),
-        *(
-            "'<f1'",
-            "'<f3'",
-            "'<i16'",
-            "'<e2'",
-            "'<g16'",
-            "'@f4'",
-            "'\\x3cf4'",
-            '"<f4"',
-            "None",
-            "4",
-            "'<f4\n'",
-        ),
+        *("'|O'", "'|S8'", "'<U8'", "'<c8'", "'|b1'", "'|V8'", "'<M8[s]'", "'<m8[ns]'", "'<f16'", "'<g16'"),
+        *("[('a', '<f4')]", "[('a', '|O')]", "('<f4', (2,))", "'<f4', 'x': 1", "'f'", "'float32'", "''"),
+        *("'<f3'", "'<i16'", "'@f4'", "'\\x3cf4'", '"<f4"', "None", "4", "'<f4\n'"),
     ):
         for name in ("timesteps", "J_t_norm"):
             yield (f"{descr!r} as {name}", holding(name, shaped("(50,)", descr)), "npz.object-dtype")
@@ -137,15 +116,7 @@ def shapes() -> Cases:
         yield (f"the shape {shape}", holding("J_x_norm", shaped(shape)), "npz.object-dtype")
     for shape in ("(" + "9" * 400 + ",)", "(" + "1, " * 33 + "50)", "(50,) * 10**9", "(None,)", "(5,, 10)"):
         yield (f"the shape {shape[:20]}...", holding("J_x_norm", shaped(shape)), "npz.object-dtype")
-    for shape in (
-        "(999999999,)",
-        "(51,)",
-        "(49,)",
-        "(999999999, 999999999)",
-        "(1, 50, 3)",
-        "(0,)",
-        "(0, 999999999)",
-    ):
+    for shape in ("(999999999,)", "(51,)", "(999999999, 999999999)", "(1, 50, 3)", "(0,)", "(0, 999999999)"):
         yield (f"the shape {shape} over 50 numbers", holding("J_x_norm", shaped(shape)), "npz.damaged")
     for shape in ("(50, 1)", "(1, 50)", "(5, 10)", "(1, 1, 1, 1, 1, 1, 1, 50)"):
         yield (f"the shape {shape}", holding("J_x_norm", shaped(shape)), "npz.wrong-shape")
@@ -187,7 +158,7 @@ def headers() -> Cases:
             holding("J_x_norm", described(header, J_X.tobytes())),
             "npz.object-dtype",
         )
-    for cut in (1, 2, 50, 199):
+    for cut in (1, 199):
         yield (f"{cut} bytes missing", holding("J_x_norm", npy(J_X)[:-cut]), "npz.damaged")
         yield (f"{cut} bytes too many", holding("J_x_norm", npy(J_X) + b"x" * cut), "npz.damaged")
 
@@ -197,11 +168,10 @@ def headers() -> Cases:
 
 def numbers() -> Cases:
     for name, good in (("J_x_norm", J_X), ("J_t_norm", J_T), ("timesteps", TIMESTEPS.astype(np.float64))):
-        for wrong in (np.nan, np.inf, -np.inf, -1.0, 1e10, 3e38):
-            for place in (0, 24, -1):
-                values = good.copy()
-                values[place] = wrong
-                yield (f"{wrong} at {place} of {name}", holding(name, values), "npz.out-of-range")
+        for place, wrong in ((0, np.nan), (24, np.inf), (-1, -np.inf), (0, -1.0), (24, 1e10), (-1, 3e38)):
+            values = good.copy()
+            values[place] = wrong
+            yield (f"{wrong} at {place} of {name}", holding(name, values), "npz.out-of-range")
         lengths = (1, 49, 51, 200) if name != "timesteps" else (49, 51)
         for length in lengths:
             values = np.linspace(900, 1, length)
@@ -234,47 +204,26 @@ def schedules() -> Cases:
     for steps in (1, 1001, 100_000):
         table = {name: npy(np.linspace(999, 1, steps)) for name in sound()}
         yield (f"{steps} timesteps", packed(table), "npz.timesteps")
-    for gone, code in (
-        ("timesteps", "missing-array"),
-        ("J_x_norm", "missing-array"),
-        ("J_t_norm", "missing-array"),
-    ):
+    for gone in ("timesteps", "J_x_norm", "J_t_norm"):
         members = sound()
         del members[f"{gone}.npy"]
-        yield (f"no {gone}", packed(members), f"npz.{code}")
+        yield (f"no {gone}", packed(members), "npz.missing-array")
     for shape in ((8, 50), (8, 50, 3), (8, 49, 2), (0, 50, 2), (8, 2, 50), (50,)):
         raw = packed({"timesteps.npy": npy(TIMESTEPS), "raw_data.npy": npy(np.ones(shape, np.float32))})
         yield (f"raw data of shape {shape}", raw, "npz.wrong-shape")
     spoiled = np.ones((8, 50, 2), np.float32)
     spoiled[7, 49, 1] = np.nan
-    yield (
-        "NaN in raw data",
-        packed({"timesteps.npy": npy(TIMESTEPS), "raw_data.npy": npy(spoiled)}),
-        "npz.out-of-range",
-    )
+    raw = packed({"timesteps.npy": npy(TIMESTEPS), "raw_data.npy": npy(spoiled)})
+    yield ("NaN in raw data", raw, "npz.out-of-range")
 
 
 # ---- archives
 
 NAMES = (
     *("../timesteps.npy", "../../../../tmp/OWNED.npy", "/etc/passwd", "/timesteps.npy", "a/timesteps.npy"),
-    *(
-        "C:\\timesteps.npy",
-        "..\\timesteps.npy",
-        "timesteps",
-        "timesteps.npy.npy",
-        "TIMESTEPS.NPY",
-        "timesteps.pkl",
-    ),
-    *(
-        "\x1b[31mtimesteps.npy",
-        "timesteps\n.npy",
-        " timesteps.npy",
-        "timesteps.npy ",
-        ".npy",
-        "x" * 60_000 + ".npy",
-    ),
-    *("timesteps.npy/", "arr_0.npy", "tіmesteps.npy", "OWNED"),
+    *("C:\\timesteps.npy", "..\\timesteps.npy", "timesteps", "timesteps.npy.npy", "TIMESTEPS.NPY"),
+    *("timesteps.pkl", "\x1b[31mtimesteps.npy", "timesteps\n.npy", " timesteps.npy", "timesteps.npy "),
+    *(".npy", "x" * 60_000 + ".npy", "timesteps.npy/", "arr_0.npy", "tіmesteps.npy", "OWNED"),
 )
 
 
@@ -370,7 +319,7 @@ def damage() -> Cases:
         "an end of directory many times": SOUND[-22:] * 1000,
     }.items():
         yield (name, raw, "npz.missing-array" if name == "an empty archive" else "npz.damaged")
-    for k in range(1, 12):
+    for k in range(1, 12, 3):
         yield (f"cut after {k}/12", SOUND[: len(SOUND) * k // 12], "npz.damaged")
     for name, field, value, size in (
         ("another checksum", 16, 0xDEADBEEF, 4),

@@ -20,6 +20,11 @@ SOUND = encoded(whole())
 STEPS = 50
 
 
+def edited(place: str, value: Any) -> bytes:
+    """The sound profile with another value at `place`."""
+    return encoded(changed(place, value))
+
+
 def spliced(place: str, raw: str) -> bytes:
     """The sound profile with `raw`, which need not be JSON, as the value at `place`."""
     return encoded(changed(place, "@@")).replace(b'"@@"', raw.encode("utf-8", "surrogatepass"))
@@ -42,7 +47,7 @@ FREE = ("schedule/config/flow_shift", "presets/slow/sencache/tolerance")
 
 def numbers() -> Cases:
     for place in (*POSITIVE, *NOT_NEGATIVE, *ANY_SIGN, *FREE):
-        for raw in ("NaN", "Infinity", "-Infinity", "1e400", "-1e999999"):
+        for raw in ("NaN", "-Infinity", "1e400"):
             yield (f"{raw} at {place}", spliced(place, raw), "profile.not-finite")
         for raw in ("1e300", str(DIGITS)):
             yield (f"{raw} at {place}", spliced(place, raw), "profile.out-of-range")
@@ -62,9 +67,7 @@ def numbers() -> Cases:
 
 # ---- keys
 
-OBJECTS = (
-    *("model", "schedule", "shape", "sensitivity", "magcache", "teacache", "calibration", "provenance"),
-)
+OBJECTS = ("model", "schedule", "shape", "sensitivity", "magcache", "teacache", "calibration", "provenance")
 REQUIRED = (
     *("model", "schedule", "shape", "guidance_scale", "dtype", "sensitivity", "magcache", "teacache"),
     *("calibration", "provenance", "schema", "model/id", "model/architecture", "schedule/scheduler"),
@@ -77,11 +80,11 @@ REQUIRED = (
 def keys() -> Cases:
     for place in OBJECTS:
         for key in ("__class__", "__proto__", "alpha", "_origin", "\x1b[2J\nroot: "):
-            yield (f"{key!r} in {place}", encoded(changed(f"{place}/{key}", 1)), "profile.unknown-key")
+            yield (f"{key!r} in {place}", edited(f"{place}/{key}", 1), "profile.unknown-key")
         twice = SOUND.replace(f'"{place}": {{'.encode(), f'"{place}": {{"id": 1, "id": 2, '.encode(), 1)
         yield (f"a key twice in {place}", twice, "json.duplicate-key")
-        yield (f"{place} as a list", encoded(changed(place, [whole()[place]])), "profile.wrong-type")
-        yield (f"{place} as a text", encoded(changed(place, "{}")), "profile.wrong-type")
+        yield (f"{place} as a list", edited(place, [whole()[place]]), "profile.wrong-type")
+        yield (f"{place} as a text", edited(place, "{}"), "profile.wrong-type")
     for place in REQUIRED:
         code = "profile.wrong-schema" if place == "schema" else "profile.missing-key"
         yield (f"no {place}", encoded(without(place)), code)
@@ -100,7 +103,7 @@ def keys() -> Cases:
         yield (f"60,000 keys in {place}", spliced(place, f"{{{many}}}"), "json.too-many-keys")
     yield (
         "150 settings",
-        encoded(changed("schedule/config", {f"k{k}": 0 for k in range(150)})),
+        edited("schedule/config", {f"k{k}": 0 for k in range(150)}),
         "profile.wrong-length",
     )
 
@@ -120,10 +123,10 @@ def lists() -> Cases:
         for count in (2, len(values) // 2, len(values) + 2, 1000):
             wrong = (values * STEPS)[:count]
             wrong = sorted(wrong, reverse=True) if name == "timesteps" else wrong
-            yield (f"{count} values in {place}", encoded(changed(place, wrong)), "profile.inconsistent")
-        yield (f"a text in {place}", encoded(changed(place, "1.0" * 10)), "profile.wrong-type")
-        yield (f"an object in {place}", encoded(changed(place, {"0": 1.0})), "profile.wrong-type")
-    for place in (*TABLES, "teacache/coefficients", "calibration/seeds", "shape/latent"):
+            yield (f"{count} values in {place}", edited(place, wrong), "profile.inconsistent")
+        yield (f"a text in {place}", edited(place, "1.0" * 10), "profile.wrong-type")
+        yield (f"an object in {place}", edited(place, {"0": 1.0}), "profile.wrong-type")
+    for place in ("sensitivity/alpha_x", "teacache/coefficients", "calibration/seeds", "shape/latent"):
         for raw, count, code in (
             ("1", 450_000, "profile.wrong-length"),
             ('"a"', 220_000, "profile.wrong-type"),
@@ -138,8 +141,8 @@ def lists() -> Cases:
     for place in ("schedule/config/flow_shift", "presets/fast/fixed"):
         wrong = "wrong-length" if "config" in place else "wrong-type"
         yield (f"400,000 entries in {place}", spliced(place, f"[{'1,' * 399_999}1]"), f"profile.{wrong}")
-    yield ("no coefficients", encoded(changed("teacache/coefficients", [])), "profile.wrong-length")
-    yield ("no latent", encoded(changed("shape/latent", [])), "profile.wrong-length")
+    yield ("no coefficients", edited("teacache/coefficients", []), "profile.wrong-length")
+    yield ("no latent", edited("shape/latent", []), "profile.wrong-length")
 
 
 def timesteps() -> Cases:
@@ -149,14 +152,10 @@ def timesteps() -> Cases:
         "rising by a hair": [*values[:-1], values[-2] + 1e-9],
         "rising at the end": [*values[:-1], 1e8],
     }.items():
-        yield (f"timesteps {name}", encoded(changed("schedule/timesteps", wrong)), "profile.inconsistent")
-    yield (
-        "sensitivities at no timesteps",
-        encoded(changed("schedule/timesteps", None)),
-        "profile.inconsistent",
-    )
-    yield ("a latent of another size", encoded(changed("shape/elements", 5121)), "profile.inconsistent")
-    yield ("fewer steps than tables", encoded(changed("schedule/steps", 49)), "profile.inconsistent")
+        yield (f"timesteps {name}", edited("schedule/timesteps", wrong), "profile.inconsistent")
+    yield ("sensitivities at no timesteps", edited("schedule/timesteps", None), "profile.inconsistent")
+    yield ("a latent of another size", edited("shape/elements", 5121), "profile.inconsistent")
+    yield ("fewer steps than tables", edited("schedule/steps", 49), "profile.inconsistent")
 
 
 # ---- depth, text, names
@@ -172,7 +171,7 @@ def deep() -> Cases:
                 spliced(place, raw * 150_000),
                 "json.too-many-parts",
             )
-    for depth in (2, 10, 150, 400):
+    for depth in (2, 150, 400):
         nested = "[" * depth + "NaN" + "]" * depth
         code = "profile.not-json" if depth > 200 else "profile.wrong-type"
         yield (f"a list {depth} deep in a setting", spliced("schedule/config/flow_shift", nested), code)
@@ -186,14 +185,8 @@ def deep() -> Cases:
 def encodings() -> Cases:
     text = SOUND.decode()
     yield ("a byte order mark", b"\xef\xbb\xbf" + SOUND, "json.encoding")
-    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037"):
-        code = "json.syntax"
-        if encoding in ("utf-16", "cp037"):
-            code = "json.encoding"
-        if encoding == "utf-32":
-            code = "json.encoding"
-        if encoding == "utf-7":
-            continue
+    for encoding in ("utf-16", "utf-32", "cp037", "utf-16-le", "utf-16-be"):
+        code = "json.syntax" if encoding.startswith("utf-16-") else "json.encoding"
         yield (f"in {encoding}", text.encode(encoding), code)
     for name, raw in {
         "latin-1": b"caf\xe9",
@@ -239,84 +232,44 @@ def syntax() -> Cases:
         "an underscore": spliced("schedule/steps", "5_0"),
     }.items():
         yield (name, raw, "json.syntax")
-    for name, raw in {
-        "null": b"null",
-        "a number": b"1",
-        "a text": b'"x"',
-        "a list": b"[]",
-        "true": b"true",
-    }.items():
-        yield (name, raw, "profile.wrong-type")
+    for raw in (b"null", b"1", b'"x"', b"[]", b"true"):
+        yield (f"only {raw!r}", raw, "profile.wrong-type")
     yield ("an empty object", b"{}", "profile.wrong-schema")
-    for k in range(1, 16):
+    for k in range(1, 16, 3):
         yield (f"cut after {k}/16", SOUND[: len(SOUND) * k // 16], "json.syntax")
     yield ("a megabyte and a byte", SOUND.ljust(1_000_001), "file.too-large")
     yield ("ten megabytes", SOUND.ljust(10_000_000), "file.too-large")
 
 
 PATHS = (
-    *(
-        "../../etc/passwd",
-        "/etc/passwd",
-        "..",
-        ".",
-        "a/../../b",
-        "a/b/c",
-        "C:\\windows",
-        "a\\..\\b",
-        "a\x00b",
-    ),
-    *(
-        "a\nb",
-        "\x1b[31mred",
-        "~/x",
-        "",
-        " ",
-        "a b",
-        "-rf",
-        "[red]a[/red]",
-        "a/.b",
-        "file:///etc/passwd",
-        "a%2f..",
-        "ａ",
-    ),
+    *("../../etc/passwd", "/etc/passwd", "..", "a/../../b", "a/b/c", "C:\\windows", "a\\..\\b", "a\x00b"),
+    *("a\nb", "\x1b[31mred", "~/x", "", " ", "a b", "-rf", "[red]a[/red]", "a/.b", "file:///etc/passwd"),
+    *("a%2f..", "ａ"),
 )
 
 
 def names() -> Cases:
     for path in PATHS:
-        yield (f"the model {path!r}", encoded(changed("model/id", path)), "profile.bad-name")
-        yield (f"the preset {path!r}", encoded(changed("presets", {path: {}})), "profile.bad-name")
-        yield (f"the setting {path!r}", encoded(changed("schedule/config", {path: 1})), "profile.bad-name")
+        yield (f"the model {path!r}", edited("model/id", path), "profile.bad-name")
+        yield (f"the preset {path!r}", edited("presets", {path: {}}), "profile.bad-name")
+        yield (f"the setting {path!r}", edited("schedule/config", {path: 1}), "profile.bad-name")
     for place in ("model/revision", "calibration/versions"):
         for path in ("../x", "a\nb"):
             wrong: Any = path if place == "model/revision" else {path: "1"}
-            yield (f"{path!r} at {place}", encoded(changed(place, wrong)), "profile.bad-name")
+            yield (f"{path!r} at {place}", edited(place, wrong), "profile.bad-name")
     for place in ("model/id", "dtype", "schedule/scheduler", "provenance/source", "calibration/prompts/0"):
-        yield (f"900 kB at {place}", encoded(changed(place, "x" * 900_000)), "profile.wrong-length")
-    yield (
-        "900 kB in a setting",
-        encoded(changed("schedule/config/flow_shift", "x" * 900_000)),
-        "profile.wrong-length",
-    )
-    yield (
-        "a preset called with 900 kB",
-        encoded(changed("presets", {"x" * 900_000: {}})),
-        "profile.wrong-length",
-    )
-    yield (
-        "'Flux 1' at model/architecture",
-        encoded(changed("model/architecture", "Flux 1")),
-        "profile.bad-name",
-    )
+        yield (f"900 kB at {place}", edited(place, "x" * 900_000), "profile.wrong-length")
+    yield ("900 kB in a setting", edited("schedule/config/flow_shift", "x" * 900_000), "profile.wrong-length")
+    yield ("a preset called with 900 kB", edited("presets", {"x" * 900_000: {}}), "profile.wrong-length")
+    yield ("'Flux 1' at model/architecture", edited("model/architecture", "Flux 1"), "profile.bad-name")
     for place, wrong in {
         "teacache/signal": "../time_embedding",
         "sensitivity/target": "delta",
         "provenance/kind": "official",
     }.items():
-        yield (f"{wrong!r} at {place}", encoded(changed(place, wrong)), "profile.unknown-value")
+        yield (f"{wrong!r} at {place}", edited(place, wrong), "profile.unknown-value")
     for schema in ("sencache.profile/2", "sencache.report/1", "", "SENCACHE.PROFILE/1", None, 1):
-        yield (f"the schema {schema!r}", encoded(changed("schema", schema)), "profile.wrong-schema")
+        yield (f"the schema {schema!r}", edited("schema", schema), "profile.wrong-schema")
 
 
 # ---- what would make every step reuse
@@ -334,7 +287,7 @@ EVERYTHING = {
 
 def greedy() -> Cases:
     zero = whole()["sensitivity"] | {"alpha_x": TABLE, "alpha_t": TABLE}
-    yield ("sensitivities of zero", encoded(changed("sensitivity", zero)), "profile.inconsistent")
+    yield ("sensitivities of zero", edited("sensitivity", zero), "profile.inconsistent")
     for name, coefficients in {
         "zero": [0.0] * 5,
         "negative": [0.0, 0.0, 0.0, 0.0, -1.0],
@@ -343,20 +296,16 @@ def greedy() -> Cases:
     }.items():
         yield (
             f"a polynomial that is {name}",
-            encoded(changed("teacache/coefficients", coefficients)),
+            edited("teacache/coefficients", coefficients),
             "profile.inconsistent",
         )
-    for name, coefficients in {"tiny": [1e-9], "tiny at its best": [-1e-3, 1e-4, 0.0]}.items():
-        yield (
-            f"a polynomial that is {name}",
-            encoded(changed("teacache/coefficients", coefficients)),
-            "profile.reuses-everything",
-        )
     code = "profile.reuses-everything"
+    for name, coefficients in {"tiny": [1e-9], "tiny at its best": [-1e-3, 1e-4, 0.0]}.items():
+        yield (f"a polynomial that is {name}", edited("teacache/coefficients", coefficients), code)
     for method, settings in EVERYTHING.items():
         for preset in ("slow", "hidden"):
             greedy = whole()["presets"] | {preset: {method: settings}}
-            yield (f"{method} without end as {preset}", encoded(changed("presets", greedy)), code)
+            yield (f"{method} without end as {preset}", edited("presets", greedy), code)
     ratios = changed("magcache/ratios", [1.0] * STEPS)
     ratios["presets"] = {"slow": {"magcache": {"threshold": 0.12, "max_reuses": 1000, "retention": 0.2}}}
     yield ("ratios of one without a cap", encoded(ratios), code)
@@ -365,7 +314,7 @@ def greedy() -> Cases:
     faint["presets"] = {"slow": {"sencache": {"tolerance": 0.1, "max_reuses": 1000, "early_fraction": 0}}}
     yield ("sensitivities of next to zero without a cap", encoded(faint), code)
     late = {"fixed": {"interval": 1000}}
-    yield ("a step in a thousand", encoded(changed("presets", {"slow": late})), code)
+    yield ("a step in a thousand", edited("presets", {"slow": late}), code)
 
 
 def presets() -> Cases:
@@ -383,14 +332,10 @@ def presets() -> Cases:
         "steps beyond the run": {"fixed": {"steps": [0, 60]}},
         "no interval": {"fixed": {"interval": 0}},
     }.items():
-        yield (f"a preset of {name}", encoded(changed("presets", {"slow": preset})), "profile.preset")
+        yield (f"a preset of {name}", edited("presets", {"slow": preset}), "profile.preset")
     empty = whole() | {"sensitivity": None, "magcache": None, "teacache": None, "presets": {}}
     yield ("nothing for any method", encoded(empty), "profile.empty")
-    yield (
-        "nine presets",
-        encoded(changed("presets", {f"p{k}": {} for k in range(9)})),
-        "profile.wrong-length",
-    )
+    yield ("nine presets", edited("presets", {f"p{k}": {} for k in range(9)}), "profile.wrong-length")
 
 
 GROUPS = (numbers, keys, lists, timesteps, deep, encodings, syntax, names, greedy, presets)

@@ -72,8 +72,9 @@ def test_it_is_refused_in_one_line(
     assert os.listdir(nothing_stays) == ["FILE"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("place", ["/dev/zero", ".", "nowhere", "pipe"])
+@pytest.mark.parametrize(
+    ("command", "place"), [("validate", "/dev/zero"), ("compare", "nowhere"), ("import-npz", "pipe")]
+)
 def test_no_file_is_refused_in_one_line(
     command: str,
     place: str,

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from sencache.hub.official import Stated
 from sencache.policies.loading import parse_profile
 from sencache.profiles.profile import Profile
 
+KINDS = ("profile", "json", "file")
 WAN = Stated("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 5.0, (16, 21, 60, 104))
 
 
@@ -56,29 +56,18 @@ def holds(profile: Profile) -> None:
     assert again == profile and again.sha256 == profile.sha256
 
 
-def outcome(call: Callable[[], Profile | None]) -> Profile | SencacheError | None:
-    """What the call gives, or its refusal; any other error is a fault of the software."""
+def survives(read: Callable[[], Profile], *kinds: str) -> None:
+    """It is read and holds, or is refused well with a code of one of the `kinds`; nothing else is raised."""
     try:
-        return call()
+        profile, refusal = read(), None
     except SencacheError as error:
-        return error
-
-
-def judged(result: Profile | SencacheError | None, *kinds: str) -> bool:
-    """Whether it was taken in; if not, the refusal must be a good one, with a code of one of the `kinds`."""
-    event("taken in" if not isinstance(result, SencacheError) else f"refused: {result.code}")
-    if isinstance(result, SencacheError):
-        assert result.code and result.code.split(".")[0] in kinds, result
-        assert str(result).isprintable() and ";" in str(result)
-        return False
-    if result is not None:
-        holds(result)
-    return True
-
-
-def survives(content: str | bytes) -> None:
-    result = outcome(lambda: parse_profile(content))
-    judged(result, "profile", "json", "file")
+        profile, refusal = None, error
+    event("read" if refusal is None else f"refused: {refusal.code}")
+    if profile:
+        holds(profile)
+    if refusal:
+        assert refusal.code and refusal.code.split(".")[0] in kinds, refusal
+        assert str(refusal).isprintable() and ";" in str(refusal)
 
 
 # ---- profiles: changed as data
@@ -126,37 +115,25 @@ def alter(data: Any, place: tuple[Any, ...], draw: st.DrawFn) -> None:
             data = data[key]
         except (KeyError, IndexError, TypeError):
             return
-    if isinstance(data, dict):
-        alter_object(data, str(last), draw)
-    elif isinstance(data, list) and isinstance(last, int) and last < len(data):
-        alter_list(data, last, draw)
-
-
-def alter_object(data: dict[str, Any], key: str, draw: st.DrawFn) -> None:
-    deed = draw(st.sampled_from(["replace", "delete", "rename"]))
-    if deed == "replace" or key not in data:
-        data[key] = draw(WEIRD)
-    elif deed == "delete":
-        del data[key]
-    else:
-        name = draw(st.sampled_from(sorted(data)) | st.text(max_size=3))
-        data[name] = data.pop(key)
-
-
-def alter_list(data: list[Any], index: int, draw: st.DrawFn) -> None:
+    held = isinstance(data, dict) and last in data
+    if not held and not (isinstance(data, list) and isinstance(last, int) and last < len(data)):
+        return
     deed = draw(st.sampled_from(["replace", "delete", "repeat"]))
     if deed == "replace":
-        data[index] = draw(WEIRD)
+        data[last] = draw(WEIRD)
     elif deed == "delete":
-        del data[index]
+        del data[last]
+    elif isinstance(data, dict):
+        name = draw(st.sampled_from(sorted(data)) | st.text(max_size=3))
+        data[name] = data.pop(last)
     else:
-        data.extend(copy.deepcopy(data[index]) for _ in range(draw(st.integers(1, 60))))
+        data.extend(copy.deepcopy(data[last]) for _ in range(draw(st.integers(1, 60))))
 
 
 @given(changed_data())
-@often(400)
+@often(150)
 def test_profiles_changed_as_data(content: str) -> None:
-    survives(content)
+    survives(lambda: parse_profile(content), *KINDS)
 
 
 # ---- profiles and archives: changed as bytes
@@ -174,22 +151,7 @@ def changed_bytes(draw: st.DrawFn, original: bytes, tokens: list[bytes]) -> byte
     return content
 
 
-JSON_TOKENS = [
-    b"NaN",
-    b"-",
-    b"1e999",
-    b"null",
-    b'"',
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b"\\u0000",
-    b"\x00",
-    b"9" * 30,
-]
+JSON_TOKENS = b'NaN - 1e999 null " { } [ ] , : \\u0000 \x00 999999999999999999999999999999'.split()
 ZIP_TOKENS = [
     b"PK\x01\x02",
     b"PK\x03\x04",
@@ -203,25 +165,23 @@ ZIP_TOKENS = [
 
 
 @given(changed_bytes(SOUND_PROFILE, JSON_TOKENS))
-@often(400)
+@often(150)
 def test_profiles_changed_as_bytes(content: bytes) -> None:
-    survives(content)
+    survives(lambda: parse_profile(content), *KINDS)
 
 
 def imported(content: bytes) -> None:
-    result = outcome(lambda: parse_npz(content, "theirs.npz", WAN))
-    if judged(result, "npz") and isinstance(result, Profile):
-        assert result.provenance.kind == "imported" and result.magcache is None
+    survives(lambda: parse_npz(content, "theirs.npz", WAN), "npz")
 
 
 @given(changed_bytes(SOUND, ZIP_TOKENS))
-@often(300)
+@often(100)
 def test_archives_changed_as_bytes(content: bytes) -> None:
     imported(content)
 
 
 @given(changed_bytes(npy(J_X), [*ZIP_TOKENS, b"<f8", b"(50,)", b"(0,)", b"True", b"'", b"{", b"\n"]))
-@often(300)
+@often(100)
 def test_arrays_changed_as_bytes(content: bytes) -> None:
     sound = {"timesteps.npy": npy(TIMESTEPS), "J_t_norm.npy": npy(J_T)}
     imported(packed({**sound, "J_x_norm.npy": content}))
@@ -230,18 +190,17 @@ def test_arrays_changed_as_bytes(content: bytes) -> None:
 NUMBERS = st.floats(width=32) | st.floats(0, 40, width=32)
 
 
-@given(st.lists(NUMBERS, min_size=1, max_size=6), st.lists(NUMBERS, min_size=1, max_size=6), st.booleans())
-@often(300)
-def test_tables_of_any_numbers(x: list[float], t: list[float], whole_numbers: bool) -> None:
-    schedule = np.linspace(999, 92, len(x))
+@given(st.lists(NUMBERS, min_size=1, max_size=6), st.lists(NUMBERS, min_size=1, max_size=6))
+@often(100)
+def test_tables_of_any_numbers(x: list[float], t: list[float]) -> None:
     table = {
-        "timesteps": schedule.astype(int) if whole_numbers else schedule,
+        "timesteps": np.linspace(999, 92, len(x)),
         "J_x_norm": np.array(x, np.float32),
         "J_t_norm": np.array(t, np.float32),
     }
     imported(packed({f"{name}.npy": npy(values) for name, values in table.items()}))
 
 
-def test_what_the_fuzzing_starts_from_is_sound(nothing_stays: Path) -> None:
+def test_what_the_fuzzing_starts_from_is_sound() -> None:
     holds(parse_profile(SOUND_PROFILE))
     assert parse_npz(SOUND, "mine.npz", WAN).schedule.steps == STEPS

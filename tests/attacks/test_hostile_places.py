@@ -50,21 +50,9 @@ def refused(read: Reader, path: str | Path, code: str) -> str:
     return str(caught.value)
 
 
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def bound_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path.name)
-
-
-def loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-def dangling(path: Path) -> None:
-    path.symlink_to("nowhere")
 
 
 def below_a_file(path: Path) -> None:
@@ -72,18 +60,15 @@ def below_a_file(path: Path) -> None:
     path.symlink_to("file/theirs")
 
 
-PLACES = {
-    "a pipe": (fifo, "file.not-regular"),
+PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pipe": (os.mkfifo, "file.not-regular"),
     "a socket": (bound_socket, "file.unreadable"),
     "a folder": (Path.mkdir, "file.unreadable"),
-    "a link to itself": (loop, "file.unreadable"),
-    "a link to nowhere": (dangling, "file.unreadable"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "file.unreadable"),
+    "a link to nowhere": (lambda path: path.symlink_to("nowhere"), "file.unreadable"),
     "a link to below a file": (below_a_file, "file.unreadable"),
-    **{
-        f"a link to {device}": (lambda path, device=device: path.symlink_to(device), "file.not-regular")
-        for device in ("/dev/zero", "/dev/null", "/dev/urandom", "/dev/full", "/dev/tty")
-        if Path(device).exists()
-    },
+    "a link to /dev/zero": (lambda path: path.symlink_to("/dev/zero"), "file.not-regular"),
+    "a link to /dev/null": (lambda path: path.symlink_to("/dev/null"), "file.not-regular"),
 }
 
 
@@ -93,22 +78,13 @@ def test_what_is_no_file_is_refused_at_once(place: str, read: Reader, nothing_st
     path = nothing_stays / "theirs"
     make(path)
     before = {name: name.lstat().st_mode for name in nothing_stays.iterdir()}
-    try:
-        refused(read, path, code)
-    except AssertionError:
-        # Where there is no terminal, /dev/tty cannot even be opened.
-        assert place == "a link to /dev/tty"
-        refused(read, path, "file.unreadable")
+    refused(read, path, code)
     assert {name: name.lstat().st_mode for name in nothing_stays.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["", ".", "..", "/", "nowhere", "no/where", "x" * 5000, "a\x00b", "\ud800", "~", "C:\\x", "/dev/fd/9999"],
-    ids=repr,
-)
-def test_no_such_file(path: str, read: Reader) -> None:
-    refused(read, path, "file.unreadable")
+def test_no_such_file(read: Reader) -> None:
+    for path in ("", ".", "/", "nowhere", "x" * 5000, "a\x00b", "\ud800", "~", "C:\\x", "/dev/fd/9999"):
+        refused(read, path, "file.unreadable")
 
 
 def test_a_pipe_that_somebody_writes_to_is_refused(read: Reader, nothing_stays: Path) -> None:
@@ -118,26 +94,16 @@ def test_a_pipe_that_somebody_writes_to_is_refused(read: Reader, nothing_stays: 
     try:
         os.write(end, SOUND_PROFILE[:4000])
         refused(read, path, "file.not-regular")
+        refused(read, f"/dev/fd/{end}", "file.not-regular")
     finally:
         os.close(end)
 
 
-def test_an_open_pipe_by_its_number_is_refused(read: Reader) -> None:
-    out, into = os.pipe()
-    try:
-        os.write(into, SOUND_PROFILE[:4000])
-        refused(read, f"/dev/fd/{out}", "file.not-regular")
-    finally:
-        os.close(out)
-        os.close(into)
-
-
-@pytest.mark.parametrize("size", [10**9, 10**12])
-def test_a_file_of_terabytes_is_refused_unread(size: int, read: Reader, nothing_stays: Path) -> None:
+def test_a_file_of_a_terabyte_is_refused_unread(read: Reader, nothing_stays: Path) -> None:
     """Sparse: it takes no space, and reading it would never end."""
     path = nothing_stays / "huge"
     with path.open("wb") as file:
-        file.truncate(size)
+        file.truncate(10**12)
     tracemalloc.start()
     refused(read, path, "file.too-large")
     peak = tracemalloc.get_traced_memory()[1]
@@ -154,42 +120,33 @@ def test_a_file_that_claims_to_be_empty_and_is_not(read: Reader) -> None:
     refused(read, endless, "file.too-large")
 
 
+def shrink(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(9_000_000))
+
+
+@pytest.mark.parametrize("change", [shrink, grow])
 @pytest.mark.parametrize("kind", SOUND)
-@pytest.mark.parametrize("grown", ["sound", "zeros"])
-def test_a_file_that_grows_while_it_is_read(
-    grown: str, kind: str, nothing_stays: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_changes_while_it_is_read(
+    change: Callable[[Path], None], kind: str, nothing_stays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at its size and the reading of its content."""
-    path = nothing_stays / "growing"
+    path = nothing_stays / "changing"
     path.write_bytes(SOUND[kind])
 
-    def grow(status: int) -> os.stat_result:
+    def look(status: int) -> os.stat_result:
         found = real(status)
-        with path.open("ab") as file:
-            file.write(SOUND[kind] * 5000 if grown == "sound" else bytes(9_000_000))
+        change(path)
         return found
 
     real = os.fstat
-    monkeypatch.setattr(reading.os, "fstat", grow)
-    refused(READERS[kind], path, "file.too-large")
-
-
-@pytest.mark.parametrize("kind", SOUND)
-@pytest.mark.parametrize("kept", [0, 1, 1000])
-def test_a_file_that_shrinks_while_it_is_read(
-    kept: int, kind: str, nothing_stays: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = nothing_stays / "shrinking"
-    path.write_bytes(SOUND[kind])
-
-    def shrink(status: int) -> os.stat_result:
-        found = real(status)
-        os.truncate(path, kept)
-        return found
-
-    real = os.fstat
-    monkeypatch.setattr(reading.os, "fstat", shrink)
-    refused(READERS[kind], path, "json.syntax" if kind == "profile" else "npz.damaged")
+    monkeypatch.setattr(reading.os, "fstat", look)
+    damaged = "json.syntax" if kind == "profile" else "npz.damaged"
+    refused(READERS[kind], path, damaged if change is shrink else "file.too-large")
 
 
 @pytest.mark.parametrize("kind", SOUND)

@@ -16,8 +16,7 @@ from gpu_models import ENTRIES, make_vae, work_of
 from sencache.comparison.compare import Compared, LaneDone, compare
 from sencache.comparison.plan import parse_lanes
 from sencache.models.catalogue import MODELS
-from sencache.models.model import Model
-from sencache.models.sharing import Encoded
+from sencache.models.model import Encoded, Model
 from sencache.schema import Request
 from sencache.video import write_mp4
 

@@ -18,7 +18,7 @@ from sencache.comparison.compare import Compared, LaneDone, compare
 from sencache.comparison.plan import parse_lanes
 from sencache.comparison.report import Report
 from sencache.comparison.verify import profiles_at_hand, verify
-from sencache.models import model as models
+from sencache.models import loading
 from sencache.models.checkpoint import find_spec
 from sencache.models.model import Model, load
 from sencache.models.placement import CHOICES, Placement
@@ -36,7 +36,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return layouts.save(request.param, tmp_path_factory.mktemp(request.param) / request.param)
 
 
-def asked(name: str, place: Path) -> Request:
+def request_for(name: str, place: Path) -> Request:
     layout, image = LAYOUTS[name], None
     if layout.image:
         path = place / "still.png"
@@ -51,7 +51,7 @@ def on_gpu(module: torch.nn.Module) -> bool:
     return all(emulation.claimed(weight) for weight in module.parameters())
 
 
-def compared(
+def compare_lanes(
     model: Model, request: Request, methods: str, profile: Profile | None = None
 ) -> tuple[Report, dict[str, Any]]:
     frames = {}
@@ -65,11 +65,11 @@ def compared(
 @pytest.mark.parametrize("folder", LAYOUTS, indirect=True)
 def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) -> None:
     name = folder.name
-    model, request = load(find_spec(str(folder), LAYOUTS[name].image), "cuda"), asked(name, tmp_path)
+    model, request = load(find_spec(str(folder), LAYOUTS[name].image), "cuda"), request_for(name, tmp_path)
     assert str(model.dtype).removeprefix("torch.") == model.spec.dtype != "float32"
     assert all(on_gpu(getattr(model.pipe, part)) for part in ("transformer", "vae", "text_encoder"))
     profile = calibrate(CalibrationPlan(model, request, ["a cat"], samples=1))
-    report, frames = compared(model, request, METHODS, profile)
+    report, frames = compare_lanes(model, request, METHODS, profile)
     assert verify(report, profiles_at_hand([profile])) == []
     assert all(np.isfinite(video).all() for video in frames.values())
 
@@ -79,12 +79,12 @@ def test_wherever_its_parts_wait_the_videos_are_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiles are of no effect at this size."""
-    request, expected = asked(folder.name, tmp_path), dict[str, Any]()
+    request, expected = request_for(folder.name, tmp_path), dict[str, Any]()
     for choice in CHOICES:
         placement = Placement(*choice, 0, 0)
-        monkeypatch.setattr(models, "choose_placement", lambda *_, chosen=placement: chosen)
+        monkeypatch.setattr(loading, "choose_placement", lambda *_, chosen=placement: chosen)
         model = load(find_spec(str(folder)), "cuda")
-        _, frames = compared(model, request, "fixed,control")
+        _, frames = compare_lanes(model, request, "fixed,control")
         expected = expected or frames
         assert all(np.array_equal(video, expected[name]) for name, video in frames.items()), choice
         encoder, blocks = model.text_encoder or model.pipe.text_encoder, model.pipe.transformer

@@ -13,15 +13,11 @@ from refusals import refusal
 
 from sencache.models import loading
 from sencache.models.checkpoint import find_spec
-from sencache.models.model import MODELS, ModelSpec, load
+from sencache.models.model import MODELS, load
 from sencache.models.placement import Weights
 from sencache.models.zerogpu import CARD_BYTES
 
 # ---- devices and precisions
-
-
-def spec_of(saved: Path) -> ModelSpec:
-    return find_spec(str(saved))
 
 
 def test_why_there_is_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,9 +32,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert refusal(lambda: load("tiny-wan", "cuda:2")) == "there is no 'cuda:2'; this machine has 2 GPUs"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
-    assert loading.find_device("cuda:1") == torch.device("cuda:1")
 
 
 @pytest.mark.parametrize(
@@ -46,9 +39,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ((8, 6), ["sm_80", "sm_90"], True),
         ((12, 0), ["sm_80", "sm_90"], False),
-        ((12, 0), ["sm_90", "sm_120"], True),
         ((12, 0), ["sm_90", "compute_90"], True),
-        ((7, 5), ["sm_80"], False),
     ],
 )
 def test_a_build_of_torch_without_code_for_the_gpu_is_refused(
@@ -88,7 +79,7 @@ def test_the_precision_asked_for_is_that_of_all_parts(
 
 
 def test_without_a_precision_every_part_has_its_own(saved: Path) -> None:
-    pipe = loading.load_pipeline(spec_of(saved), saved, torch.device("cpu"), None, None)
+    pipe = loading.load_pipeline(find_spec(str(saved)), saved, torch.device("cpu"), None, None)
     kinds = {"transformer": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.float32}
     for name, dtype in kinds.items():
         assert dtype in {p.dtype for p in getattr(pipe, name).parameters()}, name
@@ -106,7 +97,7 @@ def test_too_little_memory_is_refused_before_loading(saved: Path, monkeypatch: p
 
 def test_the_cards_memory_decides_what_waits_in_ram(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a card that is only pretended: the more is free, the less waits."""
-    spec, gpu = spec_of(saved), torch.device("cuda")
+    spec, gpu = find_spec(str(saved)), torch.device("cuda")
     chosen = []
     for free in (0, 10**10, 10**12):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**12))
@@ -147,5 +138,5 @@ def test_a_card_that_fills_up_while_loading_is_said(saved: Path, monkeypatch: py
 
     monkeypatch.setattr(loading, "place", full)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * 10**9, 10**12))
-    call = lambda: loading.load_pipeline(spec_of(saved), saved, torch.device("cuda"), None, None)  # noqa: E731
+    call = lambda: loading.load_pipeline(find_spec(str(saved)), saved, torch.device("cuda"), None, None)  # noqa: E731
     assert "did not fit cuda, though 2.0 GB are free now" in refusal(call)

@@ -17,7 +17,7 @@ from hub_profiles import NOWHERE, refusal
 from sencache.app.pages import page
 from sencache.app.pages.gallery import cards_of, told
 from sencache.app.recorded import Recorded, gallery_places, recorded
-from sencache.gallery import card, dataset_card, datasets
+from sencache.gallery import card, datasets
 from sencache.gallery.datasets import Pinned, push_card
 from sencache.gallery.making import make_card, read_finished
 from sencache.hub.download import Hub
@@ -82,7 +82,7 @@ def test_a_dataset_lists_all_its_cards(server: FakeHub, hub: Hub, made: Path, tm
     other = make_card(read_finished(BUNDLED), tmp_path / "bundled", "bundled")[0]
     pushed = push_card(other, REPO, hub=owner)
     readme = server.repos[REPO].commits[pushed.revision]["README.md"].decode()
-    assert "| fox | a fox in the snow |" in readme and "| bundled |" in readme and dataset_card.MARK in readme
+    assert "| fox | a fox in the snow |" in readme and "| bundled |" in readme and datasets.MARK in readme
     found = shown(hub, pushed.revision)
     assert [entry.name for entry in found.entries] == ["bundled@1", "fox@1"]
 
@@ -123,13 +123,6 @@ def test_nothing_but_a_cards_files_is_fetched_or_shown(server: FakeHub, hub: Hub
     assert fetched == set(contents(made))
 
 
-def test_a_private_dataset_needs_the_owners_token(server: FakeHub, hub: Hub, made: Path) -> None:
-    revision = server.add(REPO, contents(made), private=True)
-    (problem,) = shown(hub, revision).problems
-    assert "it is private" in problem.why
-    assert len(shown(replace(hub, token=TOKEN), revision).entries) == 1
-
-
 # ---- what does not hold is left out, and the rest is shown
 
 
@@ -149,44 +142,42 @@ def change(name: str, old: bytes, new: bytes) -> Callable[[Files], None]:
     return act
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (change("bad/report.json", b'"nfe": 25', b'"nfe": 24'), "the report does not hold"),
-        (change("bad/report.json", b'"none.mp4"', b'"../x.mp4"'), "names the video '../x.mp4'"),
-        (change("bad/report.json", b'"none.mp4"', b'"/etc/x.mp4"'), "names the video '/etc/x.mp4'"),
-        (put("bad/report.json", b"{}"), "is not a sencache.report/1"),
-        (put("bad/none.mp4", b"hello"), "none.mp4 is not a video that can be played"),
-        (put("bad/none.mp4", b"x" * (card.MAX_VIDEO + 1)), "more than the 2,000,000"),
-        (
-            put("bad/none.mp4", (BUNDLED / "none.mp4").read_bytes()),
-            "none.mp4 has 17 frames, the report tells of 5",
-        ),
-        (without("bad/none.mp4"), "none.mp4 is missing"),
-        (without("bad/thumbnail.png"), "thumbnail.png is missing"),
-        (put("bad/thumbnail.png", b"<svg/>"), "thumbnail.png is not a PNG image"),
-        (without("bad/profile.json"), "no bundled profile has sha256"),
-        (put("bad/profile.json", b"{}"), "profile.json: "),
-        (change("bad/card.json", b'"frames": 5', b'"frames": 4'), "not 480×270 with 4 frames"),
-        (change("bad/card.json", b'"crf"', b'"evil"'), "is not a sencache.card/1"),
-    ],
+SPOILED = (
+    (change("/report.json", b'"nfe": 25', b'"nfe": 24'), "the report does not hold"),
+    (change("/report.json", b'"none.mp4"', b'"../x.mp4"'), "names the video '../x.mp4'"),
+    (change("/report.json", b'"none.mp4"', b'"/etc/x.mp4"'), "names the video '/etc/x.mp4'"),
+    (put("/report.json", b"{}"), "is not a sencache.report/1"),
+    (put("/none.mp4", b"hello"), "none.mp4 is not a video that can be played"),
+    (put("/none.mp4", b"x" * (card.MAX_VIDEO + 1)), "more than the 2,000,000"),
+    (
+        put("/none.mp4", (BUNDLED / "none.mp4").read_bytes()),
+        "none.mp4 has 17 frames, the report tells of 5",
+    ),
+    (without("/none.mp4"), "none.mp4 is missing"),
+    (without("/thumbnail.png"), "thumbnail.png is missing"),
+    (put("/thumbnail.png", b"<svg/>"), "thumbnail.png is not a PNG image"),
+    (without("/profile.json"), "no bundled profile has sha256"),
+    (put("/profile.json", b"{}"), "profile.json: "),
+    (change("/card.json", b'"frames": 5', b'"frames": 4'), "not 480×270 with 4 frames"),
+    (change("/card.json", b'"crf"', b'"evil"'), "is not a sencache.card/1"),
 )
+
+
 def test_a_card_that_does_not_hold_is_left_out_alone(
-    server: FakeHub,
-    hub: Hub,
-    made: Path,
-    caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Files], None],
-    said: str,
+    server: FakeHub, hub: Hub, made: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = contents(made, "bad")
-    spoil(bad)
-    found = shown(hub, server.add(REPO, {**bad, **contents(made)}))
+    files = contents(made)
+    for number, (spoil, _) in enumerate(SPOILED):
+        card_files = contents(made, "")
+        spoil(card_files)
+        files |= {f"bad-{number:02}{path}": content for path, content in card_files.items()}
+    found = shown(hub, server.add(REPO, files))
     assert [entry.name for entry in found.entries] == ["fox@1"]
-    (problem,) = found.problems
-    assert problem.what == f"bad of {REPO}@{server.repos[REPO].head[:8]}"
-    assert said in problem.why and "\n" not in problem.why
-    assert str(problem) in caplog.messages
+    reasons = {problem.what: problem.why for problem in found.problems}
+    for number, (_, said) in enumerate(SPOILED):
+        why = reasons.pop(f"bad-{number:02} of {REPO}@{server.repos[REPO].head[:8]}")
+        assert said in why and "\n" not in why
+    assert reasons == {} and {str(problem) for problem in found.problems} <= set(caplog.messages)
     assert found.folder and tree(Path(found.folder.name)) == {
         "fox@1",
         *(f"fox@1/{path.name}" for path in made.iterdir()),
@@ -210,9 +201,11 @@ def test_no_more_cards_than_a_page_has_room_for(
 
 
 def test_a_dataset_that_cannot_be_had_leaves_the_others(server: FakeHub, hub: Hub, made: Path) -> None:
-    revision = server.add(REPO, contents(made))
+    revision = server.add(REPO, contents(made), private=True)
+    (problem,) = shown(hub, revision).problems
+    assert "it is private" in problem.why
     places = [Pinned(REPO, NOWHERE), Pinned(REPO, revision), made.parent]
-    found = recorded(places, hub)
+    found = recorded(places, replace(hub, token=TOKEN))
     assert [entry.name for entry in found.entries] == ["fox@2", "fox@3"]
     assert "there is no such commit" in found.problems[0].why
 

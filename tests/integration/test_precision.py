@@ -30,7 +30,7 @@ def half(tiny: Tiny) -> Tiny:
     return Tiny(tiny.name, tiny.pipe, arguments, tiny.guidance)
 
 
-def watched(tiny: Tiny, policy: Any, swap: bool = False) -> tuple[Trace, list[torch.Tensor]]:
+def record_run(tiny: Tiny, policy: Any, swap: bool = False) -> tuple[Trace, list[torch.Tensor]]:
     """The trace, and the latent that enters every step but the first. `swap`: the callback moves them."""
     latents: list[torch.Tensor] = []
 
@@ -40,7 +40,7 @@ def watched(tiny: Tiny, policy: Any, swap: bool = False) -> tuple[Trace, list[to
         return {"latents": latent} if swap else {}
 
     with attach(tiny.pipe, policy) as trace:
-        tiny(callback_on_step_end=keep, steps=100)
+        tiny(callback_on_step_end=keep, steps=60)
     return trace, latents
 
 
@@ -52,7 +52,7 @@ def close_steps(tiny: Tiny) -> SenCache:
 @pytest.mark.parametrize("name", ["wan", "ltx"])
 def test_distances_are_those_of_the_unrounded_latents(name: str) -> None:
     tiny = half(pipelines.ALL[name]())
-    trace, latents = watched(tiny, close_steps(tiny))
+    trace, latents = record_run(tiny, close_steps(tiny))
     assert latents[0].dtype == torch.float64
     inflated = []
     for record in trace.records[2:]:
@@ -67,7 +67,7 @@ def test_distances_are_those_of_the_unrounded_latents(name: str) -> None:
 def test_a_latent_that_the_callback_replaced_is_measured_as_it_is_seen() -> None:
     """The scheduler's own result is no longer what the transformer gets."""
     tiny = half(pipelines.wan())
-    trace, latents = watched(tiny, close_steps(tiny), swap=True)
+    trace, latents = record_run(tiny, close_steps(tiny), swap=True)
     for record in trace.records[2:20]:
         now, before = (latents[record.step - back].bfloat16().double() for back in (1, 2))
         expected = float((now - before).pow(2).mean().sqrt())
@@ -76,31 +76,23 @@ def test_a_latent_that_the_callback_replaced_is_measured_as_it_is_seen() -> None
 
 def test_other_sensors_see_them_too() -> None:
     tiny = half(pipelines.wan())
-    trace, latents = watched(tiny, EasyCache(threshold=0.0, forced_first=1))
+    trace, latents = record_run(tiny, EasyCache(threshold=0.0, forced_first=1))
     for record in trace.records[3:]:
         if "input_change" in record.signals:
             change = (latents[record.step - 1] - latents[record.step - 2]).abs().mean()
             assert record.signals["input_change"] == pytest.approx(float(change), rel=1e-3)
 
 
-def test_the_scheduler_is_given_back(tiny: Tiny) -> None:
-    """Its method, and through it no tensor and no engine."""
-    scheduler = tiny.pipe.scheduler
-    with attach(tiny.pipe, close_steps(tiny)):
-        tiny()
+def test_float32_runs_are_untouched_and_the_scheduler_is_given_back(tiny: Tiny) -> None:
+    """Bit-identical latents where nothing is rounded, the same records twice; then its own method."""
+    scheduler, plain = tiny.pipe.scheduler, tiny()
+    with attach(tiny.pipe, close_steps(tiny)) as trace:
+        assert torch.equal(tiny(), plain)
+        first = list(trace.records)
         assert "step" in scheduler.__dict__
-        tiny()
+        assert torch.equal(tiny(), plain)
+    assert trace.records == first and len(first) == STEPS
     assert "step" not in scheduler.__dict__
     with pytest.raises(ZeroDivisionError), attach(tiny.pipe, close_steps(tiny)):
         tiny(callback_on_step_end=lambda *_: 1 / 0)
     assert "step" not in scheduler.__dict__
-
-
-def test_float32_runs_are_untouched(tiny: Tiny) -> None:
-    """Nothing is replaced where nothing is rounded: bit-identical latents, the same records twice."""
-    plain = tiny()
-    with attach(tiny.pipe, close_steps(tiny)) as trace:
-        assert torch.equal(tiny(), plain)
-        first = list(trace.records)
-        assert torch.equal(tiny(), plain)
-    assert trace.records == first and len(first) == STEPS

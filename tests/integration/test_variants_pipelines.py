@@ -15,7 +15,7 @@ from diffusers import (
     WanPipeline,
     WanVideoToVideoPipeline,
 )
-from measuring import TARGETS, pattern, under
+from measuring import pattern, under
 from pipelines import METHODS, STEPS
 
 from sencache.engine.attach import attach
@@ -25,8 +25,9 @@ from sencache.policies import Control, EasyCache
 # --- Wan 2.2: two transformers --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("forecast", ["hold", "linear"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("target", "forecast"), [("residual", "hold"), ("output", "linear"), ("delta", "linear")]
+)
 def test_two_experts_at_tolerance_zero(target: Any, forecast: Any) -> None:
     tiny = pipelines.wan(two=True)
     policy = replace(pipelines.exact("wan")["sencache"], target=target, forecast=forecast)
@@ -35,7 +36,7 @@ def test_two_experts_at_tolerance_zero(target: Any, forecast: Any) -> None:
     assert trace.transformer_calls == 2 * STEPS
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["fixed", "sencache", "easycache"])
 def test_the_second_expert_begins_with_a_computed_step(method: str) -> None:
     """Whatever the method would have liked: what the first expert cached says nothing about the second."""
     tiny = pipelines.wan(two=True)
@@ -64,7 +65,7 @@ def test_methods_that_learn_start_afresh_with_the_second_expert() -> None:
 # --- Schedulers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["fixed", "sencache", "magcache", "teacache", "easycache"])
+@pytest.mark.parametrize("method", ["fixed", "easycache"])
 def test_a_scheduler_that_repeats_timesteps_at_tolerance_zero(method: str) -> None:
     tiny = pipelines.wan(FlowMatchHeunDiscreteScheduler())
     latents, trace = under(tiny, replace(pipelines.exact("wan")[method], forecast="hold"))
@@ -83,7 +84,7 @@ def test_what_reckons_in_t_refuses_a_scheduler_that_repeats_timesteps(method: st
         under(tiny, policy)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["magcache", "sencache", "control"])
 def test_a_stochastic_scheduler(method: str) -> None:
     """CogVideoX's DPM draws noise at every step."""
     tiny = pipelines.cogvideox(CogVideoXDPMScheduler())
@@ -95,7 +96,7 @@ def test_a_stochastic_scheduler(method: str) -> None:
     assert torch.equal(first, under(tiny, pipelines.lively("cogvideox")[method])[0])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["sencache", "teacache", "control"])
 def test_a_timestep_for_every_token(method: str) -> None:
     """Wan 2.2 5B: the network gets one timestep per token."""
     tiny = pipelines.wan(pipeline=partial(WanPipeline, expand_timesteps=True))
@@ -108,8 +109,9 @@ def test_a_timestep_for_every_token(method: str) -> None:
 # --- Pipelines that name no branches ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guidance", [5.0, 1.0])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "guidance"), [("fixed", 1.0), ("sencache", 5.0), ("easycache", 5.0), ("control", 1.0)]
+)
 def test_a_pipeline_without_cache_context(method: str, guidance: float) -> None:
     """Wan's video-to-video never names its calls; at full strength it is text-to-video."""
     tiny, other = pipelines.wan(), pipelines.wan(pipeline=WanVideoToVideoPipeline)

@@ -209,8 +209,8 @@ def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
     page.get_by_role("button", name="Pull", exact=True).click()
     page.locator("#pull-note .note", has_text="1,234 of 5,678 bytes").wait_for()
     go_on.set()
-    repo, entry = next(iter(LISTED.items()))
-    page.locator("#profile-facts h3", has_text=f"{entry.files[0]} of {repo}").wait_for()
+    repo, files = next(iter(LISTED.items()))
+    page.locator("#profile-facts h3", has_text=f"{files[0]} of {repo}").wait_for()
     shown = facts(page)
     assert (shown["Repository"], shown["Commit"], shown["From"]) == (repo, COMMIT, "pulled from the Hub")
 
@@ -218,11 +218,11 @@ def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
 def test_pulling_without_network_says_so(page: Any) -> None:
     page.get_by_role("button", name="Pull from the Hub").click()
     page.get_by_role("button", name="Pull", exact=True).click()
-    note, (repo, entry) = page.locator("#pull-note .bad"), next(iter(LISTED.items()))
+    note, (repo, files) = page.locator("#pull-note .bad"), next(iter(LISTED.items()))
     note.filter(has_text=f"cannot find the newest commit of {repo}: the Hub cannot be reached").wait_for()
     page.get_by_label("Commit").fill(COMMIT)
     page.get_by_role("button", name="Pull", exact=True).click()
-    note.filter(has_text=f"cannot get {entry.files[0]} of {repo}").wait_for()
+    note.filter(has_text=f"cannot get {files[0]} of {repo}").wait_for()
 
 
 def test_the_list_has_an_end(bundled_profile: Profile) -> None:

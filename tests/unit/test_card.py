@@ -6,13 +6,15 @@ import io
 import json
 import re
 import shlex
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
-from strategies import polynomial_profile, profile_data, ratio_profile, sensitivity, sensitivity_profile
+from strategies import profile_data, ratio_profile, sensitivity, sensitivity_profile
 from typer.testing import CliRunner
 
 import sencache
@@ -44,12 +46,6 @@ def blocks(card: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)\n```", card, re.S)
 
 
-def test_the_front_matter_is_what_the_hub_reads() -> None:
-    card = DatasetCard(dataset_card(REPO, {"tiny.json": OWN}))
-    assert card.data.license == "apache-2.0" and card.data.pretty_name.endswith("tiny-wan")
-    assert {"sencache", "diffusers"} <= set(card.data.tags) and card.data.to_dict()["viewer"] is False
-
-
 @pytest.mark.parametrize(
     ("licences", "expected", "name"),
     [
@@ -64,6 +60,9 @@ def test_licences_the_hub_does_not_know_are_named(
 ) -> None:
     card = dataset_card(REPO, {f"{k}.json": with_licence(text) for k, text in enumerate(licences)})
     assert matter(card)["license"] == expected and matter(card).get("license_name") == name
+    data = DatasetCard(card).data
+    assert data.pretty_name.endswith("tiny-wan") and data.to_dict()["viewer"] is False
+    assert {"sencache", "diffusers"} <= set(data.tags)
 
 
 def test_it_says_what_each_profile_is() -> None:
@@ -105,7 +104,6 @@ def test_presets_say_what_they_cost() -> None:
         (OWN, ["SenCache", "MagCache", "TeaCache"]),
         (sensitivity_profile([900, 300], [1, 1], [1, 1]), ["SenCache"]),
         (ratio_profile([1.0, 0.9]), ["MagCache"]),
-        (polynomial_profile([1.0, 0.0]), ["TeaCache"]),
     ],
 )
 def test_its_python_runs(profile: Profile, methods: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,23 +112,17 @@ def test_its_python_runs(profile: Profile, methods: list[str], monkeypatch: pyte
     assert len(code.splitlines()) == 3
     attached: list[Any] = []
 
-    class Attached:
-        def __enter__(self) -> None:
-            """Nothing is run."""
-
-        def __exit__(self, *error: object) -> None:
-            """Nothing is undone."""
-
-    def attach(pipe: object, policy: Any) -> Attached:
+    def attach(pipe: object, policy: Any) -> Any:
         attached.append(policy)
-        return Attached()
-
-    class Answer:
-        frames = ("video",)
+        return nullcontext()
 
     monkeypatch.setattr(sencache, "attach", attach)
     monkeypatch.setattr(sencache, "load_profile", lambda path: profile)
-    names: dict[str, Any] = {"sencache": sencache, "prompt": "a cat", "pipe": lambda prompt: Answer}
+    names: dict[str, Any] = {
+        "sencache": sencache,
+        "prompt": "a cat",
+        "pipe": lambda prompt: SimpleNamespace(frames=["video"]),
+    }
     exec(code, names)
     assert names["video"] == "video" and type(attached[0]).__name__ == methods[0]
     for setting, value in profile.presets.get("slow", {}).get(methods[0].lower(), {}).items():
@@ -147,14 +139,11 @@ def test_its_commands_are_those_of_the_program() -> None:
     options = dict(zip(calibrate[1::2], calibrate[2::2], strict=True))
     assert all(option in known for option in options)
     expected = {"--samples": "8", "--seed": "1000", "--steps": "50", "--scheduler": "unipc", "--shift": "3"}
-    expected |= {"--dtype": "fp32"}
-    expected |= {"--guidance": "4", "--height": "64", "--width": "64", "--frames": "17", "--out": "tiny.json"}
+    expected |= {"--dtype": "fp32", "--guidance": "4", "--height": "64", "--frames": "17"}
     assert expected.items() <= options.items()
 
 
-@pytest.mark.parametrize(
-    ("shift", "said"), [(5, "--shift 5 "), (5.5, "--shift 5.5 "), (True, ""), (None, ""), ("5", "")]
-)
+@pytest.mark.parametrize(("shift", "said"), [(5, "--shift 5 "), (5.5, "--shift 5.5 "), (True, ""), ("5", "")])
 def test_a_whole_shift_is_one(shift: Any, said: str) -> None:
     data = json.loads(OWN.to_json())
     data["schedule"]["config"]["flow_shift"] = shift

@@ -10,22 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sencache.errors import SencacheError
+from sencache.models import placement as memory
 from sencache.models.catalogue import MODELS
-from sencache.models.placement import (
-    BYTES,
-    ENCODE,
-    LANES,
-    RECORDED,
-    RESERVE,
-    Placement,
-    Weights,
-    Work,
-    check_ram,
-    gigabytes,
-    placements,
-    plan_placement,
-    tokens,
-)
+from sencache.models.placement import Placement, Weights, Work, gigabytes, placements, plan_placement, tokens
 from sencache.models.spec import ModelSpec
 from sencache.policies.tables import SPAN
 
@@ -37,13 +24,8 @@ sizes = st.integers(0, 200 * 10**9)
 
 @st.composite
 def weights(draw: st.DrawFn) -> Weights:
-    names = [
-        "text_encoder",
-        "transformer",
-        "vae",
-        *draw(st.sets(st.sampled_from(["transformer_2", "image_encoder"]))),
-    ]
-    parts = {name: draw(sizes) for name in names}
+    more = draw(st.sets(st.sampled_from(["transformer_2", "image_encoder"])))
+    parts = {name: draw(sizes) for name in ("text_encoder", "transformer", "vae", *more)}
     transformers = parts["transformer"] + parts.get("transformer_2", 0)
     blocks = draw(st.integers(0, transformers))
     return Weights(parts, blocks, draw(st.integers(0, blocks)))
@@ -69,15 +51,15 @@ def peak(weights: Weights, work: Work, placement: Placement) -> int:
     text = weights.parts["text_encoder"]
     experts = weights.parts["transformer"] + weights.parts.get("transformer_2", 0)
     others = weights.total - text - experts
-    encoding = others + text + ENCODE
+    encoding = others + text + memory.ENCODE
     making = others + running(work, placement.tiled)
     if placement.transformers in ("blocks", "streamed"):
         trunk, there = experts - weights.blocks, 2 if placement.transformers == "streamed" else 1
-        return max(encoding + trunk, making + trunk + there * weights.block) + RESERVE
+        return max(encoding + trunk, making + trunk + there * weights.block) + memory.RESERVE
     if placement.transformers == "device":
         encoding += experts
     making += experts + (text if placement.text_encoder == "device" else 0)
-    return max(encoding, making) + RESERVE
+    return max(encoding, making) + memory.RESERVE
 
 
 @given(weights(), work(), st.integers(0, 400 * 10**9))
@@ -119,9 +101,9 @@ def test_weights_that_do_not_fit_the_ram_are_refused(weights: Weights, work: Wor
 def test_without_a_gpu_everything_must_fit_the_ram(weights: Weights, work: Work, free: int) -> None:
     if weights.total + running(work, False) > free:
         with pytest.raises(SencacheError, match="without a GPU"):
-            check_ram("x", weights, work, free)
+            memory.check_ram("x", weights, work, free)
     else:
-        check_ram("x", weights, work, free)
+        memory.check_ram("x", weights, work, free)
 
 
 @given(weights(), work())
@@ -135,21 +117,18 @@ def test_what_waits_is_what_is_kept_in_ram(weights: Weights, work: Work) -> None
 
 @pytest.mark.parametrize("spec", BIG, ids=lambda spec: spec.key)
 def test_every_model_fits_a_large_card_and_none_a_small_one(spec: ModelSpec) -> None:
+    """With a run on record: its changes, the newest value and the one that is being noted; and every step's
+    latent and output.
+    """
     weights, work = Weights.of(spec), Work.of(spec)
     best = plan_placement(spec.key, weights, work, 141 * 10**9, PLENTY)
     assert str(best) == "all parts on the GPU"
     with pytest.raises(SencacheError, match=f"{spec.key} needs at least"):
         plan_placement(spec.key, weights, work, 4 * 10**9, PLENTY)
-
-
-@pytest.mark.parametrize("spec", BIG, ids=lambda spec: spec.key)
-def test_a_run_on_record_is_planned_for(spec: ModelSpec) -> None:
-    """Its changes, the newest value and the one that is being noted; and every step's latent and output."""
-    assert RECORDED == SPAN + 2
-    size = BYTES[spec.dtype]
+    assert memory.RECORDED == SPAN + 2
+    size = memory.BYTES[spec.dtype]
     residual, latents = tokens(spec) * spec.inner * size, spec.steps * tokens(spec) * 64 * (4 + size)
-    assert Work.of(spec).recorder >= RECORDED * residual + latents
-    assert Work.of(spec, lanes=0).lanes == 0 < Work.of(spec).lanes == Work.of(spec, lanes=LANES).lanes
+    assert work.recorder >= memory.RECORDED * residual + latents
 
 
 def test_published_figures() -> None:

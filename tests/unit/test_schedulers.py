@@ -6,16 +6,12 @@ import pytest
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from sencache.errors import SencacheError
-from sencache.models.schedulers import describe, other_scheduler
+from sencache.models.loading import describe_scheduler, other_scheduler
 
 UNIPC = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 EULER = FlowMatchEulerDiscreteScheduler(shift=3.0)
 DYNAMIC = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
 DDIM = CogVideoXDDIMScheduler(prediction_type="v_prediction", snr_shift_scale=1.0, beta_end=0.02)
-
-
-def test_without_a_wish_the_checkpoints_own_stays() -> None:
-    assert other_scheduler(DDIM, "cogvideox", None, None) is DDIM
 
 
 def test_wan_samplers_keep_the_shift_and_walk_from_noise() -> None:
@@ -29,21 +25,21 @@ def test_wan_samplers_keep_the_shift_and_walk_from_noise() -> None:
         assert scheduler.sigmas[0] == pytest.approx(1, abs=0.01) and len(scheduler.timesteps) == 10
 
 
-@pytest.mark.parametrize("own", [UNIPC, EULER])
-@pytest.mark.parametrize("name", [None, "unipc", "euler"])
+@pytest.mark.parametrize(("own", "name"), [(UNIPC, None), (UNIPC, "euler"), (EULER, "unipc")])
 def test_a_shift_pushes_the_schedule_towards_noise(own: object, name: str | None) -> None:
     low, high = (other_scheduler(own, "wan", name, shift) for shift in (1.0, 8.0))
     for scheduler in (low, high):
         scheduler.set_timesteps(10)
     assert all(a < b for a, b in zip(low.sigmas[2:9], high.sigmas[2:9], strict=True))
-    assert describe(high) == f"{type(high).__name__} shift 8"
+    assert describe_scheduler(high) == f"{type(high).__name__} shift 8"
 
 
 def test_cogvideox_samplers_share_their_settings() -> None:
+    assert other_scheduler(DDIM, "cogvideox", None, None) is DDIM
     dpm = other_scheduler(DDIM, "cogvideox", "dpm", None)
     assert type(dpm).__name__ == "CogVideoXDPMScheduler"
     assert (dpm.config.prediction_type, dpm.config.beta_end) == ("v_prediction", 0.02)
-    assert describe(dpm) == "CogVideoXDPMScheduler"
+    assert describe_scheduler(dpm) == "CogVideoXDPMScheduler"
 
 
 @pytest.mark.parametrize(

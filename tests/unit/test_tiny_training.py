@@ -21,7 +21,7 @@ from training.denoising import Denoising
 from training.export import FILE_LIMIT, MODEL_LIMIT, check_sizes
 from training.families import family
 from training.latents import Latents, fingerprint, make, read
-from training.optim import Muon, optimizers, orthogonal
+from training.optim import optimizers, orthogonal
 from training.training import Plan, train
 
 # ---- the loop
@@ -70,7 +70,7 @@ def weights(task: Line) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("kill", [31, 85, 119])
+@pytest.mark.parametrize("kill", [31, 119])
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path, kill: int) -> None:
     whole, killed, again = Line(), Line(kill), Line()
     loop.Loop(whole, tmp_path / "whole", minutes=2, every=10).run()
@@ -84,16 +84,6 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path, kill: int)
     histories = [json.loads((tmp_path / part / "line.json").read_text()) for part in ("whole", "parts")]
     assert histories[0] == histories[1] and len(histories[0]) == 5
     assert histories[0][-1]["loss"] < 0.5 * histories[0][0]["loss"]
-
-
-@pytest.mark.usefixtures("clock")
-def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
-    task = Line()
-    loop.Loop(task, tmp_path, minutes=0.5).run()
-    after = Line(kill=30)
-    loop.Loop(after, tmp_path, minutes=0.5).run()
-    assert torch.equal(weights(task), weights(after))
-    assert task.done == pytest.approx([second / 30 for second in range(30)]) and not after.done
 
 
 @pytest.mark.usefixtures("clock")
@@ -126,7 +116,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 # ---- the optimiser
 
 
-@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (32, 32)])
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
 def test_an_orthogonal_update_has_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(matrix, iterations=8))
@@ -134,13 +124,6 @@ def test_an_orthogonal_update_has_singular_values_near_one(shape: tuple[int, int
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     cosine = (orthogonal(matrix, iterations=8) * (left @ right)).sum() / (values.norm() * min(shape) ** 0.5)
     assert cosine > 0.95
-
-
-def test_updates_have_the_size_of_adams() -> None:
-    weight = torch.nn.Parameter(torch.zeros(48, 2, 3, 3, 3))
-    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    Muon([weight], lr=0.01, weight_decay=0.0).step()
-    assert 0.1 < weight.detach().square().mean().sqrt() / 0.01 < 0.3
 
 
 # ---- tasks and files
@@ -248,11 +231,6 @@ def test_an_autoencoder_nobody_trained_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_architectures_are_refused() -> None:
-    with pytest.raises(SencacheError, match=r"'sora'; choose from wan, cogvideox, ltx"):
-        family("sora")
-
-
 def test_too_large_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"0" * (FILE_LIMIT + 1))
     with pytest.raises(SencacheError, match=r"weights has 10,000,001 bytes"):
@@ -291,5 +269,7 @@ def test_a_folder_without_a_model_is_refused_in_one_line(
     assert printed.err.startswith("error: /nonexistent holds no exported model")
 
 
-def test_help_offers_no_shell_completion() -> None:
+def test_unknown_architectures_are_refused_and_help_offers_no_shell_completion() -> None:
+    with pytest.raises(SencacheError, match=r"'sora'; choose from wan, cogvideox, ltx"):
+        family("sora")
     assert "--install-completion" not in CliRunner().invoke(program.app, ["--help"]).output

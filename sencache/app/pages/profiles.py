@@ -62,7 +62,7 @@ def _pull_box() -> tuple[Any, ...]:
     first = next(iter(LISTED))
     with gr.Accordion("Pull from the Hub", open=False):
         repo = gr.Dropdown(list(LISTED), value=first, label="Repository", elem_id="pull-repo")
-        files = list(LISTED[first].files)
+        files = list(LISTED[first])
         file = gr.Dropdown(files, value=files[0], label="File", elem_id="pull-file")
         revision = gr.Textbox(
             label="Commit",
@@ -76,7 +76,7 @@ def _pull_box() -> tuple[Any, ...]:
 
 
 def _files_of(repo: str) -> Any:
-    files = list(LISTED[repo].files) if repo in LISTED else []
+    files = list(LISTED[repo]) if repo in LISTED else []
     return gr.Dropdown(files, value=files[0] if files else None)
 
 
