@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 from sencache.calibration.recording import Recording, simulate
 from sencache.policies.base import FORCED, Policy
@@ -32,13 +33,50 @@ def match_nfe(
             return spread
     if policy.knob is None or policy.knob in given:
         return policy
-    cost = _cost(recordings)
-    candidates = list(_relaxed(policy, steps, given))
-    floors = (cost(_set(candidate, LOOSEST)) for candidate in candidates)
-    within = (c for c, floor in zip(candidates, floors, strict=True) if floor <= nfe + 0.5)
-    # Where no cap reaches so low, the one that comes nearest; their floors are known by then.
-    chosen = next(within, None) or min(candidates, key=lambda c: cost(_set(c, LOOSEST)))
-    return _search(chosen, nfe, cost)
+    known: dict[str, float] = {}
+
+    def cost(candidate: Policy, value: float) -> float:
+        """Mean cost with the knob at `value`."""
+        candidate = _set(candidate, value)
+        key = repr(candidate.config())
+        if key not in known:
+            known[key] = sum(simulate(candidate, run).cost for run in recordings) / len(recordings)
+        return known[key]
+
+    candidates = [policy]
+    cap = getattr(policy, "max_reuses", None)
+    if cap is not None and "max_reuses" not in given:
+        candidates += [replace(policy, max_reuses=n) for n in range(cap + 1, steps)]  # type: ignore[call-arg]
+    within = (candidate for candidate in candidates if cost(candidate, LOOSEST) <= nfe + 0.5)
+    # Where no cap reaches so low, the one that comes nearest; their costs are known by then.
+    chosen = next(within, None) or min(candidates, key=lambda candidate: cost(candidate, LOOSEST))
+    return _set(chosen, _search(nfe, partial(cost, chosen)))
+
+
+def _set(policy: Policy, value: float) -> Policy:
+    assert policy.knob is not None
+    return replace(policy, **{policy.knob: value})  # type: ignore[arg-type]
+
+
+def _search(nfe: int, cost: Callable[[float], float]) -> float:
+    """The value whose cost comes nearest: a coarse logarithmic grid, then bisection where the cost passes
+    `nfe`; on equal terms the tighter one.
+    """
+    ratio = (LOOSEST / TIGHTEST) ** (1 / (COARSE - 1))
+    grid = [_rounded(TIGHTEST * ratio**k) for k in range(COARSE)]
+    tried = {value: cost(value) for value in (0.0, *grid)}
+    low = max((value for value in grid if tried[value] >= nfe), default=grid[0])
+    high = min((value for value in grid if value > low), default=grid[-1])
+    for _ in range(FINE):
+        middle = _rounded(math.sqrt(low * high))
+        tried[middle] = cost(middle)
+        low, high = (middle, high) if tried[middle] >= nfe else (low, middle)
+    return min(tried, key=lambda value: (abs(tried[value] - nfe), value))
+
+
+def _rounded(value: float) -> float:
+    # What a person can read in a report and type again.
+    return float(f"{value:.4g}")
 
 
 def check_budget(policy: Policy, steps: int, nfe: int, given: Collection[str]) -> None:
@@ -62,49 +100,3 @@ def shortfalls(policy: Policy, trace: Trace, nfe: int | None) -> tuple[str, ...]
     because = f", {forced} of them forced by its settings" if forced > nfe else ""
     worth = f" at the cost of {trace.cost:.1f}" if trace.cost != trace.nfe else ""
     return (f"{nfe} evaluations were asked for and {trace.nfe} made{worth}{because}",)
-
-
-def _cost(recordings: Sequence[Recording]) -> Callable[[Policy], float]:
-    known: dict[str, float] = {}
-
-    def mean_cost(policy: Policy) -> float:
-        key = repr(policy.config())
-        if key not in known:
-            known[key] = sum(simulate(policy, recording).cost for recording in recordings) / len(recordings)
-        return known[key]
-
-    return mean_cost
-
-
-def _relaxed(policy: Policy, steps: int, given: Collection[str]) -> Iterator[Policy]:
-    yield policy
-    cap = getattr(policy, "max_reuses", None)
-    if cap is not None and "max_reuses" not in given:
-        yield from (replace(policy, max_reuses=n) for n in range(cap + 1, steps))  # type: ignore[call-arg]
-
-
-def _set(policy: Policy, value: float) -> Policy:
-    assert policy.knob is not None
-    return replace(policy, **{policy.knob: value})  # type: ignore[arg-type]
-
-
-def _search(policy: Policy, nfe: int, cost: Callable[[Policy], float]) -> Policy:
-    """A coarse logarithmic grid, then bisection where the cost passes `nfe`; on equal terms the tighter
-    setting.
-    """
-    ratio = (LOOSEST / TIGHTEST) ** (1 / (COARSE - 1))
-    grid = [_rounded(TIGHTEST * ratio**k) for k in range(COARSE)]
-    tried = [(value, cost(_set(policy, value))) for value in (0.0, *grid)]
-    low = max((value for value, reached in tried if value and reached >= nfe), default=grid[0])
-    high = min((value for value in grid if value > low), default=grid[-1])
-    for _ in range(FINE):
-        middle = _rounded(math.sqrt(low * high))
-        tried.append((middle, cost(_set(policy, middle))))
-        low, high = (middle, high) if tried[-1][1] >= nfe else (low, middle)
-    value, _ = min(tried, key=lambda pair: (abs(pair[1] - nfe), pair[0]))
-    return _set(policy, value)
-
-
-def _rounded(value: float) -> float:
-    # What a person can read in a report and type again.
-    return float(f"{value:.4g}")

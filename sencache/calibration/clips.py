@@ -92,7 +92,7 @@ class Noising:
         kept = float(self.scheduler.alphas_cumprod[int(self.timestep(step))])
         return kept**0.5, (1 - kept) ** 0.5
 
-    def noised(self, clean: torch.Tensor, noise: torch.Tensor, step: int) -> torch.Tensor:
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, step: int) -> torch.Tensor:
         signal, level = self.levels(step)
         return signal * clean + level * noise
 

@@ -104,7 +104,6 @@ class Recorder:
                 table.note(state)
 
     def predicted(self, step: Step, prediction: torch.Tensor) -> None:
-        """Note what the sampler gets at the step."""
         for table in self._tables.values():
             if table.guided:
                 table.note(prediction)

@@ -85,14 +85,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Of the file that keeps the result."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
     @property
-    def runs(self) -> int:
-        """How many generations it takes."""
-        return 1 if self.clip is None else 2
+    def steps(self) -> int:
+        """Of the one generation that it takes, or of two, on a clip."""
+        return self.request.steps if self.clip is None else 2 * self.request.steps
 
     def measure(self, on_step: Callable[[], object]) -> Sample:
         """Make the video and watch; `on_step` is called after every step. Raises SencacheError as `probe`
@@ -139,7 +138,7 @@ class Task:
 
         def latent(step: int, own: torch.Tensor) -> torch.Tensor:
             noise = torch.randn(own.shape, generator=generator).to(clean)
-            return noising.noised(clean, noise, step).to(own)
+            return noising.add_noise(clean, noise, step).to(own)
 
         observer = Noised(self.target, noising)
         with attach(pipe, Full(), observer=observer) as trace:
@@ -169,13 +168,13 @@ def probe(pipe: Any, call: Callable[[], object], target: Measured | None = "outp
     )
 
 
-def measured(task: Task, folder: Path | None, on_step: Callable[[], object]) -> Sample:
+def sample_of(task: Task, folder: Path | None, on_step: Callable[[], object]) -> Sample:
     """The sample of `task` from `folder`, made and kept there if it is missing."""
     if folder is None:
         return task.measure(on_step)
     path = folder / task.name
     if path.exists():
-        for _ in range(task.runs * task.request.steps):
+        for _ in range(task.steps):
             on_step()
         return read_sample(path)
     sample = task.measure(on_step)

@@ -39,7 +39,6 @@ class Survey(Recorder):
         self._before: tuple[float, torch.Tensor, Evaluated] | None = None
 
     def observe(self, state: StepState) -> None:
-        """Compare the step with the one before."""
         super().observe(state)
         now = prompt_evaluation(state)
         if self._before is not None:
@@ -69,10 +68,9 @@ class Survey(Recorder):
 class Noised:
     """Sensitivities at noised latents of a real clip, as the SenCache paper measures them.
 
-    At every step the run stands at `x = noised(x_0, t_k)`, whatever the sampler made of the step before. Two
-    more evaluations: `alpha_x(t_k) = |f(x', t_k) - f(x, t_k)| / |x' - x|` with x' one plain solver step from
-    x, and `alpha_t(t_k) = |f(x, t_{k+1}) - f(x, t_k)| / |t_{k+1} - t_k|`. `advance(x, output, k)` is that
-    solver step.
+    Every step begins at `x = add_noise(x_0, t_k)`, whatever the sampler made of the step before. Two more
+    evaluations: `alpha_x(t_k) = |f(x', t_k) - f(x, t_k)| / |x' - x|` with x' one plain solver step from x,
+    and `alpha_t(t_k) = |f(x, t_{k+1}) - f(x, t_k)| / |t_{k+1} - t_k|`.
     """
 
     signal: str | None = None
@@ -82,7 +80,6 @@ class Noised:
         self._alphas: list[torch.Tensor] = []
 
     def observe(self, state: StepState) -> None:
-        """Measure the step, if another one follows."""
         step = state.step
         if step.index + 1 == step.total:
             return
@@ -98,7 +95,7 @@ class Noised:
         self._alphas.append(torch.stack([along_x, along_t]))
 
     def predicted(self, step: Step, prediction: torch.Tensor) -> None:
-        """The latent is not the sampler's own, so its prediction is of no use."""
+        """Of no use: the latent is not the sampler's own."""
 
     def alphas(self) -> Array:
         """[N-1, 2]: alpha_x and alpha_t at every step but the last, which leads nowhere."""

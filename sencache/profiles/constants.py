@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 from types import NoneType
@@ -299,16 +298,9 @@ class Sensitivities:
     """Look-up of (alpha_x, alpha_t) by timestep: the nearest calibrated one, the earlier on a tie."""
 
     def __init__(self, timesteps: tuple[float, ...], table: SensitivityTable) -> None:
-        rows = zip(timesteps, table.alpha_x, table.alpha_t, strict=False)
-        self._rows = sorted({t: (t, x, a) for t, x, a in reversed(list(rows))}.values())
-        self._keys = [row[0] for row in self._rows]
-        # Sampling runs from high to low timesteps in most models.
-        self._first = min if timesteps[-1] > timesteps[0] else max
+        self._rows = list(zip(timesteps, table.alpha_x, table.alpha_t, strict=False))
 
     def at(self, timestep: float) -> tuple[float, float]:
         """The pair at the calibrated timestep nearest to `timestep` (0..1000)."""
-        above = bisect_left(self._keys, timestep)
-        near = self._rows[max(above - 1, 0) : above + 1]
-        nearest = min(abs(row[0] - timestep) for row in near)
-        _, alpha_x, alpha_t = self._first(row for row in near if abs(row[0] - timestep) == nearest)
+        _, alpha_x, alpha_t = min(self._rows, key=lambda row: abs(row[0] - timestep))
         return alpha_x, alpha_t

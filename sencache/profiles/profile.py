@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from sencache.gram import Gram
 
 MAX_BYTES = 1_000_000
+
+
+Part = TypeVar("Part")
 
 
 class Profile(Strict):
@@ -135,27 +138,14 @@ class Profile(Strict):
 
     def sensitivities(self) -> Sensitivities:
         """SenCache's look-up; raises SencacheError when the profile has none."""
-        if self.sensitivity is None or self.schedule.timesteps is None:
-            raise SencacheError(
-                f"the profile of {self.model.id} holds no sensitivities; "
-                "calibrate this model for sencache or pull a measured profile with `profiles pull`",
-                "profile.no-sensitivities",
-            )
-        return Sensitivities(self.schedule.timesteps, self.sensitivity)
+        table = self._part(self.sensitivity, "sensitivities", "sencache", "profile.no-sensitivities")
+        return Sensitivities(self.schedule.timesteps or (), table)
 
     def magnitude_ratios(self, steps: int) -> tuple[float, ...]:
         """MagCache's ratios for `steps` steps, resampled to the nearest neighbour: index round(k (L-1) /
         (steps-1)).
         """
-        if self.magcache is None:
-            raise SencacheError(
-                f"the profile of {self.model.id} holds no MagCache ratios; "
-                "calibrate this model for magcache or pull a measured profile with `profiles pull`",
-                "profile.no-ratios",
-            )
-        ratios = self.magcache.ratios
-        if steps == len(ratios):
-            return ratios
+        ratios = self._part(self.magcache, "MagCache ratios", "magcache", "profile.no-ratios").ratios
         if steps == 1:
             return ratios[-1:]
         scale = (len(ratios) - 1) / (steps - 1)
@@ -163,13 +153,16 @@ class Profile(Strict):
 
     def teacache_fit(self) -> TeaCacheFit:
         """TeaCache's polynomial; raises SencacheError when the profile has none."""
-        if self.teacache is None:
+        return self._part(self.teacache, "TeaCache polynomial", "teacache", "profile.no-polynomial")
+
+    def _part(self, part: Part | None, what: str, method: str, code: str) -> Part:
+        if part is None:
             raise SencacheError(
-                f"the profile of {self.model.id} holds no TeaCache polynomial; "
-                "calibrate this model for teacache or pull a measured profile with `profiles pull`",
-                "profile.no-polynomial",
+                f"the profile of {self.model.id} holds no {what}; "
+                f"calibrate this model for {method} or pull a measured profile with `profiles pull`",
+                code,
             )
-        return self.teacache
+        return part
 
     def gram(self, timesteps: Sequence[float], sigmas: Sequence[float] | None = None) -> Gram:
         """The table of fitted forecasts for a run of these steps: as it was measured where they are the
@@ -191,10 +184,19 @@ class Profile(Strict):
         measured = Gram(self.forecast.table, self.forecast.ridge)
         if _close(timesteps, own.timesteps):
             return measured
-        self._check_range(timesteps)
-        levels = own.sigmas, sigmas
-        if all(given and min(given) > 0 and max(given) < 1 for given in levels):
-            log_snr, wanted = ([math.log((1 - sigma) / sigma) for sigma in given or ()] for given in levels)
+        for reached, (end, *inner) in (
+            (timesteps[0], own.timesteps[:2]),
+            (timesteps[-1], own.timesteps[:-3:-1]),
+        ):
+            step = end - (inner or [end])[0]
+            if (reached - end) * (1 if step >= 0 else -1) > abs(step):
+                raise SencacheError(
+                    f"the run's timestep {reached:g} lies more than a step beyond the calibrated ones of "
+                    f"{self.model.id}, which end at {end:g}; calibrate this model on the run's schedule",
+                    "profile.out-of-range",
+                )
+        if all(given and min(given) > 0 and max(given) < 1 for given in (own.sigmas, sigmas)):
+            log_snr, wanted = ([math.log((1 - s) / s) for s in given or ()] for given in (own.sigmas, sigmas))
             return measured.resampled(mixing(log_snr, wanted))
         return measured.resampled(mixing(own.timesteps, timesteps))
 
@@ -205,18 +207,6 @@ class Profile(Strict):
         if self.forecast is None or _close(timesteps, self.schedule.timesteps or ()):
             return []
         return ["the profile's table of fitted forecasts is of other timesteps: it is interpolated"]
-
-    def _check_range(self, timesteps: Sequence[float]) -> None:
-        own = self.schedule.timesteps or ()
-        for end, inner, reached in ((own[0], own[1:2], timesteps[0]), (own[-1], own[-2:-1], timesteps[-1])):
-            step = end - inner[0] if inner else 0.0
-            beyond = reached - end if step >= 0 else end - reached
-            if beyond > abs(step):
-                raise SencacheError(
-                    f"the run's timestep {reached:g} lies more than a step beyond the calibrated ones of "
-                    f"{self.model.id}, which end at {end:g}; calibrate this model on the run's schedule",
-                    "profile.out-of-range",
-                )
 
     def require(self, architecture: str) -> None:
         """Raise SencacheError for a model of another architecture."""
@@ -231,9 +221,8 @@ class Profile(Strict):
         """That the profile was measured on another checkpoint than `model`, where it was: it may serve that
         too, but nobody has measured how well.
         """
-        if model == self.model.id:
-            return []
-        return [f"the profile was measured on another checkpoint, {self.model.id}"]
+        own = self.model.id
+        return [] if model == own else [f"the profile was measured on another checkpoint, {own}"]
 
     def differences(self, timesteps: tuple[float, ...], elements: int) -> list[str]:
         """What sets a run apart from the calibrated one, in sentences; such a run works, on

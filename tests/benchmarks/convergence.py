@@ -18,7 +18,7 @@ import numpy as np
 
 from sencache.calibration.profiling import CalibrationPlan, sensitivity
 from sencache.calibration.recording import simulate
-from sencache.calibration.samples import Sample, measured
+from sencache.calibration.samples import Sample, sample_of
 from sencache.files import atomic
 from sencache.models.model import MODELS, load
 from sencache.policies import make_policy
@@ -71,7 +71,7 @@ def run(model_key: str, count: int, keep: Path | None) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in ("steps", "height", "width", "frames", "guidance_scale")},
     )
     plan = CalibrationPlan(load(model_key), request, spec.calibration_prompts, count)
-    samples = [measured(task, keep, lambda: None) for task in plan.tasks]
+    samples = [sample_of(task, keep, lambda: None) for task in plan.tasks]
     assert spec.profile is not None
     profile, draws = load_profile(bundled_profile(spec.profile)), np.random.default_rng(0)
     sizes = [size for size in (1, 2, 4, 8, 16, 32) if size < count]

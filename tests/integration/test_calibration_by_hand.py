@@ -125,7 +125,7 @@ def close(values: Any) -> Any:
     return pytest.approx(list(values), rel=1e-4)
 
 
-@pytest.mark.parametrize(("a", "b"), [(2.0, 0.003), (-1.5, -0.02), (0.25, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("a", "b"), [(-1.5, -0.02), (1.0, 0.0)])
 def test_a_linear_network_gives_back_its_coefficients(a: float, b: float) -> None:
     """f = a x + b t: alpha_x = |a| and alpha_t = |b| at every step but the last, which leads nowhere."""
     toy = Toy(a=(a, a, a), b=b)

@@ -13,7 +13,6 @@ import torch
 from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
 from diffusers.hooks import MagCacheConfig
@@ -21,7 +20,7 @@ from measuring import size
 from pipelines import STEPS, Tiny
 
 from sencache.architectures import architecture_of
-from sencache.calibration.profiling import magnitude_ratios, sensitivity
+from sencache.calibration.profiling import magnitude_ratios
 from sencache.calibration.samples import probe
 from sencache.errors import SencacheError
 
@@ -29,9 +28,7 @@ from sencache.errors import SencacheError
 
 SETUPS: dict[str, Callable[[], Tiny]] = {
     "wan-unipc": pipelines.wan,
-    "wan-euler": lambda: pipelines.wan(FlowMatchEulerDiscreteScheduler(shift=3.0)),
     "wan-image": pipelines.wan_image,
-    "cogvideox-ddim": pipelines.cogvideox,
     "cogvideox-ddim-trailing": lambda: pipelines.cogvideox(
         CogVideoXDDIMScheduler(timestep_spacing="trailing")
     ),
@@ -42,16 +39,16 @@ SETUPS: dict[str, Callable[[], Tiny]] = {
 }
 
 
-@pytest.mark.parametrize("setup", SETUPS)
-@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.0}], ids=str)
-def test_calibrating_leaves_the_latents_alone(setup: str, changes: dict[str, Any]) -> None:
-    tiny = SETUPS[setup]()
+@pytest.mark.parametrize(
+    ("setup", "guided"), [*((name, True) for name in SETUPS), ("wan-unipc", False), ("ltx", False)]
+)
+def test_calibrating_leaves_the_latents_alone(setup: str, guided: bool) -> None:
+    tiny, changes = SETUPS[setup](), {} if guided else {"guidance_scale": 1.0}
     made: list[torch.Tensor] = []
     observed = probe(tiny.pipe, lambda: made.append(tiny(**changes)))
     assert torch.equal(made[0], tiny(**changes))
     assert observed.alphas.shape == observed.magnitudes.shape == (STEPS - 1, 2)
     assert len(observed.recording.timesteps) == STEPS
-    guided = not changes
     assert observed.evaluations == (STEPS * (tiny.branches if guided else 1), STEPS - 1)
 
 
@@ -89,19 +86,6 @@ def test_the_extra_evaluation_is_the_network_at_new_latent_and_old_timestep(setu
             along_x = distance(crossed, output(before, old)) / distance(*latents)
             along_t = distance(output(now, new), crossed) / (old.max() - new.max()).abs().item()
             assert alphas[k] == pytest.approx([along_x, along_t], rel=1e-3), k
-
-
-def test_an_alpha_does_not_depend_on_the_resolution(tiny: Tiny) -> None:
-    """Four times the elements, alphas alike; as L2 norms alpha_t would have doubled."""
-    sizes = {
-        "wan": ({"height": 32, "width": 32}, {"height": 64, "width": 64}),
-        "cogvideox": ({"height": 32, "width": 32}, {"height": 64, "width": 64}),
-        "ltx": ({"height": 128, "width": 128}, {"height": 256, "width": 256}),
-    }[tiny.name]
-    tables = [sensitivity([probe(tiny.pipe, lambda size=size: tiny(**size))]) for size in sizes]
-    for name, tolerance in (("alpha_x", 0.15), ("alpha_t", 0.3)):
-        small, large = (torch.tensor(getattr(table, name)).mean() for table in tables)
-        assert (large / small).item() == pytest.approx(1, abs=tolerance), name
 
 
 def test_a_scheduler_that_repeats_timesteps_cannot_be_calibrated() -> None:
@@ -143,29 +127,3 @@ def test_ratios_are_those_of_diffusers(tiny: Tiny, guided: bool, capsys: pytest.
     assert len(printed) == (tiny.branches if guided else 1)
     assert ours == pytest.approx(printed[0], abs=1e-5)
     assert max(ours) - min(ours) > 1e-3
-
-
-def test_where_the_halves_differ_diffusers_averages_them(capsys: pytest.CaptureFixture[str]) -> None:
-    """Ours is the prompt's half; the mean of it and the other half is theirs."""
-    tiny = pipelines.ltx()
-    residuals: list[torch.Tensor] = []
-    entered: list[torch.Tensor] = []
-    first, last = tiny.blocks[0], tiny.blocks[-1]
-    handles = [
-        first.register_forward_pre_hook(
-            lambda _, args, kwargs: entered.append(kwargs["hidden_states"]), with_kwargs=True
-        ),
-        last.register_forward_hook(lambda _, args, out: residuals.append(out - entered[-1])),
-    ]
-    tiny()
-    for handle in handles:
-        handle.remove()
-    halves = [
-        [(now[i].norm(dim=-1) / before[i].norm(dim=-1)).mean().item() for before, now in pairwise(residuals)]
-        for i in range(2)
-    ]
-    ours = magnitude_ratios([probe(tiny.pipe, tiny)]).ratios
-    theirs = printed_ratios(tiny, capsys)[0]
-    assert ours[1:] == pytest.approx(halves[1], abs=1e-5)
-    assert theirs[1:] == pytest.approx([(a + b) / 2 for a, b in zip(*halves, strict=True)], abs=1e-5)
-    assert ours != pytest.approx(theirs, abs=1e-4)

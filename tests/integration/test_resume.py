@@ -15,7 +15,7 @@ from pipelines import STEPS, Tiny, model_of, request_of
 
 from sencache.calibration.profiling import CalibrationPlan, calibrate
 from sencache.calibration.recording import simulate
-from sencache.calibration.samples import measured
+from sencache.calibration.samples import sample_of
 from sencache.errors import SencacheError
 from sencache.models.placement import Placement
 from sencache.policies import METHODS, make_policy, uses_profile
@@ -106,7 +106,7 @@ def test_samples_are_found_again_whatever_memory_is_free_and_on_whichever_gpu(
 
 def test_a_kept_sample_comes_back_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
     task = plan(tiny, 1).tasks[0]
-    made, read = (measured(task, tmp_path, lambda: None) for _ in range(2))
+    made, read = (sample_of(task, tmp_path, lambda: None) for _ in range(2))
     for name in ("alphas", "magnitudes"):
         assert np.array_equal(getattr(made, name), getattr(read, name))
     assert (made.latent, made.evaluations, made.seconds) == (read.latent, read.evaluations, read.seconds)
@@ -127,7 +127,7 @@ def test_a_damaged_sample_is_named(tmp_path: Path) -> None:
 def test_presets_cost_what_the_profile_says(tiny: Tiny, tmp_path: Path) -> None:
     """The spread of each preset, played again on every kept recording; its mean is near the budget."""
     profile = calibrate(plan(tiny), tmp_path)
-    recordings = [measured(task, tmp_path, lambda: None).recording for task in plan(tiny).tasks]
+    recordings = [sample_of(task, tmp_path, lambda: None).recording for task in plan(tiny).tasks]
     assert set(profile.presets) == set(profile.preset_nfe) == {"slow", "fast"}
     for preset, share in (("slow", 0.5), ("fast", 0.42)):
         usable = {name for name, cls in METHODS.items() if cls.caches and cls.serves(tiny.name)}

@@ -67,7 +67,7 @@ def test_clips_are_noised_as_diffusers_does(name: str) -> None:
             expected = scheduler.scale_noise(clean, t, noise)
         else:
             expected = scheduler.add_noise(clean, noise, t)
-        assert torch.allclose(Noising(scheduler).noised(clean, noise, step), expected, atol=1e-5), step
+        assert torch.allclose(Noising(scheduler).add_noise(clean, noise, step), expected, atol=1e-5), step
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -83,8 +83,8 @@ def test_the_exact_prediction_leads_to_the_same_mixture_at_the_next_step(name: s
             "epsilon": noise,
             "sample": clean,
         }[noising.prediction]
-        moved = noising.advance(noising.noised(clean, noise, step), exact, step)
-        assert torch.allclose(moved, noising.noised(clean, noise, step + 1), atol=1e-4), step
+        moved = noising.advance(noising.add_noise(clean, noise, step), exact, step)
+        assert torch.allclose(moved, noising.add_noise(clean, noise, step + 1), atol=1e-4), step
 
 
 @pytest.mark.parametrize("name", ["euler", "inverted"])

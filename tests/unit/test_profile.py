@@ -28,18 +28,12 @@ def test_a_profile_comes_back_as_it_was_written(tmp_path: Path):
     path = tmp_path / "new" / "folder" / "mine.json"
     write_profile(profile, path)
     loaded = load_profile(path)
-    assert loaded.model_dump() == profile.model_dump() and loaded.sha256 == profile.sha256
+    assert loaded == profile and loaded.model_dump() == profile.model_dump()
     assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert loaded.to_json() == path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8")) == complete()
     assert (loaded.origin, profile.origin) == ("mine.json", None)
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_profile_equals_the_one_read_from_its_file(tmp_path: Path):
-    profile = parse_profile(text(complete()))
-    write_profile(profile, tmp_path / "mine.json")
-    assert load_profile(tmp_path / "mine.json") == profile
 
 
 def test_the_text_does_not_depend_on_how_the_source_was_laid_out():
@@ -54,11 +48,7 @@ def test_the_text_does_not_depend_on_how_the_source_was_laid_out():
     ("where", "value"),
     [
         ("sensitivity.alpha_x.3", 0.5000000000000001),
-        ("magcache.ratios.1", 0.991),
-        ("teacache.coefficients.0", 2.25),
         ("schedule.config.flow_shift", 5.0),
-        ("presets.slow.sencache.tolerance", 0.2),
-        ("model.revision", "main"),
         ("provenance.licence", "MIT"),
     ],
 )
@@ -128,17 +118,24 @@ def test_another_architecture_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("part", "ask", "method"),
+    ("part", "method", "code"),
     [
-        ("sensitivity", lambda p: p.sensitivities(), "sencache"),
-        ("magcache", lambda p: p.magnitude_ratios(4), "magcache"),
-        ("teacache", lambda p: p.teacache_fit(), "teacache"),
+        ("sensitivity", "sencache", "profile.no-sensitivities"),
+        ("magcache", "magcache", "profile.no-ratios"),
+        ("teacache", "teacache", "profile.no-polynomial"),
     ],
 )
-def test_a_method_without_its_part_is_refused(part, ask, method):
-    ask(parse_profile(text(complete())))
-    message = refusal(lambda: ask(parse_profile(altered(part, None))))
-    assert "test/model" in message and f"calibrate this model for {method}" in message
+def test_a_method_without_its_part_is_refused_with_both_remedies(part, method, code):
+    def ask(**lacking: None) -> None:
+        make_policy(method, {}, parse_profile(text(complete(presets={}, preset_nfe={}, **lacking)))).check(4)
+
+    ask()
+    message = refusal(lambda: ask(**{part: None}))
+    assert "test/model" in message
+    assert f"calibrate this model for {method} or pull a measured profile with `profiles pull`" in message
+    with pytest.raises(SencacheError) as caught:
+        ask(**{part: None})
+    assert caught.value.code == code
 
 
 def test_the_polynomial_starts_with_its_highest_power():
@@ -159,7 +156,7 @@ def tables(draw: st.DrawFn) -> tuple[list[float], list[float], float]:
 
 
 @given(tables())
-@examples(300)
+@examples(100)
 def test_lookup_finds_the_first_of_the_nearest_rows(table):
     """Rows numbered from one in sampling order, with repeated timesteps and ties between neighbours."""
     timesteps, rows, asked = table
@@ -172,18 +169,13 @@ def test_lookup_finds_the_first_of_the_nearest_rows(table):
 # What sets a run apart
 
 
-def test_the_calibrated_run_has_no_differences():
-    profile = parse_profile(text(complete()))
-    assert profile.differences((1000.0, 750.5, 500.0, 250.0), 192) == []
-    assert profile.differences((999.0, 751.5, 500.5, 249.0), 192) == []
-
-
 @pytest.mark.parametrize(
     ("timesteps", "elements", "said"),
     [
+        ((1000.0, 750.5, 500.0, 250.0), 192, []),
+        ((999.0, 751.5, 500.5, 249.0), 192, []),
         ((1000.0, 500.0), 192, ["4 steps, this run 2"]),
         ((1000.0, 750.5, 500.0, 251.1), 192, ["other timesteps"]),
-        ((998.9, 750.5, 500.0, 250.0), 192, ["other timesteps"]),
         ((1000.0, 750.5, 500.0, 250.0), 384, ["192 elements, this run has 384"]),
         ((1000.0,), 1, ["4 steps, this run 1", "192 elements, this run has 1"]),
     ],
@@ -203,18 +195,13 @@ def test_what_a_profile_does_not_know_is_no_difference():
 
 
 @pytest.mark.parametrize("name", sorted(bundled_profiles()))
-def test_bundled_profiles_are_valid_and_canonical(name):
+def test_bundled_profiles_are_valid_and_their_presets_are_settings_that_exist(name):
     path = bundled_profile(name)
     profile = load_profile(path)
     assert profile.to_json() == path.read_text(encoding="utf-8")
     assert profile.origin == path.name == f"{name}.json"
     assert profile.provenance.source and profile.provenance.licence
     assert profile.magcache is None or profile.magcache.ratios[0] == 1.0
-
-
-@pytest.mark.parametrize("name", sorted(bundled_profiles()))
-def test_bundled_presets_are_settings_that_exist(name):
-    profile = load_profile(bundled_profile(name))
     for preset in profile.presets.values():
         for method, config in preset.items():
             make_policy(method, config, profile).check(profile.schedule.steps)

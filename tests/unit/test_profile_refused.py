@@ -13,6 +13,7 @@ from sencache.policies.loading import load_profile, parse_profile
 from sencache.profiles.profile import MAX_BYTES, write_profile
 
 NAN, INF = float("nan"), float("inf")
+REQUIRED = ("schema", "model", "schedule", "shape", "guidance_scale", "dtype", "sensitivity", "magcache")
 
 
 @pytest.mark.parametrize(
@@ -20,59 +21,30 @@ NAN, INF = float("nan"), float("inf")
     [
         # Keys that the schema does not have, on every floor.
         ("alpha", 1, "alpha", "'1'"),
-        ("model.name", "x", "model.name", "'x'"),
         ("schedule.shift", 3.0, "schedule.shift", "'3.0'"),
-        ("shape.depth", 2, "shape.depth", "'2'"),
         ("sensitivity.alpha", [], "sensitivity.alpha", "'[]'"),
-        ("magcache.ratio", 1, "magcache.ratio", "'1'"),
-        ("teacache.degree", 4, "teacache.degree", "'4'"),
-        ("calibration.gpu", "H200", "calibration.gpu", "'H200'"),
-        ("provenance.url", "x", "provenance.url", "'x'"),
         # Numbers that are not finite.
         ("sensitivity.alpha_x.1", NAN, "sensitivity.alpha_x.1", "'nan'"),
-        ("sensitivity.alpha_t.2", INF, "sensitivity.alpha_t.2", "'inf'"),
         ("sensitivity.alpha_x_std.0", NAN, "sensitivity.alpha_x_std.0", "'nan'"),
-        ("sensitivity.alpha_t_std.3", INF, "sensitivity.alpha_t_std.3", "'inf'"),
-        ("magcache.ratios.1", NAN, "magcache.ratios.1", "'nan'"),
         ("magcache.ratios.3", INF, "magcache.ratios.3", "'inf'"),
         ("teacache.coefficients.0", -INF, "teacache.coefficients.0", "'-inf'"),
         ("schedule.timesteps.0", INF, "schedule.timesteps.0", "'inf'"),
         ("schedule.sigmas", [1.0, NAN, 0.5, 0.1], "schedule.sigmas.1", "'nan'"),
-        ("guidance_scale", NAN, "guidance_scale", "'nan'"),
-        ("calibration.seconds", INF, "calibration.seconds", "'inf'"),
         # Out of range.
         ("sensitivity.alpha_x.2", -0.5, "sensitivity.alpha_x.2", "'-0.5'"),
-        ("sensitivity.alpha_t.0", -1e-9, "sensitivity.alpha_t.0", "'-1e-09'"),
-        ("sensitivity.alpha_x_std.1", -1, "sensitivity.alpha_x_std.1", "'-1'"),
-        ("sensitivity.samples", 0, "sensitivity.samples", "'0'"),
-        ("magcache.ratios.2", -0.9, "magcache.ratios.2", "'-0.9'"),
         ("magcache.ratios.2", 0, "magcache.ratios.2", "'0'"),
-        ("teacache.forced_first", -1, "teacache.forced_first", "'-1'"),
-        ("teacache.coefficients", [], "teacache.coefficients", "'[]'"),
         ("teacache.coefficients", [0.0] * 13, "teacache.coefficients", "at most 12"),
-        ("schedule.steps", 0, "schedule.steps", "'0'"),
         ("schedule.steps", 1001, "schedule.steps", "'1001'"),
-        ("shape.frames", 0, "shape.frames", "'0'"),
         ("shape.latent.1", 0, "shape.latent.1", "'0'"),
-        ("guidance_scale", -1, "guidance_scale", "'-1'"),
-        ("teacache.fitted_range.0", -0.1, "teacache.fitted_range.0", "'-0.1'"),
         ("teacache.fitted_range", [0.2, 0.1], "ends before it begins", "(0.2, 0.1)"),
         ("preset_nfe.slow.sencache.max", -1, "preset_nfe.slow.sencache.max", "'-1'"),
         ("sensitivity.alpha_x.0", 1.1e9, "sensitivity.alpha_x.0", "'1100000000.0'"),
-        ("magcache.ratios.0", 1e10, "magcache.ratios.0", "'10000000000.0'"),
-        ("teacache.coefficients.1", -1e10, "teacache.coefficients.1", "'-10000000000.0'"),
-        ("shape.latent.0", 2**41, "shape.latent.0", f"'{2**41}'"),
-        ("calibration.seeds.1", -1, "calibration.seeds.1", "'-1'"),
         ("calibration.seeds.0", 2**63, "calibration.seeds.0", f"'{2**63}'"),
         ("schedule.config.flow_shift", 10**4000, "schedule.config.flow_shift", "'1000000"),
-        ("presets.slow.sencache.tolerance", -1e10, "presets.slow.sencache.tolerance", "'-10000000000.0'"),
-        ("calibration.seconds", -1, "calibration.seconds", "'-1'"),
         # Of another kind.
         ("schema", "sencache.profile/2", "schema", "'sencache.profile/2'"),
         ("model.architecture", "flux 2", "model.architecture", "'flux 2'"),
         ("teacache.signal", "latent", "teacache.signal", "'latent'"),
-        ("sensitivity.target", "delta", "sensitivity.target", "'delta'"),
-        ("provenance.kind", "guessed", "provenance.kind", "'guessed'"),
         ("sensitivity.alpha_x.0", "many", "sensitivity.alpha_x.0", "'many'"),
         ("schedule.steps", 4.5, "schedule.steps", "'4.5'"),
         ("presets", {"slow": 1}, "presets.slow", "'1'"),
@@ -84,21 +56,17 @@ NAN, INF = float("nan"), float("inf")
         # What would make every step reuse.
         ("sensitivity", sensitivity([0.0] * 4, [0.0] * 4), "alpha_x and alpha_t are all zero", "reused"),
         ("teacache.coefficients", [0.0, 0.0], "positive for no change", "reused"),
-        ("teacache.coefficients", [-3.0, 0.0], "positive for no change", "reused"),
         # Lengths that do not fit each other.
         ("schedule.timesteps", [9.0, 5.0], "timesteps has 2 entries", "4 steps"),
-        ("schedule.timesteps", [9.0, 5.0, 4.0, 2.0, 1.0], "timesteps has 5 entries", "4 steps"),
         ("schedule.sigmas", [1.0], "sigmas has 1 entries", "4 steps"),
-        ("schedule.sigmas", [1.0, 0.5, 0.4, 0.3, 0.2], "sigmas has 5 entries", "4 steps"),
         ("sensitivity.alpha_t", [0.1], "alpha_t has 1 entries", "alpha_x 4"),
         ("sensitivity.alpha_x_std", [0.1], "alpha_x_std has 1 entries", "alpha_x 4"),
-        ("sensitivity.alpha_t_std", [0.1] * 5, "alpha_t_std has 5 entries", "alpha_x 4"),
         ("sensitivity", sensitivity([1.0] * 2, [1.0] * 2), "sensitivity.alpha_x has 2 entries", "4 steps"),
         ("sensitivity", sensitivity([1.0] * 5, [1.0] * 5), "sensitivity.alpha_x has 5 entries", "4 steps"),
         ("magcache.ratios", [1.0] * 3, "magcache.ratios has 3 entries", "4 steps"),
-        ("magcache.ratios", [1.0] * 5, "magcache.ratios has 5 entries", "4 steps"),
         # In the wrong order, or without what they rest on.
-        ("schedule.timesteps", [1000.0, 500.0, 500.5, 1.0], "timesteps rise", "schedule is"),
+        ("schedule.timesteps", [1000.0, 500.0, 500.5, 1.0], "timesteps rise from 500.0", "to 500.5"),
+        ("shape.elements", 191, "elements is 191", "has 192"),
         ("schedule.timesteps", None, "sensitivity needs schedule.timesteps", "the file is"),
     ],
 )
@@ -108,11 +76,6 @@ def test_what_is_wrong_is_refused_by_field_and_value(where, value, field, shown)
     assert field in message and shown in message
 
 
-def test_rising_timesteps_are_refused_with_their_values():
-    message = refusal(lambda: parse_profile(altered("schedule.timesteps", [1000.0, 500.0, 500.5, 1.0])))
-    assert "500.0" in message and "500.5" in message
-
-
 @pytest.mark.parametrize("where", ["schedule.config.flow_shift", "presets.slow.sencache.tolerance"])
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_numbers_that_are_not_finite_are_refused_in_free_form_parts_too(where, value):
@@ -120,34 +83,11 @@ def test_numbers_that_are_not_finite_are_refused_in_free_form_parts_too(where, v
     assert where.rpartition(".")[2] in message and str(value) in message
 
 
-def test_a_latent_of_another_size_than_it_says_is_refused():
-    assert "elements" in refusal(lambda: parse_profile(altered("shape.elements", 191)))
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        "model",
-        "schedule",
-        "shape",
-        "guidance_scale",
-        "dtype",
-        "sensitivity",
-        "magcache",
-        "teacache",
-        "calibration",
-    ],
-)
+@pytest.mark.parametrize("missing", [*REQUIRED, "teacache", "calibration"])
 def test_a_missing_part_is_refused_by_name(missing):
     data = complete()
     del data[missing]
     assert f"profile: {missing} is " in refusal(lambda: parse_profile(text(data)))
-
-
-def test_a_file_that_does_not_say_its_schema_is_refused():
-    data = complete()
-    del data["schema"]
-    assert "schema" in refusal(lambda: parse_profile(text(data)))
 
 
 @pytest.mark.parametrize("raw", ["", "{", "[]", "null", '"text"', b"\xff\xfe\x00", "{} {}", '{"schema": }'])
