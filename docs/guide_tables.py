@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sencache.app.seconds import ZEROGPU, booked, costs_of, longest_call, reserved
-from sencache.app.space import LONGEST_SECONDS, affordable_lanes, first_run, first_seconds, priced
+from sencache.app.seconds import ZEROGPU, costs_of, longest_call, quota, reservation
+from sencache.app.space import LONGEST_SECONDS, affordable_lanes, first_run, first_seconds, sizing_lanes
 from sencache.errors import SencacheError
 from sencache.models.catalogue import MODELS
 from sencache.models.listing import describe_model
@@ -111,7 +111,7 @@ def _first_run(spec: ModelSpec, device: str) -> tuple[ModelSpec, Sequence[str], 
     """Its numbers, its lanes beside the baselines, and its seconds."""
     longest = _longest(device)
     shorter = first_run(spec, device, longest)
-    lanes = affordable_lanes(shorter, priced(shorter), device, longest)
+    lanes = affordable_lanes(shorter, sizing_lanes(shorter), device, longest)
     return shorter, lanes, first_seconds(shorter, lanes, device)
 
 
@@ -131,8 +131,8 @@ def first_run_table(specs: Iterable[ModelSpec]) -> list[str]:
     for spec, lanes, seconds in (_first_run(spec, ZEROGPU) for spec in specs):
         if seconds <= _longest(ZEROGPU):
             numbers = f"{spec.width}×{spec.height} | {spec.frames} | {spec.steps} | {', '.join(lanes)}"
-            held = reserved(seconds)
-            lines.append(f"| `{spec.key}` | {numbers} | {seconds:.0f} | {held} | {booked(held)} |")
+            held = reservation(seconds)
+            lines.append(f"| `{spec.key}` | {numbers} | {seconds:.0f} | {held} | {quota(held)} |")
     return lines
 
 

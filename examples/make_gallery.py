@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from sencache.app.pages.gallery import GALLERY
-from sencache.app.pages.replay import REPLAY, Replay
+from sencache.app.pages.how import REPLAY, Replay
 from sencache.calibration.recording import Recorder, Recording
 from sencache.comparison.report import Report, load_report
 from sencache.engine.attach import attach

@@ -47,7 +47,7 @@ def first_problem(error: ValidationError) -> tuple[str, str, str]:
     where = ".".join(str(part) for part in problem["loc"])[:120] or "the file"
     # A key may hold line breaks and the control codes of terminals.
     where = "".join(character if character.isprintable() else "?" for character in where)
-    return where, _shown(problem["input"]), problem["msg"]
+    return where, _shorten(problem["input"]), problem["msg"]
 
 
 def fault(error: ValidationError) -> str:
@@ -57,7 +57,7 @@ def fault(error: ValidationError) -> str:
     return FAULTS.get(error.errors(include_url=False)[0]["type"], "wrong-type")
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     """The first 60 characters of `value`; Python refuses to write integers of thousands of digits."""
     try:
         return str(value)[:60]
@@ -100,11 +100,11 @@ class Still(Strict):
         """Where the file is, None for a still that was read back from a report."""
         return self._path
 
-    def located(self, path: Path) -> Still:
+    def with_path(self, path: Path) -> Still:
         """The same still, with its file."""
-        located = self.model_copy()
-        located._path = path
-        return located
+        still = self.model_copy()
+        still._path = path
+        return still
 
 
 class Request(Strict):

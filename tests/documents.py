@@ -23,10 +23,7 @@ def whole() -> dict[str, Any]:
 def changed(where: str, value: Any) -> dict[str, Any]:
     """The whole profile with `value` at the path `where`, as in `sensitivity/alpha_x/0`."""
     data = whole()
-    *path, last = (int(part) if part.isdigit() else part for part in where.split("/"))
-    place: Any = data
-    for part in path:
-        place = place[part]
+    place, last = _place(data, where)
     place[last] = value
     return data
 
@@ -34,9 +31,14 @@ def changed(where: str, value: Any) -> dict[str, Any]:
 def without(where: str) -> dict[str, Any]:
     """The whole profile without the key at `where`."""
     data = whole()
-    *path, last = where.split("/")
-    place: Any = data
-    for part in path:
-        place = place[part]
+    place, last = _place(data, where)
     del place[last]
     return data
+
+
+def _place(data: Any, where: str) -> tuple[Any, str | int]:
+    """What holds the value at `where`, and its key or index there."""
+    *path, last = (int(part) if part.isdigit() else part for part in where.split("/"))
+    for part in path:
+        data = data[part]
+    return data, last

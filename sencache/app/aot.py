@@ -51,19 +51,16 @@ def load_blocks(transformer: Any, folder: Path, layout: Layout) -> None:
     # `spaces` keeps what it has loaded in context variables, and every lane runs in a context of its own.
     shared = Context()
     for block, own in zip(blocks, eager, strict=True):
-        block.forward = Either(partial(shared.run, block.forward), own, layout)
+        block.forward = _either(partial(shared.run, block.forward), own, layout)
 
 
-class Either:
+def _either(compiled: Callable[..., Any], eager: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     """The compiled function for arguments laid out as `layout`, the block's own forward for all others."""
 
-    def __init__(self, compiled: Callable[..., Any], eager: Callable[..., Any], layout: Layout) -> None:
-        self.compiled, self.eager, self.layout = compiled, eager, layout
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if layout_of((args, kwargs)) == layout else eager)(*args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As the block's forward."""
-        fits = layout_of((args, kwargs)) == self.layout
-        return (self.compiled if fits else self.eager)(*args, **kwargs)
+    return forward
 
 
 def layout_of(value: Any) -> Layout:

@@ -30,7 +30,6 @@ COLUMNS = (
 
 
 def traces_csv(report: Report) -> str:
-    """All steps of all lanes as CSV, one column per signal that any method looked at."""
     signals = list(dict.fromkeys(name for lane in report.lanes for r in lane.trace for name in r.signals))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -62,7 +61,7 @@ def profiles_of(report: Report, folder: Path) -> tuple[Profile, ...]:
     return tuple(found)
 
 
-def walked(report: Report, profiles: Sequence[Profile]) -> Profile | None:
+def sencache_profile(report: Report, profiles: Sequence[Profile]) -> Profile | None:
     """That of `profiles` which a SenCache lane of `report` walked along, else the first."""
     used = {lane.profile.sha256 for lane in report.lanes if lane.profile and lane.method == "sencache"}
     return next((p for p in profiles if p.sha256 in used), next(iter(profiles), None))
@@ -79,34 +78,36 @@ def profile_files(report: Report, profiles: Sequence[Profile]) -> dict[str, Prof
 
 
 def snippets(report: Report, files: Mapping[str, Profile]) -> dict[str, str]:
-    """Code that repeats each lane, by the lane's name; `files` are the profiles that are handed over."""
-    paths = {profile.sha256: repr(name) for name, profile in files.items()}
-    return {lane.name: snippet(report, lane, _path(lane, paths)) for lane in report.lanes}
+    """Python that makes each lane again with `sencache.attach`, by the lane's name, on the first of the
+    report's devices, which gives its precision. `files` are the profiles that are handed over.
 
-
-def _path(lane: Lane, paths: Mapping[str, str]) -> str:
-    if lane.profile is None:
-        return ""
-    return paths.get(lane.profile.sha256) or f"bundled_profile({Path(lane.profile.path or '').stem!r})"
-
-
-def snippet(report: Report, lane: Lane, profile: str) -> str:
-    """Python that makes this lane again with `sencache.attach`, on the first of the report's devices, which
-    gives its precision.
-
-    `profile` is the expression that gives its profile's path. Every text that a user typed appears as a
-    Python literal.
+    Every text that a user typed appears as a Python literal.
     """
+    names = {profile.sha256: name for name, profile in files.items()}
+    return {lane.name: _snippet(report, lane, names) for lane in report.lanes}
+
+
+def _snippet(report: Report, lane: Lane, names: Mapping[str, str]) -> str:
     method = METHODS.get(lane.method)
     device = report.model.device.partition(",")[0]
-    model = f"model = sencache.load({report.model.key!r}, {device!r})\n{_request(report, lane)}"
+    # The lane's settings were set for the budget and the preset already.
+    asked = report.request.model_dump(exclude={"nfe", "preset", "image"}, exclude_defaults=True)
+    request = _call(
+        "request = sencache.Request", **{**asked, "seed": report.request.seed, "steps": lane.steps}
+    )
+    model = f"model = sencache.load({report.model.key!r}, {device!r})\n{request}"
     if method is None or not method.caches:
         return f"import sencache\n\n{model}{ENCODED}{VIDEO}\n"
-    needs = uses_profile(lane.method)
-    library = "from sencache.profiles.library import bundled_profile\n" if needs and "(" in profile else ""
-    load = f"profile = sencache.load_profile({profile})\n" if needs else ""
+    library, load = "", ""
+    first: tuple[str, ...] = ()
+    if lane.profile and uses_profile(lane.method):
+        path = repr(names.get(lane.profile.sha256))
+        if lane.profile.sha256 not in names:
+            library = "from sencache.profiles.library import bundled_profile\n"
+            path = f"bundled_profile({Path(lane.profile.path or '').stem!r})"
+        load, first = f"profile = sencache.load_profile({path})\n", ("profile",)
     given = {key: value for key, value in lane.config.items() if value is not None}
-    policy = _called(f"policy = sencache.{method.__name__}", given, ["profile"] if needs else [])
+    policy = _call(f"policy = sencache.{method.__name__}", *first, **given)
     return (
         f"import sencache\n{library}\n{model}{load}{policy}{ENCODED}\n"
         f"with sencache.attach(model.pipe, policy) as trace:\n    {VIDEO}\n"
@@ -114,12 +115,6 @@ def snippet(report: Report, lane: Lane, profile: str) -> str:
     )
 
 
-def _request(report: Report, lane: Lane) -> str:
-    # The lane's settings were set for the budget and the preset already.
-    given = report.request.model_dump(exclude={"nfe", "preset", "image"}, exclude_defaults=True)
-    return _called("request = sencache.Request", {**given, "seed": report.request.seed, "steps": lane.steps})
-
-
-def _called(function: str, given: dict[str, Any], first: Sequence[str] = ()) -> str:
+def _call(function: str, *first: str, **given: Any) -> str:
     rows = [*first, *(f"{name}={value!r}" for name, value in given.items())]
     return "\n    ".join([f"{function}(", *(f"{row}," for row in rows)]) + "\n)\n"

@@ -17,8 +17,6 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Failed(Clocked):
-    """The comparison went wrong where it ran, and says so in a sentence."""
-
     message: str
 
 

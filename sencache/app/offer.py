@@ -6,45 +6,54 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sencache.app.opening import BASELINES, caching_lanes, idle, unserved
+from sencache.app import space
 from sencache.app.palette import lane_label
 from sencache.app.shelf import shelf
-from sencache.app.space import first_lanes, offered_models, spared
 from sencache.comparison.plan import FEWER_STEPS
 from sencache.models.model import ModelSpec
 from sencache.policies import METHODS, Policy, uses_profile
-from sencache.policies.loading import load_bundled
-from sencache.profiles.library import bundled_profiles
+from sencache.policies.loading import load_all_bundled
 
+MODEL_FACTS = (
+    *("key", "summary", "licence", "architecture", "height", "width", "frames", "fps", "steps", "profile"),
+    *("size_multiple", "temporal_factor", "min_side", "max_side", "max_frames", "guidance_scale"),
+)
 SUMMARIES = {
     FEWER_STEPS: "no cache: the plain sampler with as many steps as the others evaluate",
     "sencache:forecast=linear": "the same rule, reusing an extrapolation instead of the last result",
 }
-NUMBERS = ("minimum", "maximum", "exclusiveMinimum")
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum")
 
 
 def describe() -> dict[str, Any]:
     """`models`, `methods` (what a lane can be, in the order shown), `profiles`: names, limits, defaults."""
+    profiles = load_all_bundled().items()
     return {
-        "models": [_model(spec) for spec in offered_models().values()],
-        "methods": [_method(lane) for lane in (*BASELINES, *caching_lanes())],
-        "profiles": [_profile(name) for name in bundled_profiles()],
+        "models": [_model(spec) for spec in space.offered_models().values()],
+        "methods": [_method(lane) for lane in (*space.BASELINES, *space.caching_lanes())],
+        "profiles": [
+            {
+                "name": name,
+                "model": profile.model.id,
+                "architecture": profile.model.architecture,
+                "presets": sorted(profile.presets),
+            }
+            for name, profile in profiles
+        ],
     }
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
-    held = shelf(spec)
-    names = ("key", "summary", "licence", "architecture", "height", "width", "frames", "fps", "steps")
-    limits = ("size_multiple", "temporal_factor", "min_side", "max_side", "max_frames", "guidance_scale")
+    held, chosen = shelf(spec), space.first_lanes(spec)
     return {
-        **{name: getattr(spec, name) for name in (*names, *limits)},
-        "profile": spec.profile,
+        **{name: getattr(spec, name) for name in MODEL_FACTS},
         "presets": sorted({name for profile in held.profiles for name in profile.presets}, reverse=True),
         "pulled": list(held.told),
-        "preselected": first_lanes(spec),
-        "unserved": unserved(spec),
-        "idle": idle(spec),
-        "spared": spared(spec),
+        "preselected": chosen,
+        "unserved": space.unserved_lanes(spec),
+        "idle": space.idle_lanes(spec),
+        # For the time they take, though they could run.
+        "spared": [lane for lane in space.preselected_lanes(spec) if lane not in chosen],
         "examples": list(spec.calibration_prompts),
     }
 
@@ -58,7 +67,7 @@ def _method(lane: str) -> dict[str, Any]:
         "method": method,
         "label": lane_label(lane),
         "summary": SUMMARIES.get(lane) or (cls.summary if cls else ""),
-        "baseline": method in BASELINES,
+        "baseline": method in space.BASELINES,
         "uses_profile": caches and uses_profile(method),
         "knob": cls.knob if cls else None,
         "settings": _settings(cls) if cls and caches else [],
@@ -66,26 +75,18 @@ def _method(lane: str) -> dict[str, Any]:
 
 
 def _settings(cls: type[Policy]) -> list[dict[str, Any]]:
-    properties = TypeAdapter(cls).json_schema()["properties"]
-    return [_setting(name, given) for name, given in properties.items() if name != "profile"]
-
-
-def _setting(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """`kind` is number, integer, boolean, choice or list; `default` None means that the profile or
-    rule says.
+    """Of each: `kind`, which is number, integer, boolean, choice or list, and `default`, None where the
+    profile or the rule says.
     """
-    kinds = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
-    kind = {"string": "choice", "array": "list"}.get(kinds[0]["type"], kinds[0]["type"])
-    bounds = {key: kinds[0][key] for key in NUMBERS if key in kinds[0]}
-    choices = kinds[0].get("enum", [])
-    return {"name": name, "kind": kind, "default": schema.get("default"), "choices": choices, **bounds}
-
-
-def _profile(name: str) -> dict[str, Any]:
-    profile = load_bundled(name)
-    return {
-        "name": name,
-        "model": profile.model.id,
-        "architecture": profile.model.architecture,
-        "presets": sorted(profile.presets),
-    }
+    found = []
+    for name, schema in TypeAdapter(cls).json_schema()["properties"].items():
+        if name == "profile":
+            continue
+        option = next(one for one in schema.get("anyOf", [schema]) if one.get("type") != "null")
+        kind = {"string": "choice", "array": "list"}.get(option["type"], option["type"])
+        bounds = {key: option[key] for key in BOUNDS if key in option}
+        choices = option.get("enum", [])
+        found.append(
+            {"name": name, "kind": kind, "default": schema.get("default"), "choices": choices, **bounds}
+        )
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sencache.policies import METHODS, Look, look_of
+from sencache.policies import METHODS, Look, look_of, words
 
 FEWER_STEPS = Look("Fewer steps", "#77828f", "#919dac")
 
@@ -17,13 +17,14 @@ def lane_label(lane: str) -> str:
     """`SenCache, linear` for the lane `sencache:forecast=linear`; an unknown method stays as it is."""
     method, *settings = lane.split(":")
     known = looks()
-    name = known[method].label if method in known else method
-    return ", ".join([name, *(_said(setting) for setting in settings)])
+    # Which forecast or target it is says enough; other settings need their name.
+    short = (text.removeprefix("forecast=").removeprefix("target=") for text in settings)
+    plain = (text.replace("=", " ").replace("_", " ") for text in short)
+    return ", ".join([known[method].label if method in known else method, *plain])
 
 
-def _said(setting: str) -> str:
-    """Which forecast or target it is says enough; other settings need their name."""
-    return setting.removeprefix("forecast=").removeprefix("target=").replace("=", " ").replace("_", " ")
+def signal_label(name: str) -> str:
+    return words().get(name, name.replace("_", " "))
 
 
 def colour_variables() -> str:

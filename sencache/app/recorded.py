@@ -46,7 +46,7 @@ def gallery_places() -> list[Place]:
         raise SencacheError(f"{VARIABLE}: {error}") from None
 
 
-def recorded(places: Sequence[Place], hub: Hub | None = None) -> Recorded:
+def fetch_recorded(places: Sequence[Place], hub: Hub | None = None) -> Recorded:
     """All cards of `places` that hold; each problem is logged as well.
 
     Datasets are read with the token of this machine, as it is its owner who names them.
@@ -63,32 +63,24 @@ def recorded(places: Sequence[Place], hub: Hub | None = None) -> Recorded:
 
 def _cards(places: Sequence[Place], into: Path, hub: Hub, problems: list[LeftOut]) -> Iterator[Entry]:
     for number, place in enumerate(places, 1):
+        # What visitors are told of it: of a folder no more than its name.
+        label = str(place) if isinstance(place, Pinned) else place.name
         try:
             folders, missing = folders_of(place, hub)
         except (SencacheError, OSError) as error:
-            problems.append(LeftOut(_label(place), str(error)))
+            problems.append(LeftOut(label, str(error)))
             continue
         problems.extend(missing)
         for folder in folders:
             # No name of a card holds "@", so those of several places cannot meet.
             copy = into / f"{folder.name}@{number}"
             try:
-                yield _proved(folder, copy, _label(place))
+                found = card.read_card(folder, label)
+                copy.mkdir()
+                for path in found.files:
+                    shutil.copyfile(path, copy / path.name)
+                yield card.check_card(replace(found, folder=copy, name=copy.name))
             except (SencacheError, OSError) as error:
                 shutil.rmtree(copy, ignore_errors=True)
                 kept = f"; if the kept copy is damaged, delete {folder}" if isinstance(place, Pinned) else ""
-                problems.append(LeftOut(f"{folder.name} of {_label(place)}", f"{error}{kept}"))
-
-
-def _label(place: Place) -> str:
-    """What visitors are told of it: of a folder no more than its name."""
-    return str(place) if isinstance(place, Pinned) else place.name
-
-
-def _proved(folder: Path, copy: Path, source: str) -> Entry:
-    """The card in `folder` as a copy, of its known files alone, that holds."""
-    found = card.read_card(folder, source)
-    copy.mkdir()
-    for path in found.files:
-        shutil.copyfile(path, copy / path.name)
-    return card.check_card(replace(found, folder=copy, name=copy.name))
+                problems.append(LeftOut(f"{folder.name} of {label}", f"{error}{kept}"))

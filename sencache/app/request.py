@@ -17,6 +17,8 @@ from sencache.profiles.profile import Profile
 from sencache.schema import MAX_STEPS, Request, Strict, first_problem
 
 MAX_LANES = 16
+# What is the model's own where nothing is asked.
+NUMBERS = ("steps", "height", "width", "frames", "guidance_scale")
 
 Name = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=2000)]
@@ -71,22 +73,20 @@ def make_request(**given: Any) -> ComparisonRequest:
 
 
 def plan_request(asked: ComparisonRequest) -> Job:
-    """What `asked` comes to, every name looked up and every number checked; no model is loaded.
-
-    Raises SencacheError, with the offending value and the remedy, for whatever could not run.
+    """What `asked` comes to; no model is loaded. Raises SencacheError, with the offending value and the
+    remedy, for whatever could not run.
     """
     spec = offered_model(asked.model)
     # The baselines come first; the plan would add fewer-steps last.
     lanes = make_lanes(tuple(dict.fromkeys((REFERENCE, FEWER_STEPS, *asked.methods))), asked.settings)
     if len(lanes) > MAX_LANES:
         raise SencacheError(f"{len(lanes)} lanes are too many for one comparison; choose up to {MAX_LANES}")
-    return make_job(spec, _request(spec, asked), lanes, (*_chosen(asked), *shelf(spec).profiles))
+    return make_job(spec, _request(spec, asked), lanes, (*_own_profile(asked), *shelf(spec).profiles))
 
 
 def _request(spec: ModelSpec, asked: ComparisonRequest) -> Request:
-    sizes = ("steps", "height", "width", "frames", "guidance_scale")
-    own = {name: getattr(spec, name) for name in sizes}
-    given = {name: value for name in sizes if (value := getattr(asked, name)) is not None}
+    numbers = {name: getattr(asked, name) for name in NUMBERS}
+    own = {name: getattr(spec, name) for name in NUMBERS}
     try:
         return Request(
             prompt=asked.prompt,
@@ -95,7 +95,7 @@ def _request(spec: ModelSpec, asked: ComparisonRequest) -> Request:
             nfe=asked.nfe,
             preset=asked.preset if asked.nfe is None else None,
             guidance_scale_2=spec.guidance_scale_2,
-            **{**own, **given},
+            **{name: own[name] if value is None else value for name, value in numbers.items()},
         )
     except ValidationError as error:
         raise _refusal(error) from None
@@ -103,13 +103,11 @@ def _request(spec: ModelSpec, asked: ComparisonRequest) -> Request:
 
 def _refusal(error: ValidationError) -> SencacheError:
     where, value, problem = first_problem(error)
-    name = where.replace("_", " ")
-    return SencacheError(f"{name} is {value!r} ({problem.lower()}); correct it")
+    return SencacheError(f"{where.replace('_', ' ')} is {value!r} ({problem.lower()}); correct it")
 
 
-def _chosen(asked: ComparisonRequest) -> tuple[Profile, ...]:
+def _own_profile(asked: ComparisonRequest) -> tuple[Profile, ...]:
     if asked.profile_json is not None:
-        given = parse_profile(asked.profile_json, "the uploaded profile")
-        at = asked.profile_origin
+        given, at = parse_profile(asked.profile_json, "the uploaded profile"), asked.profile_origin
         return (given.located(at.file, at.repo, at.revision) if at else given,)
     return (load_bundled(asked.profile),) if asked.profile else ()

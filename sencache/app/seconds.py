@@ -1,14 +1,19 @@
-"""Seconds of a comparison before anything was measured: counted FLOPs over a device's rate, and what comes on
-top; and what ZeroGPU reserves and books for them.
+"""How long a comparison takes: counted FLOPs over a device's rate at first, then as every step that runs here
+tells; and what ZeroGPU reserves and books for it.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import threading
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from statistics import median
 
+from sencache.comparison.events import Compared, Event, LaneDone, Started, StepDone
+from sencache.comparison.job import Job
 from sencache.comparison.plan import FEWER_STEPS, REFERENCE
 from sencache.models import flops
 from sencache.models.placement import Weights
@@ -69,6 +74,17 @@ ON_GPU = Overhead(computed=0.05, reused=0.01, fixed=0.5, per_voxel=1e-7)
 LOAD_RATE = 2e9
 # Of a checkpoint whose parameters nobody counted.
 UNKNOWN_WEIGHTS = 25e9
+# Of all steps, where no budget is given: what the presets were calibrated to.
+USUAL_SHARE = {"fast": 0.42, "slow": 0.5, None: 0.5}
+# ZeroGPU posts, and books on the quota, this many seconds per second reserved on its newest cards; what it
+# posts may be refused above 120.
+ZEROGPU_FACTOR = 1.5
+ZEROGPU_LONGEST = 80
+RESERVE = 1.3
+# Of a call until its worker begins, beside the weights.
+OVERHEAD_SECONDS = 4.0
+# The newest of each kind that count: a device that others share is slow for a while.
+RECENT = 50
 
 
 def rate_of(device: str) -> float:
@@ -93,12 +109,7 @@ class Costs:
 
     @property
     def rest(self) -> float:
-        """Of a lane after its last step."""
         return self.decode + self.measure
-
-    def lane(self, computed: float, reused: float) -> float:
-        """Of a lane with so many steps of either kind."""
-        return computed * self.computed + reused * self.reused + self.rest
 
 
 def costs_of(spec: ModelSpec, device: str) -> Costs:
@@ -115,11 +126,7 @@ def costs_of(spec: ModelSpec, device: str) -> Costs:
     )
 
 
-# Of all steps, where no budget is given: what the presets were calibrated to.
-USUAL_SHARE = {"fast": 0.42, "slow": 0.5, None: 0.5}
-
-
-def expected(method: str, request: Request) -> tuple[float, float]:
+def step_counts(method: str, request: Request) -> tuple[float, float]:
     """Computed and reused steps of a lane before it has run: as the budget says, else as is usual."""
     if method == REFERENCE:
         return float(request.steps), 0.0
@@ -127,21 +134,13 @@ def expected(method: str, request: Request) -> tuple[float, float]:
     return computed, 0.0 if method == FEWER_STEPS else request.steps - computed
 
 
-def lanes_of(costs: Costs, methods: Iterable[str], request: Request) -> float:
-    """Seconds of a lane of each of `methods`, without the start."""
-    return sum(costs.lane(*expected(method, request)) for method in methods)
+def lane_seconds(costs: Costs, methods: Iterable[str], request: Request) -> float:
+    """Of one lane of each of `methods`, without the start."""
+    counts = [step_counts(method, request) for method in methods]
+    return sum(costs.computed * made + costs.reused * reused + costs.rest for made, reused in counts)
 
 
-# ZeroGPU posts, and books on the quota, this many seconds per second reserved on its newest cards; what it
-# posts may be refused above 120.
-ZEROGPU_FACTOR = 1.5
-ZEROGPU_LONGEST = 80
-RESERVE = 1.3
-# Of a call until its worker begins, beside the weights.
-OVERHEAD_SECONDS = 4.0
-
-
-def reserved(seconds: float) -> int:
+def reservation(seconds: float) -> int:
     """Seconds of GPU to reserve for a comparison of `seconds`, with a margin."""
     return math.ceil(RESERVE * seconds + OVERHEAD_SECONDS)
 
@@ -151,6 +150,94 @@ def longest_call() -> int:
     return int((ZEROGPU_LONGEST - OVERHEAD_SECONDS) / RESERVE)
 
 
-def booked(seconds: int) -> int:
-    """Seconds of a visitor's quota that a reservation of `seconds` takes."""
-    return math.ceil(seconds * ZEROGPU_FACTOR)
+def quota(reserved: int) -> int:
+    return math.ceil(reserved * ZEROGPU_FACTOR)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the whole comparison, whether they rest on steps that were timed here, the seconds of GPU
+    that are reserved for it and booked on the visitor's quota, and what its pieces take.
+    """
+
+    seconds: float
+    measured: bool
+    reserved: int
+    booked: int
+    costs: Costs
+
+
+class Pace:
+    """How much slower than computed each piece has been, by model and device; the median of the newest.
+
+    Pieces are those of `Costs`, and `whole`: the time from the first event to the last over the sum of what
+    the lanes took, which tells of devices side by side. A ratio found at one size serves all others, and one
+    found on another model serves until this one has run.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ratios: dict[tuple[str, str, str], deque[float]] = {}
+        self._names: dict[str, str] = {}
+
+    def estimate(self, job: Job, device: str) -> Estimate:
+        spec = flops.at_size(job.spec, job.request)
+        computed = costs_of(spec, device)
+        with self._lock:
+            ratios = {field.name: self._ratio(spec.key, device, field.name) for field in fields(Costs)}
+            whole = self._ratio(spec.key, device, "whole")
+            measured = (spec.key, self._name(device), "computed") in self._ratios
+        costs = Costs(**{name: getattr(computed, name) * ratio for name, ratio in ratios.items()})
+        methods = [lane.spec.method for lane in job.lanes]
+        seconds = costs.start + whole * lane_seconds(costs, methods, job.request)
+        reserved = reservation(seconds)
+        return Estimate(seconds, measured, reserved, quota(reserved), costs)
+
+    def rename(self, device: str, name: str) -> None:
+        """What goes by `device` turned out to be a `name`: ZeroGPU lends more than one kind."""
+        with self._lock:
+            self._names[device] = name
+
+    def learn(self, key: str, device: str, piece: str, ratio: float) -> None:
+        """`piece` of the model `key` took `ratio` times what is computed for it."""
+        with self._lock:
+            place = (key, self._name(device), piece)
+            self._ratios.setdefault(place, deque(maxlen=RECENT)).append(ratio)
+
+    def _ratio(self, key: str, device: str, piece: str) -> float:
+        name = self._name(device)
+        own = self._ratios.get((key, name, piece))
+        others = [r for (_, on, what), rs in self._ratios.items() if (on, what) == (name, piece) for r in rs]
+        return median(own or others or [1.0])
+
+    def _name(self, device: str) -> str:
+        return self._names.get(device, device)
+
+
+class Listener:
+    """Hears the events of one run as they pass, so that one which is cut off has taught what it could."""
+
+    def __init__(self, pace: Pace, job: Job, device: str) -> None:
+        self._pace, self._key, self._device = pace, job.spec.key, device
+        self._computed = costs_of(flops.at_size(job.spec, job.request), device)
+        self._begun = self._lanes = 0.0
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Started(report=report):
+                self._pace.rename(self._device, report.model.gpu or "cpu")
+                self._begun = event.seconds
+            case StepDone(record=record) if record.seconds is not None:
+                # The first of a lane may be the first of its process, which sets kernels up.
+                if record.step > 0:
+                    self._learn("computed" if record.decision == "compute" else "reused", record.seconds)
+                self._lanes += record.seconds
+            case LaneDone(lane=lane):
+                self._learn("decode", lane.decode_seconds)
+                self._lanes += lane.decode_seconds + self._computed.measure
+            case Compared() if self._lanes:
+                ratio = (event.seconds - self._begun) / self._lanes
+                self._pace.learn(self._key, self._device, "whole", ratio)
+
+    def _learn(self, piece: str, seconds: float) -> None:
+        self._pace.learn(self._key, self._device, piece, seconds / getattr(self._computed, piece))

@@ -17,29 +17,24 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.errors as hub
+import torch
+
+from sencache.app import space
 from sencache.app.aot import compile_blocks, load_blocks
-from sencache.app.deliver import pack, profile_files, snippets, walked
+from sencache.app.deliver import pack, profile_files, sencache_profile, snippets
 from sencache.app.events import Done, Event, Failed, Waiting
-from sencache.app.failures import cut_off, explain
-from sencache.app.opening import sample
-from sencache.app.pace import Estimate, Pace
 from sencache.app.request import ComparisonRequest, plan_request
-from sencache.app.seconds import Costs
-from sencache.app.space import (
-    ahead_of_time,
-    devices,
-    longest_seconds,
-    named_device,
-    offered_model,
-)
+from sencache.app.seconds import Estimate, Listener, Pace
 from sencache.comparison import compare as comparison
 from sencache.comparison.events import Ledger
 from sencache.comparison.job import Job
 from sencache.comparison.report import Report
-from sencache.comparison.saving import Saving, settled
+from sencache.comparison.saving import Saving, final_report
 from sencache.comparison.stepping import in_threads
 from sencache.errors import SencacheError
 from sencache.models.model import Model, load
@@ -53,47 +48,43 @@ AOT_SECONDS = 1500
 MARGIN_SECONDS = 3.0
 # Jobs kept for the click that follows the estimate, of as many visitors.
 KEPT_JOBS = 16
+NETWORK = (ConnectionError, TimeoutError, hub.HfHubHTTPError, hub.LocalEntryNotFoundError)
 
 log = logging.getLogger(__name__)
 _loading = threading.Lock()
 
 
 def models(key: str) -> tuple[Model, ...]:
-    """The model `key` on every device, each loaded once per process."""
     with _loading:
-        return tuple(_loaded(key, one) for one in devices())
+        return tuple(_load(key, device) for device in space.devices())
+
+
+@cache
+def _load(key: str, device: str) -> Model:
+    return load(space.offered_model(key), device)
 
 
 def model(key: str) -> Model:
-    """The model `key` on the first device."""
     return models(key)[0]
 
 
 @spaces.GPU(duration=AOT_SECONDS)  # type: ignore[untyped-decorator]
 def _compile(key: str, folder: str) -> Any:
     """Blocks of the model `key` for a first run's shapes into `folder`; their layout."""
-    loaded, request = model(key), sample(offered_model(key))
+    loaded, request = model(key), space.sample(space.offered_model(key))
     encoded = loaded.encode(request.prompt, "", request.guidance_scale)
     return compile_blocks(
         loaded.pipe.transformer, lambda: loaded.generate(loaded.pipe, encoded, request), Path(folder)
     )
 
 
-@cache
-def _loaded(key: str, on: str) -> Model:
-    return load(offered_model(key), on)
-
-
 @dataclass(frozen=True)
 class Booking:
-    """A job on its way to the device: where its files go, the seconds of GPU reserved for it, and what its
-    pieces are expected to take.
-    """
+    """A job on its way to the device, and where its files go."""
 
     job: Job
     folder: Path
-    reserved: int
-    costs: Costs
+    estimate: Estimate
 
     def deadline(self, begun: float) -> comparison.Deadline | None:
         """On ZeroGPU what is reserved for the call ends, whatever is under way; elsewhere nothing does.
@@ -102,16 +93,11 @@ class Booking:
         """
         if not on_zerogpu():
             return None
-        left = self.reserved - self.costs.start - MARGIN_SECONDS
-        return comparison.Deadline(begun + left, self.costs.rest)
+        left = self.estimate.reserved - self.estimate.costs.start - MARGIN_SECONDS
+        return comparison.Deadline(begun + left, self.estimate.costs.rest)
 
 
-def reserved_seconds(booking: Booking) -> int:
-    """Seconds of GPU to reserve; a pure function of the booking."""
-    return booking.reserved
-
-
-@spaces.GPU(duration=reserved_seconds)  # type: ignore[untyped-decorator]
+@spaces.GPU(duration=attrgetter("estimate.reserved"))  # type: ignore[untyped-decorator]
 def _on_device(booking: Booking) -> Generator[comparison.Event | Failed, None, None]:
     """The whole comparison in one call, so that it is one reservation. Everything that crosses is plain data,
     and no frames.
@@ -132,7 +118,7 @@ def _on_device(booking: Booking) -> Generator[comparison.Event | Failed, None, N
         yield Failed(str(error), seconds=time.monotonic() - begun)
     except Exception as error:
         log.exception("a comparison failed")
-        yield Failed(explain(error, job.spec.key), seconds=time.monotonic() - begun)
+        yield Failed(_explain(error, job.spec.key), seconds=time.monotonic() - begun)
 
 
 class ComparisonService:
@@ -140,7 +126,7 @@ class ComparisonService:
 
     def __init__(self) -> None:
         self._pace = Pace()
-        self._longest = longest_seconds()
+        self._longest = space.longest_seconds()
         self._device = threading.Lock()
         self._planning = threading.Lock()
         self._jobs = lru_cache(KEPT_JOBS)(plan_request)
@@ -151,8 +137,8 @@ class ComparisonService:
         """
         loaded = model(key)
         transformer = loaded.pipe.transformer
-        log.info("%s is on %s: %s", key, ", ".join(devices()), loaded.placement or "all parts in RAM")
-        if ahead_of_time():
+        log.info("%s is on %s: %s", key, ", ".join(space.devices()), loaded.placement or "all parts in RAM")
+        if space.ahead_of_time():
             folder = tempfile.mkdtemp(prefix="sencache-aot-")
             load_blocks(transformer, Path(folder), _compile(key, folder))
 
@@ -164,8 +150,7 @@ class ComparisonService:
             return self._jobs(asked)
 
     def estimate(self, job: Job) -> Estimate:
-        """How long `job` is going to take; raises SencacheError where that is too long."""
-        estimate = self._pace.estimate(job, named_device())
+        estimate = self._pace.estimate(job, space.timed_device())
         if estimate.seconds > self._longest:
             limit = f"{self._longest} s of " + ("one call" if on_zerogpu() else "SENCACHE_MAX_SECONDS")
             raise SencacheError(
@@ -183,13 +168,13 @@ class ComparisonService:
         """
         estimate, gone = self.estimate(job), threading.Event()
         folder = Path(tempfile.mkdtemp(prefix="sencache-"))
-        booking = Booking(job, folder, estimate.reserved, estimate.costs)
-        ledger, listener = Ledger(), self._pace.listen(job, named_device())
-        turn, seconds = partial(self._turn, booking, gone), 0.0
+        booking = Booking(job, folder, estimate)
+        ledger, listener = Ledger(), Listener(self._pace, job, space.timed_device())
+        start, seconds = partial(self._when_free, booking, gone), 0.0
         failure: Exception | None = None
         try:
             try:
-                with closing(in_threads([turn], ahead=0, beat=BEAT_SECONDS, joins=False)) as events:
+                with closing(in_threads([start], ahead=0, beat=BEAT_SECONDS, joins=False)) as events:
                     for event in events:
                         if event is None:
                             yield Waiting()
@@ -205,17 +190,19 @@ class ComparisonService:
             except Exception as error:
                 log.warning("a comparison was cut off: %r", error)
                 failure = error
-            report = settled(folder, ledger.taken, cut_off(failure))
+            report = final_report(folder, ledger.taken, _why_cut_off(failure))
             if report is None:
                 assert failure is not None
                 raise failure
-            yield self._done(job, folder, report, seconds)
+            yield _hand_over(job, folder, report, seconds)
         finally:
             gone.set()
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _turn(self, booking: Booking, gone: threading.Event) -> Iterator[Iterator[comparison.Event | Failed]]:
+    def _when_free(
+        self, booking: Booking, gone: threading.Event
+    ) -> Iterator[Iterator[comparison.Event | Failed]]:
         """The booking's events, once the device is free; a folder whose reader has gone is removed here."""
         while not self._device.acquire(timeout=BEAT_SECONDS):
             if gone.is_set():
@@ -229,9 +216,38 @@ class ComparisonService:
             if gone.is_set():
                 shutil.rmtree(booking.folder, ignore_errors=True)
 
-    def _done(self, job: Job, folder: Path, report: Report, seconds: float) -> Done:
-        files, profile = profile_files(report, job.profiles), walked(report, job.profiles)
-        for name, used in files.items():
-            write_profile(used, folder / name)
-        pack(report, folder, folder)
-        return Done(folder, report, profile, snippets(report, files), seconds=seconds)
+
+def _hand_over(job: Job, folder: Path, report: Report, seconds: float) -> Done:
+    files, profile = profile_files(report, job.profiles), sencache_profile(report, job.profiles)
+    for name, used in files.items():
+        write_profile(used, folder / name)
+    pack(report, folder, folder)
+    return Done(folder, report, profile, snippets(report, files), seconds=seconds)
+
+
+def _explain(error: Exception, model: str) -> str:
+    """One sentence for a visitor; no internals, no paths."""
+    # On a CPU torch raises a plain RuntimeError.
+    full = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if full or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return (
+            f"there was not enough memory for {model} at this size; "
+            "choose a smaller size, fewer frames or fewer methods"
+        )
+    if isinstance(error, NETWORK) or isinstance(error.__cause__, NETWORK):
+        return f"the Hub cannot be reached for {model}; check the network and try again"
+    if isinstance(error, FileNotFoundError):
+        return f"a file of {model} is missing; install the package again, or choose another model"
+    return (
+        f"the comparison stopped on an unexpected {type(error).__name__}; "
+        "run it again, and report it with the settings link if it stays"
+    )
+
+
+def _why_cut_off(error: Exception | None) -> str:
+    """Why lanes are missing from a run that `error` ended, as when ZeroGPU takes the GPU back."""
+    if isinstance(error, SencacheError):
+        return str(error)
+    # ZeroGPU speaks in gradio's errors, which hold their text apart.
+    told = getattr(error, "message", None) or type(error).__name__
+    return f"the process that made it was ended ({told})"

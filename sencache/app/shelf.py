@@ -35,10 +35,10 @@ def shelf(spec: ModelSpec) -> Shelf:
     `SENCACHE_PROFILES` is no list of sources; whatever else is wrong with one is only told.
     """
     own = own_profile(spec)
-    gathered = _gathered(_sources(spec, own))
-    pulled = [p for one in gathered for p in one.profiles if p.model.architecture == spec.architecture]
+    pulls = _pull_once(_sources(spec, own))
+    pulled = [p for one in pulls for p in one.profiles if p.model.architecture == spec.architecture]
     profiles = sorted([*pulled, *([own] if own else [])], key=lambda p: bool(p.elsewhere(spec.id)))
-    return Shelf(tuple(profiles), tuple(text for one in gathered for text in _sentences(one, spec, profiles)))
+    return Shelf(tuple(profiles), tuple(text for one in pulls for text in _sentences(one, spec, profiles)))
 
 
 def _sources(spec: ModelSpec, own: Profile | None) -> tuple[Source, ...]:
@@ -55,7 +55,7 @@ def _sources(spec: ModelSpec, own: Profile | None) -> tuple[Source, ...]:
 
 
 @cache
-def _gathered(sources: tuple[Source, ...]) -> tuple[Gathered, ...]:
+def _pull_once(sources: tuple[Source, ...]) -> tuple[Gathered, ...]:
     return gather(sources, Hub(), SECONDS)
 
 
@@ -63,18 +63,19 @@ def _sentences(one: Gathered, spec: ModelSpec, profiles: Sequence[Profile]) -> I
     fitting = [profile for profile in one.profiles if profile in profiles]
     for profile in fitting:
         copy = f"; the copy kept here is used: {one.trouble}" if one.trouble else ""
-        yield f"{'; '.join([_served(profile, profiles), *profile.elsewhere(spec.id)])}{copy}"
+        yield f"{'; '.join([_service(profile, profiles), *profile.elsewhere(spec.id)])}{copy}"
     if not fitting:
         served = any(profile.sensitivity for profile in profiles)
         lacks = f"{one.source} is not used" if served else "SenCache has no profile"
         yield f"{lacks}: {_trouble(one, spec)}"
 
 
-def _served(profile: Profile, profiles: Sequence[Profile]) -> str:
+def _service(profile: Profile, profiles: Sequence[Profile]) -> str:
+    """Which methods are served by `profile`, the first of `profiles` that can."""
     first = {method: next(p for p in profiles if method in p.serves) for method in profile.serves}
     methods = [lane_label(method) for method, one in first.items() if one is profile]
-    named = f"{profile.origin} of {profile.repo} at commit {profile.revision}"
-    return f"{' and '.join(methods)} by {named}" if methods else f"{named} serves no method here"
+    name = f"{profile.origin} of {profile.repo} at commit {profile.revision}"
+    return f"{' and '.join(methods)} by {name}" if methods else f"{name} serves no method here"
 
 
 def _trouble(one: Gathered, spec: ModelSpec) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from sencache.cli import options
-from sencache.cli.console import print_json, print_lines
+from sencache.cli.console import print_json, print_lines, progress
 from sencache.cli.gallery import gallery_app
 from sencache.cli.profiles import profiles_app
 from sencache.errors import SencacheError
@@ -41,14 +42,8 @@ def main() -> None:
             typer.echo(json.dumps({"error": str(error), "code": error.code}), err=True)
         else:
             console = Console(stderr=True, soft_wrap=True)
-            console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+            console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 @app.command()
@@ -99,47 +94,33 @@ def compare(
     with fewer steps are always part of it.
     """
     from sencache.cli.comparing import compare_into, show
+    from sencache.comparison.devices import named_devices
     from sencache.comparison.job import make_job
     from sencache.comparison.plan import parse_lanes
-    from sencache.models import model as catalogue
     from sencache.models.checkpoint import find_spec
+    from sencache.models.model import own_profile
     from sencache.policies.loading import load_profile
 
     spec = find_spec(model, from_image=image is not None)
-    own = catalogue.own_profile(spec)
+    own = own_profile(spec)
     profiles = [*map(load_profile, profile or ()), *([own] if own else [])]
-    request = _request(
-        spec,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        seed=seed,
-        steps=steps,
-        height=height,
-        width=width,
-        frames=frames,
-        guidance_scale=guidance,
-        guidance_scale_2=guidance_2,
-        image=image,
-        nfe=nfe,
-        preset=preset or ("slow" if nfe is None and any("slow" in p.presets for p in profiles) else None),
-    )
+    has_slow = any("slow" in one.presets for one in profiles)
+    preset = preset or ("slow" if nfe is None and has_slow else None)
+    asked: dict[str, Any] = {"height": height, "width": width, "frames": frames, "image": image}
+    asked |= {"guidance_scale": guidance, "guidance_scale_2": guidance_2, "nfe": nfe, "preset": preset}
+    request = _request(spec, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed, **asked)
     job = make_job(spec, request, parse_lanes(methods, setting or ()), profiles)
     with staged(out) as folder:
-        loaded = _load_on(device, spec, scheduler, shift, dtype, request)
+        loaded = [_load(spec, one, scheduler, shift, dtype, request) for one in named_devices(device)]
         report, cut = compare_into(folder, job, loaded)
     show(report, cut, out, as_json)
 
 
-def _load_on(devices: str, spec: Any, *how: Any) -> list[Any]:
-    """The model on each of `devices`, a list separated by commas."""
-    from sencache.comparison.devices import named_devices
+def _load(spec: Any, *how: Any) -> Any:
+    """The model, after saying where its parts are, if there is a choice."""
     from sencache.models.model import load
 
-    return [_announce(load(spec, one, *how)) for one in named_devices(devices)]
-
-
-def _announce(loaded: Any) -> Any:
-    """The model, after saying where its parts are, if there is a choice."""
+    loaded = load(spec, *how)
     if loaded.placement:
         Console(stderr=True).print(f"{loaded.spec.key}, {loaded.device}: {loaded.placement}")
     return loaded
@@ -190,11 +171,13 @@ def calibrate(
     Costs one more evaluation per step than plain generations. Every video's result is kept in OUT.samples, so
     that the same command goes on where it was stopped, and more samples can be added later.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
     from sencache.calibration.profiling import CalibrationPlan, read_prompts
     from sencache.calibration.profiling import calibrate as measure
-    from sencache.cli.tables import StepProgress, calibration_summary
-    from sencache.models import model as catalogue
+    from sencache.cli.tables import calibration_summary
     from sencache.models.checkpoint import find_spec
+    from sencache.models.checks import check_request
     from sencache.profiles.profile import write_profile
 
     spec = find_spec(model, from_image=image is not None)
@@ -203,19 +186,23 @@ def calibrate(
     asked |= {"guidance_scale": guidance, "guidance_scale_2": guidance_2}
     request = _request(spec, prompt=texts[0], steps=steps, seed=seed, **asked)
     for text in texts:
-        catalogue.check_request(spec, request.model_copy(update={"prompt": text}))
-    videos = _clips(method, clips)
+        check_request(spec, request.model_copy(update={"prompt": text}))
+    videos = _find_clips(method, clips)
+    if target not in ("output", "residual"):
+        raise SencacheError(f"cannot calibrate on {target!r}; choose output or residual")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with atomic(out) as temporary:
-        loaded = _announce(catalogue.load(spec, device, scheduler, shift, dtype, request))
-        plan = CalibrationPlan(loaded, request, texts, samples, _target(target), videos)
-        with StepProgress(Console(stderr=True), f"calibrating on {samples} videos", plan.steps) as bar:
-            profile = measure(plan, Path(f"{out}.samples"), bar.advance)
+        loaded = _load(spec, device, scheduler, shift, dtype, request)
+        plan = CalibrationPlan(loaded, request, texts, samples, cast(Any, target), videos)
+        with progress(*columns) as bar:
+            steps = bar.add_task(f"calibrating on {samples} videos", total=plan.steps)
+            profile = measure(plan, Path(f"{out}.samples"), lambda: bar.advance(steps))
         write_profile(profile, temporary)
     print_lines(calibration_summary(profile))
     typer.echo(f"wrote {out}, sha256 {profile.sha256}; single results are in {out}.samples")
 
 
-def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
+def _find_clips(method: str, folder: Path | None) -> tuple[Path, ...]:
     from sencache.calibration.clips import find_clips
 
     if method not in ("trajectory", "paper"):
@@ -225,12 +212,6 @@ def _clips(method: str, folder: Path | None) -> tuple[Path, ...]:
             f"method {method} and clips {folder} do not go together; --clips DIR is for paper"
         )
     return find_clips(folder) if folder else ()
-
-
-def _target(name: str) -> Any:
-    if name not in ("output", "residual"):
-        raise SencacheError(f"cannot calibrate on {name!r}; choose output or residual")
-    return name
 
 
 @app.command()

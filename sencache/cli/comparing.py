@@ -14,7 +14,7 @@ from sencache.cli.tables import LaneProgress, comparison_table, lane_notes
 from sencache.comparison.compare import LaneStarted, StepDone, run_job
 from sencache.comparison.job import Job
 from sencache.comparison.report import Report
-from sencache.comparison.saving import Saving, settled
+from sencache.comparison.saving import Saving, final_report
 from sencache.errors import SencacheError
 from sencache.models.model import Model
 
@@ -37,7 +37,7 @@ def compare_into(folder: Path, job: Job, models: Sequence[Model]) -> tuple[Repor
         return saving.ledger.report(), None
     except (Exception, KeyboardInterrupt) as error:
         why = str(error) if isinstance(error, SencacheError) else f"it was cut off by {type(error).__name__}"
-        report = settled(folder, saving.ledger.taken, why)
+        report = final_report(folder, saving.ledger.taken, why)
         if report is None:
             raise
         return report, error

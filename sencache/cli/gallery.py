@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 
 from sencache.cli import options
-from sencache.cli.console import print_json, print_lines
+from sencache.cli.console import print_json, print_lines, progress
 from sencache.errors import SencacheError
 
 gallery_app = typer.Typer(
@@ -52,26 +50,31 @@ def gallery_add(
     finished = read_finished(folder, profile or ())
     called = check_name(name or card_name(finished.report))
     if isinstance(target, Path):
-        made = _made(finished, target / called, height, replace)
+        made = _make(finished, target / called, height, replace)
         where = {"folder": str(target / called)}
         lines = [f"wrote {target / called}"]
     else:
-        made, pushed = _pushed(finished, target, called, height, private, replace)
+        made, pushed = _push(finished, target, called, height, private, replace)
         where = {**vars(pushed), "setting": pushed.setting}
         lines = [pushed.url, f"pushed the card {called}; an app shows it with", pushed.setting]
     if as_json:
         print_json({**made, **where})
     else:
-        print_lines([_chosen(made), *lines])
+        print_lines([_describe_videos(made), *lines])
 
 
-def _made(finished: Any, place: Path, height: int | None, replace: bool = False) -> dict[str, Any]:
+def _make(finished: Any, place: Path, height: int | None, replace: bool = False) -> dict[str, Any]:
     """The card as the folder `place`; what its card.json says, and the size of its largest video."""
     from sencache.files import whole_folder
     from sencache.gallery.card import read_card
     from sencache.gallery.making import make_card
 
-    with whole_folder(place, replace) as folder, _bar(len(finished.report.lanes)) as on_video:
+    with whole_folder(place, replace) as folder, progress() as bar:
+        task = bar.add_task("videos", total=len(finished.report.lanes))
+
+        def on_video(choice: str, done: int) -> None:
+            bar.update(task, description=f"videos at {choice}", completed=done)
+
         make_card(finished, folder, place.name, height, on_video)
     entry = read_card(place)
     assert entry.info is not None
@@ -80,7 +83,7 @@ def _made(finished: Any, place: Path, height: int | None, replace: bool = False)
     return {**stated, "videos": len(entry.report.lanes), "largest_bytes": largest}
 
 
-def _pushed(
+def _push(
     finished: Any, repo: str, name: str, height: int | None, private: bool, replace: bool
 ) -> tuple[dict[str, Any], Any]:
     """The same of a card that was made only to be pushed, and the push; a missing token is found first."""
@@ -96,14 +99,13 @@ def _pushed(
             f"{repo} is taken for a dataset, as a folder is written ./{repo}: {error}"
         ) from None
     with tempfile.TemporaryDirectory(prefix="sencache-card-") as folder:
-        made = _made(finished, Path(folder) / name, height)
+        made = _make(finished, Path(folder) / name, height)
         return made, push_card(
             read_card(Path(folder) / name), repo, private=private, replaced=replace, hub=hub
         )
 
 
-def _chosen(made: dict[str, Any]) -> str:
-    """What was done to the videos."""
+def _describe_videos(made: dict[str, Any]) -> str:
     how = f"encoded again, H.264 crf {made['crf']}" if made["transcoded"] else "as they were"
     size = f"{made['width']}×{made['height']}, {made['frames']} frames"
     return f"{made['videos']} videos of {size}: {how}, at most {made['largest_bytes']:,} bytes each"
@@ -114,8 +116,8 @@ def gallery_list(place: options.GalleryPlace, as_json: options.Json = False) -> 
     """List the cards of a folder, or of a dataset at one commit, without proving them."""
     from sencache.cli.tables import cards_table
 
-    entries, left_out = _cards(place, prove=False)
-    cards, problems = [_listed(entry) for entry in entries], [str(problem) for problem in left_out]
+    entries, left_out = _read_cards(place, prove=False)
+    cards, problems = [_summary(entry) for entry in entries], [str(problem) for problem in left_out]
     if as_json:
         print_json({"cards": cards, "left_out": problems})
     else:
@@ -128,7 +130,7 @@ def gallery_check(place: options.GalleryPlace, as_json: options.Json = False) ->
     """Prove the cards of a folder, or of a dataset at one commit, as an app does when it starts: every
     decision is recomputed and every video decoded; exit code 1 when something does not hold.
     """
-    entries, left_out = _cards(place, prove=True)
+    entries, left_out = _read_cards(place, prove=True)
     names, problems = [entry.name for entry in entries], [str(problem) for problem in left_out]
     if as_json:
         print_json({"ok": not problems, "hold": names, "left_out": problems})
@@ -138,7 +140,7 @@ def gallery_check(place: options.GalleryPlace, as_json: options.Json = False) ->
         raise typer.Exit(1)
 
 
-def _cards(place: str, prove: bool) -> tuple[list[Any], list[Any]]:
+def _read_cards(place: str, prove: bool) -> tuple[list[Any], list[Any]]:
     """The cards in `place`, and what is left out of them."""
     from sencache.gallery.card import check_card, read_card
     from sencache.gallery.datasets import LeftOut, folders_of, owners_hub, read_place
@@ -154,7 +156,7 @@ def _cards(place: str, prove: bool) -> tuple[list[Any], list[Any]]:
     return entries, left_out
 
 
-def _listed(entry: Any) -> dict[str, Any]:
+def _summary(entry: Any) -> dict[str, Any]:
     report, info = entry.report, entry.info
     return {
         "name": entry.name,
@@ -165,14 +167,3 @@ def _listed(entry: Any) -> dict[str, Any]:
         "videos": info.videos if info else None,
         "digest": report.digest,
     }
-
-
-@contextmanager
-def _bar(videos: int) -> Iterator[Callable[[str, int], object]]:
-    """A bar on standard error, where that is a terminal: the videos done at the size and quality tried."""
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task("videos", total=videos)
-        yield lambda choice, done: bar.update(shown, description=f"videos at {choice}", completed=done)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import typer
 from rich.console import Console
 
 from sencache.cli import options
-from sencache.cli.console import print_json
+from sencache.cli.console import print_json, progress
 from sencache.errors import SencacheError
 from sencache.files import atomic
 
@@ -80,7 +78,7 @@ def profiles_import_npz(
     """
     from sencache.hub.npz import import_npz
 
-    profile = import_npz(file, model=model, shift=shift, latent=_sizes(latent))
+    profile = import_npz(file, model=model, shift=shift, latent=_read_sizes(latent))
     _write(profile, out or Path(f"{file.stem}.json"), as_json)
 
 
@@ -106,15 +104,16 @@ def profiles_pull(
     from sencache.hub.exchange import OFFICIAL, pull_profile
     from sencache.hub.official import Stated
 
-    with _transfer(f"pulling {file}") as on_bytes:
+    with progress() as bar:
+        task = bar.add_task(f"pulling {file}", total=None)
         profile = pull_profile(
             file,
             repo or OFFICIAL,
             revision,
             unlisted=repo is not None,
-            stated=Stated(model, shift, _sizes(latent)),
+            stated=Stated(model, shift, _read_sizes(latent)),
             hub=with_token(Hub()) if own_token else None,
-            on_bytes=on_bytes,
+            on_bytes=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _write(profile, out or Path(f"{Path(file).stem}.json"), as_json)
 
@@ -133,15 +132,15 @@ def profiles_push(
 
     found = _find_profile(profile)
     name = name or Path(profile).name.removesuffix(".json")
-    with _transfer(f"pushing {name}"):
+    with progress() as bar:
+        bar.add_task(f"pushing {name}", total=None)
         pushed = push_profile(found, repo, name, profile_svg, private=private)
     if as_json:
         print_json(vars(pushed))
         return
+    pull = f"profiles pull {pushed.file} --repo {pushed.repo} --revision {pushed.revision}"
     typer.echo(f"{pushed.url}\npushed {pushed.file}, sha256 {pushed.sha256}; anybody gets it with")
-    typer.echo(
-        f"python -m sencache profiles pull {pushed.file} --repo {pushed.repo} --revision {pushed.revision}"
-    )
+    typer.echo(f"python -m sencache {pull}")
 
 
 def _find_profile(name: str) -> Any:
@@ -163,20 +162,9 @@ def _write(profile: Any, out: Path, as_json: bool) -> None:
         typer.echo(f"taken from {profile.origin}{at}")
 
 
-def _sizes(latent: str | None) -> tuple[int, ...] | None:
+def _read_sizes(latent: str | None) -> tuple[int, ...] | None:
     if latent is None:
         return None
     if not re.fullmatch(r"[0-9]{1,6}(x[0-9]{1,6}){3}", latent):
         raise SencacheError(f"latent {latent[:60]!r} is not four sizes; give it as 16x21x60x104")
     return tuple(int(size) for size in latent.split("x"))
-
-
-@contextmanager
-def _transfer(task: str) -> Iterator[Callable[[int, int], object]]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task(task, total=None)
-        yield lambda done, total: bar.update(shown, completed=done, total=total)

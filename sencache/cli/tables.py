@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from statistics import fmean
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sencache.comparison.report import Report
@@ -77,7 +69,7 @@ def models_table(models: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _folded(widths: Mapping[str, int]) -> Table:
+def _folding_table(widths: Mapping[str, int]) -> Table:
     """A column for each heading, at least so wide; on a narrow screen texts are folded, never cut."""
     table = _table()
     for heading, width in widths.items():
@@ -86,8 +78,7 @@ def _folded(widths: Mapping[str, int]) -> Table:
 
 
 def profiles_table(profiles: Mapping[str, Profile]) -> Table:
-    """One row per profile."""
-    table = _folded({"profile": 0, "model": 0, "steps": 5, "serves": 9, "kind": 9, "sha256": 12})
+    table = _folding_table({"profile": 0, "model": 0, "steps": 5, "serves": 9, "kind": 9, "sha256": 12})
     for name, profile in profiles.items():
         kind, digest, steps = profile.provenance.kind, profile.sha256[:12], str(profile.schedule.steps)
         table.add_row(name, profile.model.id, steps, ", ".join(profile.serves), kind, digest)
@@ -95,8 +86,8 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
 
 
 def cards_table(cards: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per card of a gallery, as `gallery list --json` gives it."""
-    table = _folded({"card": 12, "model": 8, "device": 4, "videos": 16, "prompt": 16})
+    """One row per card, as `gallery list --json` gives it."""
+    table = _folding_table({"card": 12, "model": 8, "device": 4, "videos": 16, "prompt": 16})
     for card in cards:
         videos = f"{len(card['lanes'])} of {card['videos'] or 'a size not stated'}"
         table.add_row(card["name"], card["model"], card["device"], videos, escape(card["prompt"]))
@@ -108,7 +99,11 @@ def calibration_summary(profile: Profile) -> list[str]:
     measured, table, fit = profile.calibration, profile.sensitivity, profile.teacache
     assert measured is not None and table is not None
     pairs = ((table.alpha_x_std, table.alpha_x), (table.alpha_t_std, table.alpha_t))
-    spreads = [_relative(spread, mean) for spread, mean in pairs if spread is not None]
+    spreads = [
+        fmean(s / m if m else 0.0 for s, m in zip(spread, mean, strict=True))
+        for spread, mean in pairs
+        if spread is not None
+    ]
     errors = [spread / max(table.samples - 1, 1) ** 0.5 for spread in spreads]
     lines = [
         f"{table.samples} videos in {measured.seconds:.1f} s, {measured.cost:.2f} times the evaluations of "
@@ -131,59 +126,22 @@ def _shares(shares: Sequence[float], samples: int) -> str:
     """Of alpha_x and alpha_t; one video tells of no spread."""
     if samples < 2:
         return "unknown"
-    return ", ".join(
-        f"{name} {share:.0%}" for name, share in zip(("alpha_x", "alpha_t"), shares, strict=True)
-    )
+    return "alpha_x {:.0%}, alpha_t {:.0%}".format(*shares)
 
 
-def _relative(spread: Sequence[float], mean: Sequence[float]) -> float:
-    return sum(s / m for s, m in zip(spread, mean, strict=True) if m) / len(mean)
-
-
-class _Bars:
-    """Progress bars while the block runs, on a terminal only."""
-
-    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-
-class StepProgress(_Bars):
-    """One bar over all steps of a long measurement, with the time that is left."""
-
-    def __init__(self, console: Console, title: str, steps: int) -> None:
-        text = TextColumn("{task.description}")
-        super().__init__(console, text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._task = self._progress.add_task(title, total=steps)
-
-    def advance(self) -> None:
-        """One more step."""
-        self._progress.advance(self._task)
-
-
-class LaneProgress(_Bars):
-    """One progress bar per lane, with the steps computed so far."""
+class LaneProgress(Progress):
+    """One bar per lane, with the steps computed so far; on a terminal only."""
 
     def __init__(self, console: Console) -> None:
         lane, computed = TextColumn("{task.description}"), TextColumn("computed {task.fields[computed]}")
-        super().__init__(console, lane, BarColumn(), MofNCompleteColumn(), computed, TimeElapsedColumn())
-        self._tasks: dict[str, TaskID] = {}
-        self._computed: dict[str, int] = {}
+        columns = lane, BarColumn(), MofNCompleteColumn(), computed, TimeElapsedColumn()
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars: dict[str, TaskID] = {}
+        self._computed: Counter[str] = Counter()
 
     def begin(self, lane: str, steps: int) -> None:
-        """A lane of `steps` steps is under way."""
-        self._tasks[lane] = self._progress.add_task(lane, total=steps, computed=0)
-        self._computed[lane] = 0
+        self._bars[lane] = self.add_task(lane, total=steps, computed=0)
 
     def step(self, lane: str, record: StepRecord) -> None:
-        """One more step of a lane."""
         self._computed[lane] += record.decision == "compute"
-        self._progress.update(self._tasks[lane], advance=1, computed=self._computed[lane])
+        self.update(self._bars[lane], advance=1, computed=self._computed[lane])

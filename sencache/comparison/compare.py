@@ -1,19 +1,24 @@
 """One comparison: lanes from one noise and one prompt encoding, as a stream of events ending in a report.
 
-The command line, the app, the API and the bench all consume this stream; none of them has a loop of its own.
+The command line, the app and the API all consume this stream; none of them has a loop of its own. On each
+device the lanes advance in turn, and are measured in the same thread between turns, so that no step is timed
+beside anything else there.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
 import torch
 
 from sencache.calibration.recording import Recorder
-from sencache.comparison.deadline import Deadline, Pace
+from sencache.comparison.deadline import Deadline, Pace, stops, work_left
 from sencache.comparison.devices import check_alike, share_out
 from sencache.comparison.events import (
     Compared,
@@ -26,29 +31,18 @@ from sencache.comparison.events import (
     StepDone,
 )
 from sencache.comparison.job import Job, make_job
-from sencache.comparison.measuring import Reference
-from sencache.comparison.place import Place
+from sencache.comparison.lanes import Finished, Stepped, lane
+from sencache.comparison.measuring import Reference, lane_entry
 from sencache.comparison.plan import FEWER_STEPS, REFERENCE, LaneSpec, Planned, with_budget
 from sencache.comparison.report import Report, Unfinished
-from sencache.comparison.stepping import in_threads
+from sencache.comparison.stepping import POLL_SECONDS, Stepwise, in_threads, round_robin
 from sencache.engine.run import Observer
 from sencache.models.model import Model
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
+from sencache.trace import StepRecord
 from sencache.versions import versions
-
-__all__ = [
-    "Compared",
-    "Deadline",
-    "Event",
-    "LaneDone",
-    "LaneStarted",
-    "LaneStopped",
-    "Started",
-    "StepDone",
-    "compare",
-    "run_job",
-]
+from sencache.video import to_uint8
 
 
 def compare(
@@ -110,12 +104,11 @@ class _Comparison:
         encoded = [prompt, *(type(prompt)(one) for one in moved)]
         reference, pace = Reference(), Pace(deadline.ending if deadline else 0.0)
         self.places = [
-            Place(model, own, request, reference, pace, deadline, self.later)
+            _Place(model, own, request, reference, pace, deadline, self.later)
             for model, own in zip(models, encoded, strict=True)
         ]
 
     def empty_report(self) -> Report:
-        """That of a comparison of which nothing is done yet."""
         devices = ",".join(str(place.model.device) for place in self.places)
         return Report(
             model=self.places[0].model.info().model_copy(update={"device": devices}),
@@ -128,7 +121,6 @@ class _Comparison:
         )
 
     def take(self, event: Event) -> None:
-        """Follow one event."""
         self.ledger.take(event)
         if self.recorder and isinstance(event, StepDone):
             full = self.job.lanes[0]
@@ -138,30 +130,28 @@ class _Comparison:
 
     def rounds(self) -> Iterator[Sequence[Planned]]:
         """The lanes that run at once; each round is asked for when the one before it has ended."""
-        return self._in_turn() if self.request.nfe is None else self._on_budget(self.request.nfe)
-
-    def _in_turn(self) -> Iterator[Sequence[Planned]]:
-        """All lanes at once, and then fewer-steps, if there is time."""
+        if self.request.nfe is not None:
+            yield from self._rounds_on_budget(self.request.nfe)
+            return
         lanes = self.job.lanes
         first = [p for p in lanes if p.spec.method != FEWER_STEPS]
-        self.later += [self._as_fewer_steps(p, first) for p in lanes if p not in first]
+        self.later += [self._set_steps(p, first) for p in lanes if p not in first]
         yield first
-        follow = [self._as_fewer_steps(p, first) for p in self.later]
+        follow = [self._set_steps(p, first) for p in self.later]
         self.later.clear()
         yield follow
 
-    def _as_fewer_steps(self, planned: Planned, run: Sequence[Planned]) -> Planned:
-        """`planned` with the steps that the first SenCache lane of `run` computed, else its first caching
+    def _set_steps(self, fewer: Planned, run: Sequence[Planned]) -> Planned:
+        """Fewer-steps with the steps that the first SenCache lane of `run` computed, else its first caching
         lane, else half of all.
         """
-        done = (self.ledger.done.get(p.spec.name) for p in run)
-        caching = [lane for lane in done if lane is not None and lane.target is not None]
+        done = [self.ledger.done[p.spec.name] for p in run if p.spec.name in self.ledger.done]
+        caching = [lane for lane in done if lane.target is not None]
         sencache = [lane for lane in caching if lane.method == "sencache"]
         chosen = next(iter(sencache or caching), None)
-        steps = round(chosen.cost) if chosen else max(1, self.request.steps // 2)
-        return Planned(planned.spec, planned.policy, steps)
+        return replace(fewer, steps=round(chosen.cost) if chosen else max(1, self.request.steps // 2))
 
-    def _on_budget(self, nfe: int) -> Iterator[Sequence[Planned]]:
+    def _rounds_on_budget(self, nfe: int) -> Iterator[Sequence[Planned]]:
         """The full run, and then all others at once. Where there are further devices, fewer-steps is made
         meanwhile: its steps are known.
         """
@@ -183,7 +173,7 @@ class _Comparison:
         if len(groups) == 1:
             ((place, share),) = groups
             return place.run(share, self.recorder)
-        return in_threads([partial(_opened, place, share, self.recorder) for place, share in groups])
+        return in_threads([partial(place.run_in_thread, share, self.recorder) for place, share in groups])
 
 
 def _recorder(job: Job) -> Recorder:
@@ -193,12 +183,120 @@ def _recorder(job: Job) -> Recorder:
     return Recorder(signal, {(sense, one.target) for one in policies for sense in one.senses})
 
 
-@contextmanager
-def _opened(
-    place: Place, lanes: Sequence[Planned], observer: Observer | None
-) -> Iterator[Iterator[Event | None]]:
-    """The events of `lanes`, in a thread of their own whose current GPU is that of `place`."""
-    if place.model.device.type == "cuda":
-        torch.cuda.set_device(place.model.device)
-    with closing(place.run(lanes, observer)) as events:
-        yield events
+@dataclass
+class _LaneRun:
+    """A lane under way: its call, the records of the steps taken, and what waits to be measured."""
+
+    planned: Planned
+    call: Stepwise[Stepped | Finished]
+    records: list[StepRecord] = field(default_factory=list)
+    measured: list[StepRecord] = field(default_factory=list)
+    waiting: deque[Stepped | Finished] = field(default_factory=deque)
+    going: bool = True
+
+    def end(self) -> None:
+        """No further step; nothing of the call stays in memory, its frames included."""
+        self.going = False
+        self.call.close()
+
+
+@dataclass
+class _Place:
+    """A model on its device, the prompt's encoding there, and what all devices share: the full run, the pace,
+    the deadline, and in `later` what is to be run when all lanes now under way have ended.
+    """
+
+    model: Model
+    encoded: dict[str, torch.Tensor]
+    request: Request
+    reference: Reference
+    pace: Pace
+    deadline: Deadline | None
+    later: list[Planned]
+
+    @contextmanager
+    def run_in_thread(
+        self, planned: Sequence[Planned], observer: Observer | None
+    ) -> Iterator[Iterator[Event | None]]:
+        """As `run`, in a thread of its own whose current GPU is this one."""
+        if self.model.device.type == "cuda":
+            torch.cuda.set_device(self.model.device)
+        with closing(self.run(planned, observer)) as events:
+            yield events
+
+    def run(
+        self, planned: Sequence[Planned], observer: Observer | None
+    ) -> Generator[Event | None, None, None]:
+        """The events of the lanes `planned`; None while nothing happens, as the full run on another device
+        is behind. `observer` watches the full run.
+        """
+        lanes = [_LaneRun(p, self._call(p, observer)) for p in planned]
+        yield from self._stop_late(lanes)
+        with closing(round_robin([one.call for one in lanes])) as items:
+            for index, item in chain(items, self._pauses(lanes)):
+                if item is None:
+                    yield None
+                else:
+                    self._take(lanes[index], item)
+                # Frames in floats are large: no name but the lane's may hold them.
+                del item
+                for one in lanes:
+                    while one.waiting and self.reference.serves(one.planned, one.waiting[0]):
+                        began = time.monotonic()
+                        yield self._measure(one)
+                        self._pass(one, began)
+                yield from self._stop_late(lanes)
+
+    def _call(self, planned: Planned, observer: Observer | None) -> Stepwise[Stepped | Finished]:
+        request = self.request.model_copy(update={"steps": planned.steps})
+        return lane(
+            self.model.pipe,
+            planned.policy,
+            lambda pipe, callback: self.model.generate(pipe, self.encoded, request, callback),
+            self.model.device,
+            observer if planned.spec.method == REFERENCE else None,
+        )
+
+    def _pauses(self, lanes: Sequence[_LaneRun]) -> Iterator[tuple[int, None]]:
+        """Until the full run on another device is where these lanes are."""
+        while any(one.waiting for one in lanes):
+            time.sleep(POLL_SECONDS)
+            yield 0, None
+
+    def _take(self, one: _LaneRun, item: Stepped | Finished) -> None:
+        one.waiting.append(item)
+        if isinstance(item, Stepped):
+            one.records.append(item.record)
+            self.pace.step(item.record)
+        else:
+            one.end()
+
+    def _measure(self, one: _LaneRun) -> Event:
+        """What comes of its next item."""
+        item = one.waiting[0]
+        if isinstance(item, Stepped):
+            one.measured.append(self.reference.record(one.planned, item))
+            return StepDone(one.planned.spec.name, one.measured[-1])
+        done = lane_entry(one.planned, one.measured, item, self.reference, self.request, self.model)
+        return LaneDone(done, to_uint8(item.frames))
+
+    def _pass(self, one: _LaneRun, began: float) -> None:
+        """Its next item has been told; if it is the full run's, others can be measured against it."""
+        item = one.waiting.popleft()
+        if one.planned.spec.method == REFERENCE:
+            self.reference.follow(item, sum(record.seconds or 0.0 for record in one.measured))
+        if isinstance(item, Finished):
+            self.pace.end(item.decode_seconds + time.monotonic() - began)
+
+    def _stop_late(self, lanes: Sequence[_LaneRun]) -> Iterator[Event]:
+        """Stop lanes, for the others to end in time."""
+        if self.deadline is None or not self.pace.known:
+            return
+        works = [work_left(one.planned, one.records, self.request.nfe) for one in lanes if one.going]
+        works += [work_left(planned, (), self.request.nfe) for planned in self.later]
+        for name, why in stops(works, self.pace, self.deadline.at - time.monotonic()):
+            for one in lanes:
+                if one.planned.spec.name == name:
+                    one.end()
+            self.later[:] = [planned for planned in self.later if planned.spec.name != name]
+            yield LaneStopped(name, why)

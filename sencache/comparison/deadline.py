@@ -38,24 +38,21 @@ class Work:
 
 
 def work_left(planned: Planned, records: Sequence[StepRecord], nfe: int | None) -> Work:
-    """Of a lane with `records` so far: as the budget `nfe` says, else by the share that it computes."""
+    """Of a lane with `records` so far: as the budget `nfe` says, else by the share that it computed since the
+    first reuse, as methods begin by computing; by Laplace's rule of succession, so one half before that.
+    """
     left = planned.steps - len(records)
     if not planned.policy.caches:
         return Work(planned.spec, left)
-    computed = left * _share(records) if nfe is None else min(left, max(0, nfe - _computed(records)))
+    if nfe is not None:
+        computed: float = min(left, max(0, nfe - _count_computed(records)))
+    else:
+        first = next((r.step for r in records if r.decision == "reuse"), len(records))
+        computed = left * (_count_computed(records[first:]) + 1) / (len(records) - first + 2)
     return Work(planned.spec, computed, left - computed)
 
 
-def _share(records: Sequence[StepRecord]) -> float:
-    """Of the steps since the first reuse, those computed, by Laplace's rule of succession: one half while
-    nothing was reused, as methods begin by computing.
-    """
-    first = next((r.step for r in records if r.decision == "reuse"), len(records))
-    since = records[first:]
-    return (_computed(since) + 1) / (len(since) + 2)
-
-
-def _computed(records: Sequence[StepRecord]) -> int:
+def _count_computed(records: Sequence[StepRecord]) -> int:
     return sum(record.decision == "compute" for record in records)
 
 
@@ -68,7 +65,6 @@ class Pace:
         self._steps: dict[str, list[float]] = {"compute": [], "reuse": []}
 
     def step(self, record: StepRecord) -> None:
-        """One more step has been taken."""
         self._steps[record.decision].append(record.seconds or 0.0)
 
     def end(self, seconds: float) -> None:
@@ -77,14 +73,12 @@ class Pace:
 
     @property
     def known(self) -> bool:
-        """Whether enough was measured to go by."""
         return len(self._steps["compute"]) >= ENOUGH
 
     def seconds(self, work: Work) -> float:
         """That `work` is going to take, its lane's end included; by medians, against single slow steps."""
         computed, reused = (median(self._steps[kind] or [0.0]) for kind in ("compute", "reuse"))
-        ending = median(self._endings or [self._ending])
-        return work.computed * computed + work.reused * reused + ending
+        return work.computed * computed + work.reused * reused + median(self._endings or [self._ending])
 
 
 def stops(works: Sequence[Work], pace: Pace, left: float) -> list[tuple[str, str]]:
@@ -109,10 +103,5 @@ def stops(works: Sequence[Work], pace: Pace, left: float) -> list[tuple[str, str
 def by_importance(works: Sequence[Work]) -> list[Work]:
     """The most important lane first."""
     sencache = next((work.lane for work in works if work.lane.method == "sencache"), None)
-
-    def rank(work: Work) -> int:
-        if work.lane is sencache:
-            return 1
-        return {REFERENCE: 0, FEWER_STEPS: 2}.get(work.lane.method, 3)
-
-    return sorted(works, key=rank)
+    ranks = {REFERENCE: 0, FEWER_STEPS: 2}
+    return sorted(works, key=lambda work: 1 if work.lane is sencache else ranks.get(work.lane.method, 3))

@@ -15,7 +15,8 @@ from sencache.schema import ModelInfo
 
 class Clock:
     """Seconds of work on one device between `start` and `stop`; on a GPU by events on the device's own
-    stream.
+    stream, with the most memory allocated meanwhile in `peak_bytes`: weights and what other lanes keep
+    included.
 
     An event is reached when everything queued before it is done. So what other lanes, decoding included, had
     left to do when this one started is not counted, and `stop` waits for this lane's own work, so that none
@@ -26,9 +27,12 @@ class Clock:
         self._device, self._cuda = device, device.type == "cuda"
         self._start: Any = None
         self._pauses: list[tuple[Any, Any]] = []
+        self.peak_bytes: int | None = None
 
     def start(self) -> None:
         """Begin, or begin again."""
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._start, self._pauses = self._mark(), []
 
     def stop(self) -> float:
@@ -36,10 +40,11 @@ class Clock:
         end = self._mark()
         if self._cuda:
             end.synchronize()
+            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self._device))
         return self._between(self._start, end) - sum(self._between(*pause) for pause in self._pauses)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """What the block does and queues is not counted."""
         begun = self._mark()
         yield
@@ -57,39 +62,16 @@ class Clock:
         return event
 
 
-class Peak:
-    """The most memory allocated on a GPU while a lane has its turn: weights and what other lanes keep
-    included.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.bytes: int | None = None
-
-    def begin(self) -> None:
-        """The lane goes on."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def end(self) -> None:
-        """The lane pauses."""
-        if self._device.type == "cuda":
-            self.bytes = max(self.bytes or 0, torch.cuda.max_memory_allocated(self._device))
-
-
 def named_devices(text: str) -> tuple[str, ...]:
     """The names in a list separated by commas; raises SencacheError for a device that is given twice."""
     names = tuple(name.strip() for name in text.split(","))
-    for twice in names:
-        # "cuda" and "cuda:0" are one GPU, and there is one CPU whatever its number.
-        if [_one(name) for name in names].count(_one(twice)) > 1:
-            raise SencacheError(f"device {twice!r} is given twice in {text!r}; give every device once")
+    # "cuda" and "cuda:0" are one GPU, and there is one CPU whatever its number.
+    split = [name.partition(":")[::2] for name in names]
+    places = [(kind, index or "0") if kind == "cuda" else kind for kind, index in split]
+    for name, place in zip(names, places, strict=True):
+        if places.count(place) > 1:
+            raise SencacheError(f"device {name!r} is given twice in {text!r}; give every device once")
     return names
-
-
-def _one(name: str) -> str:
-    kind, _, index = name.partition(":")
-    return f"cuda:{index or 0}" if kind == "cuda" else kind
 
 
 def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
@@ -109,8 +91,8 @@ def check_alike(models: Sequence[ModelInfo]) -> None:
     """Raises SencacheError unless lanes on all of `models` can be compared in seconds and bit for bit."""
     first, *others = models
     gpus = [torch.device(model.device).index or 0 for model in models if model.device.startswith("cuda")]
-    if len(set(gpus)) < len(gpus):
-        twice = next(index for index in gpus if gpus.count(index) > 1)
+    twice = next((index for index in gpus if gpus.count(index) > 1), None)
+    if twice is not None:
         raise SencacheError(
             f"cuda:{twice} is given twice, and its lanes would disturb each other; give it once"
         )

@@ -31,15 +31,12 @@ class Started(Clocked):
 
     @property
     def lanes(self) -> tuple[str, ...]:
-        """Their names."""
         report = self.report
         return (*(lane.name for lane in report.lanes), *(one.name for one in report.unfinished))
 
 
 @dataclass(frozen=True)
 class LaneStarted(Clocked):
-    """A lane begins: its method, its settings, and how many steps it is going to take."""
-
     lane: str
     method: str
     config: dict[str, Any]
@@ -48,8 +45,6 @@ class LaneStarted(Clocked):
 
 @dataclass(frozen=True)
 class StepDone(Clocked):
-    """A lane has taken one step."""
-
     lane: str
     record: StepRecord
 
@@ -88,27 +83,21 @@ class Ledger:
     def __init__(self) -> None:
         self.done: dict[str, Lane] = {}
         self.taken: Counter[str] = Counter()
-        self.stopped: set[str] = set()
         self._begun: Report | None = None
         self._open: dict[str, Unfinished] = {}
 
     def take(self, event: Event) -> None:
-        """Follow one event."""
         match event:
             case Started(report=report):
                 self._begun, self._open = report, {one.name: one for one in report.unfinished}
             case LaneStarted(lane=name, steps=steps):
-                self._note(name, steps=steps)
+                self._open[name] = self._open[name].model_copy(update={"steps": steps})
             case StepDone(lane=name):
                 self.taken[name] += 1
             case LaneStopped(lane=name, why=why):
-                self.stopped.add(name)
-                self._note(name, why=why)
+                self._open[name] = self._open[name].model_copy(update={"why": why})
             case LaneDone(lane=lane):
                 self.done[lane.name] = lane
-
-    def _note(self, name: str, **changes: Any) -> None:
-        self._open[name] = self._open[name].model_copy(update=changes)
 
     def report(self) -> Report:
         """The sealed report of all lanes so far, in the order in which they are shown."""

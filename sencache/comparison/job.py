@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sencache.comparison.plan import LaneSpec, Planned, plan_lanes, with_baselines
+from sencache.comparison import plan
 from sencache.models.checks import check_request
 from sencache.models.spec import ModelSpec
 from sencache.profiles.profile import Profile
@@ -22,14 +22,14 @@ class Job:
 
     spec: ModelSpec
     request: Request
-    lanes: tuple[Planned, ...]
+    lanes: tuple[plan.Planned, ...]
     profiles: tuple[Profile, ...] = ()
 
 
 def make_job(
     spec: ModelSpec,
     request: Request,
-    lanes: Sequence[LaneSpec],
+    lanes: Sequence[plan.LaneSpec],
     profiles: Profile | Sequence[Profile] | None = None,
 ) -> Job:
     """`lanes` and the two baselines of `request` on the model of `spec`, each with the constants of the first
@@ -39,5 +39,9 @@ def make_job(
     """
     check_request(spec, request)
     several = (profiles,) if isinstance(profiles, Profile) else tuple(profiles or ())
-    planned = plan_lanes(with_baselines(lanes), request, several, spec.architecture)
-    return Job(spec, request, tuple(planned), several)
+    for profile in several:
+        profile.require(spec.architecture)
+    planned = tuple(plan.plan_lane(lane, request, several) for lane in plan.with_baselines(lanes))
+    for one in planned:
+        one.policy.require(spec.architecture)
+    return Job(spec, request, planned, several)

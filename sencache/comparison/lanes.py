@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sencache.comparison.devices import Clock, Peak
+from sencache.comparison.devices import Clock
 from sencache.comparison.stepping import Stepwise
 from sencache.engine.attach import attach
 from sencache.engine.run import Observer
@@ -59,37 +59,28 @@ def lane(
     """
 
     def run(emit: Callable[[Stepped | Finished], None]) -> None:
-        shell, clock, peak, laps = shallow_pipeline(pipe), Clock(device), Peak(device), _Laps()
+        shell, clock, setup = shallow_pipeline(pipe), Clock(device), list[float]()
         watching = None if observer is None else _OffTheClock(observer, clock)
 
         def begin(*_: Any) -> None:
-            if laps.setup is None:
-                laps.setup = clock.stop()
+            if not setup:
+                setup.append(clock.stop())
                 clock.start()
 
         def on_step(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             record = trace.records[-1].model_copy(update={"seconds": clock.stop()})
-            peak.end()
             emit(Stepped(record, tensors["latents"].clone()))
-            peak.begin()
             clock.start()
             return {}
 
         with attach(shell, policy, observer=watching) as trace:
             shell.transformer.register_forward_pre_hook(begin, prepend=True)
-            peak.begin()
             clock.start()
             frames = generate(shell, on_step)
             decode = clock.stop()
-            peak.end()
-        emit(Finished(frames, trace, laps.setup or 0.0, decode, peak.bytes))
+        emit(Finished(frames, trace, sum(setup), decode, clock.peak_bytes))
 
     return Stepwise(run)
-
-
-@dataclass
-class _Laps:
-    setup: float | None = None
 
 
 class _OffTheClock:
@@ -99,9 +90,9 @@ class _OffTheClock:
         self.signal = observer.signal
         self._observer, self._clock = observer, clock
 
-    def observe(self, scene: StepState) -> None:
-        with self._clock.paused():
-            self._observer.observe(scene)
+    def observe(self, state: StepState) -> None:
+        with self._clock.pause():
+            self._observer.observe(state)
 
     def predicted(self, step: Step, prediction: torch.Tensor) -> None:
         with self._clock.paused():
@@ -114,16 +105,17 @@ def shallow_pipeline(pipe: Any) -> Any:
     shell.__dict__["scheduler"] = copy.deepcopy(pipe.scheduler)
     for name in ("transformer", "transformer_2"):
         if getattr(pipe, name, None) is not None:
-            shell.__dict__[name] = shallow_module(getattr(pipe, name))
+            shell.__dict__[name] = _shallow_module(getattr(pipe, name))
     return shell
 
 
-def shallow_module(module: torch.nn.Module) -> Any:
+def _shallow_module(module: torch.nn.Module) -> Any:
     """A module that shares every parameter, buffer and child, and owns the dictionaries that hold them and
     its hooks.
 
-    Group offloading goes on serving the copy. Raises SencacheError where anything else replaced `forward` on
-    the instance, as accelerate's offloading does: it would lead back to the original.
+    Group offloading goes on serving the copy: diffusers' own hooks around `forward` act only before and after
+    it. Raises SencacheError where anything else replaced `forward` on the instance, as accelerate's
+    offloading does: it would lead back to the original.
     """
     shell = copy.copy(module)
     for name, value in module.__dict__.items():
@@ -132,32 +124,26 @@ def shallow_module(module: torch.nn.Module) -> Any:
     # diffusers' hook registry points at the module it was made for.
     registry = shell.__dict__.pop("_diffusers_hook", None)
     if "forward" in module.__dict__:
-        if not _offloads_groups(module, registry):
+        hooks = [] if registry is None else registry.hooks.values()
+        if registry is None or hasattr(module, "_hf_hook") or any(hasattr(h, "new_forward") for h in hooks):
             raise SencacheError(
                 f"{type(module).__name__} has an offloading hook on its forward that lanes cannot share; "
                 "use group offloading, or attach to the pipeline instead"
             )
-        shell.__dict__["forward"] = partial(_between_hooks, module, registry, shell)
+        shell.__dict__["forward"] = partial(_forward_between_hooks, module, registry, shell)
     return shell
 
 
-def _offloads_groups(module: torch.nn.Module, registry: Any) -> bool:
-    """Whether all hooks around `forward` are diffusers' own, and act only before and after it."""
-    if registry is None or hasattr(module, "_hf_hook"):
-        return False
-    return not any(hasattr(hook, "new_forward") for hook in registry.hooks.values())
-
-
-def _between_hooks(module: torch.nn.Module, registry: Any, shell: Any, *args: Any, **kwargs: Any) -> Any:
+def _forward_between_hooks(module: torch.nn.Module, registry: Any, shell: Any, *args: Any, **kw: Any) -> Any:
     """The shell's own forward, with the hooks that were registered for `module`: they move the weights that
     both share, and know `module` by identity.
     """
     # A prefetching hook removes itself after the first forward.
     hooks = list(registry.hooks.values())
     for hook in reversed(hooks):
-        args, kwargs = hook.pre_forward(module, *args, **kwargs)
+        args, kw = hook.pre_forward(module, *args, **kw)
     own: Any = type(shell).forward
-    output = own(shell, *args, **kwargs)
+    output = own(shell, *args, **kw)
     for hook in hooks:
         output = hook.post_forward(module, output)
     return output

@@ -14,34 +14,34 @@ from sencache.comparison.report import Lane, ProfileRef
 from sencache.measures import rms
 from sencache.models.model import Model
 from sencache.profiles.profile import Profile
-from sencache.schema import Metrics, Request
+from sencache.schema import Request
 from sencache.trace import StepRecord
 
 
 class Reference:
     """The full run as far as it has come. The lanes of other devices may be ahead of it, and look at it from
-    threads of their own.
+    threads of their own. `frames` are there once it has ended, `seconds` is what it denoised for.
     """
 
     def __init__(self) -> None:
         self._latents: list[torch.Tensor] = []
         self._copies: dict[torch.device, list[torch.Tensor]] = {}
-        self._frames: Frames | None = None
-        self._seconds = 0.0
+        self.frames: Frames | None = None
+        self.seconds = 0.0
 
     def follow(self, item: Stepped | Finished, seconds: float) -> None:
         """Take what the full run came to, which has denoised for `seconds` so far."""
         if isinstance(item, Stepped):
             self._latents.append(item.latent)
         else:
-            self._seconds, self._frames = seconds, item.frames
+            self.seconds, self.frames = seconds, item.frames
 
     def serves(self, planned: Planned, item: Stepped | Finished) -> bool:
         """Whether the full run has come as far as `item` of another lane must be held against."""
         if planned.spec.method == REFERENCE:
             return True
         if isinstance(item, Finished):
-            return self._frames is not None
+            return self.frames is not None
         return planned.spec.method == FEWER_STEPS or item.record.step < len(self._latents)
 
     def record(self, planned: Planned, item: Stepped) -> StepRecord:
@@ -59,17 +59,8 @@ class Reference:
         apart = latent.float() - copies[step].float()
         return float(rms(apart.flatten().unsqueeze(0)))
 
-    def speedup(self, seconds: float) -> float:
-        """Of a lane that has denoised for `seconds`."""
-        return self._seconds / seconds
 
-    def metrics(self, frames: Frames, device: torch.device) -> Metrics:
-        """The distance of `frames`, measured on `device`."""
-        assert self._frames is not None
-        return compare_frames(frames, self._frames, device=device)
-
-
-def lane_of(
+def lane_entry(
     planned: Planned,
     trace: Sequence[StepRecord],
     finished: Finished,
@@ -83,6 +74,10 @@ def lane_of(
     denoise = sum(record.seconds or 0.0 for record in trace)
     used: Profile | None = getattr(policy, "profile", None)
     elsewhere = used.elsewhere(model.spec.id) if used else []
+    metrics = None
+    if not is_reference:
+        assert reference.frames is not None
+        metrics = compare_frames(finished.frames, reference.frames, device=model.device)
     return Lane(
         name=planned.spec.name,
         method=planned.spec.method,
@@ -97,11 +92,11 @@ def lane_of(
         denoise_seconds=denoise,
         decode_seconds=finished.decode_seconds,
         seconds=finished.setup_seconds + denoise + finished.decode_seconds,
-        speedup=1.0 if is_reference else reference.speedup(denoise),
+        speedup=1.0 if is_reference else reference.seconds / denoise,
         cache_bytes=ended.cache_bytes,
         peak_bytes=finished.peak_bytes,
         notes=(*elsewhere, *ended.notes, *shortfalls(policy, ended, request.nfe)),
         trace=tuple(trace),
-        metrics=None if is_reference else reference.metrics(finished.frames, model.device),
+        metrics=metrics,
         video=None,
     )

@@ -6,7 +6,7 @@ All three look at the frames as they leave the decoder, before any video encodin
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,28 +51,21 @@ def compare_frames(
         SencacheError: if the shapes differ, a side is below 31 pixels, or the values are not in [0, 1].
     """
     frames, reference = frame_pair(frames, reference)
-    _check_size(*frames.shape[1:3])
-    errors = np.array([_mean_squared_error(*pair) for pair in zip(frames, reference, strict=True)])
-    lpips_values, ssim_values = np.zeros(len(errors)), np.ones(len(errors))
-    for some in _batches(np.flatnonzero(errors), frames.shape[1] * frames.shape[2]):
-        lpips_values[some], ssim_values[some] = _lpips_and_ssim(frames[some], reference[some], str(device))
-    return _summarise(errors, lpips_values, ssim_values)
-
-
-def _check_size(height: int, width: int) -> None:
+    height, width = frames.shape[1:3]
     if min(height, width) < SMALLEST_SIDE:
         raise SencacheError(
             f"Frames of {height}x{width} are too small for LPIPS; "
             f"compare frames of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}."
         )
-
-
-def _mean_squared_error(frame: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     # In float64, where the square of no float32 difference vanishes: zero then means equal.
-    return float(np.mean(np.subtract(frame, reference, dtype=np.float64) ** 2))
-
-
-def _summarise(errors: NDArray[Any], lpips_values: NDArray[Any], ssim_values: NDArray[Any]) -> Metrics:
+    errors = np.array(
+        [np.mean(np.subtract(*pair, dtype=np.float64) ** 2) for pair in zip(frames, reference, strict=True)]
+    )
+    lpips_values, ssim_values = np.zeros(len(errors)), np.ones(len(errors))
+    differing_frames, size = np.flatnonzero(errors), max(1, _PIXELS_PER_BATCH // (height * width))
+    for start in range(0, len(differing_frames), size):
+        some = differing_frames[start : start + size]
+        lpips_values[some], ssim_values[some] = _lpips_and_ssim(frames[some], reference[some], str(device))
     psnrs = [_psnr(error) for error in errors]
     differing = [psnr for psnr in psnrs if psnr is not None]
     return Metrics(
@@ -90,23 +83,15 @@ def _psnr(mean_squared_error: float) -> float | None:
     return -10 * math.log10(mean_squared_error) if mean_squared_error else None
 
 
-def _batches(indices: NDArray[np.intp], pixels: int) -> Iterator[NDArray[np.intp]]:
-    size = max(1, _PIXELS_PER_BATCH // pixels)
-    return (indices[start : start + size] for start in range(0, len(indices), size))
-
-
 @torch.inference_mode()
 def _lpips_and_ssim(
     frames: NDArray[np.float32], reference: NDArray[np.float32], device: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    pair = _images(frames, device), _images(reference, device)
+    clips = (torch.from_numpy(clip).to(device) for clip in (frames, reference))
+    pair = [clip.permute(0, 3, 1, 2).contiguous() for clip in clips]
     ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
     assert isinstance(ssim, torch.Tensor)  # a tuple only where full images are asked for
     return _lpips_model(device)(*pair, normalize=True).flatten().cpu().numpy(), ssim.cpu().numpy()
-
-
-def _images(frames: NDArray[np.float32], device: str) -> torch.Tensor:
-    return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous()
 
 
 class _Unrounded(torch.nn.Conv2d):
@@ -139,11 +124,13 @@ def _lpips_model(device: str) -> Callable[..., torch.Tensor]:
     )
     # Not strict: the heads' second registration (`lins`) and the scaling constants are not in the file.
     model.load_state_dict(torch.load(_HEADS, "cpu", weights_only=True), strict=False, assign=True)
-    loaded: Callable[..., torch.Tensor] = _unrounded(model.eval().requires_grad_(False).to(device), device)
+    loaded: Callable[..., torch.Tensor] = _avoid_rounding(
+        model.eval().requires_grad_(False).to(device), device
+    )
     return loaded
 
 
-def _unrounded(model: torch.nn.Module, device: str) -> torch.nn.Module:
+def _avoid_rounding(model: torch.nn.Module, device: str) -> torch.nn.Module:
     if torch.device(device).type != "cpu":
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):

@@ -20,7 +20,7 @@ LISTS = {"steps"}
 
 
 def method_names() -> list[str]:
-    """Everything that can be a lane."""
+    """Of everything that can be a lane."""
     return [REFERENCE, FEWER_STEPS, *(name for name in METHODS if name != REFERENCE)]
 
 
@@ -57,7 +57,10 @@ def make_lanes(texts: Sequence[str], common: Mapping[str, Mapping[str, Any]]) ->
     if len(set(typed)) < len(typed):
         twice = next(text for text in typed if typed.count(text) > 1)
         raise SencacheError(f"lane {twice!r} is given twice; give it once or with other settings")
-    shared = {method: _checked_settings(method, given) for method, given in common.items()}
+    shared: dict[str, dict[str, Any]] = {}
+    for method, given in common.items():
+        _check_method(method)
+        shared[method] = {key: _read_setting(method, key, v, f"{key}={v}") for key, v in given.items()}
     parsed = [_parse_lane(text) for text in typed]
     names = [method for method, _ in parsed]
     unused = sorted(set(shared) - set(names))
@@ -65,13 +68,11 @@ def make_lanes(texts: Sequence[str], common: Mapping[str, Mapping[str, Any]]) ->
         raise SencacheError(
             f"a setting for {unused[0]!r} is given, but no lane runs it; add it to the methods"
         )
-    called = [method if names.count(method) == 1 else text for text, method in zip(typed, names, strict=True)]
-    return with_baselines(
-        [
-            LaneSpec(name, method, {**shared.get(method, {}), **given})
-            for name, (method, given) in zip(called, parsed, strict=True)
-        ]
-    )
+    lanes = []
+    for text, (method, given) in zip(typed, parsed, strict=True):
+        name = method if names.count(method) == 1 else text
+        lanes.append(LaneSpec(name, method, {**shared.get(method, {}), **given}))
+    return with_baselines(lanes)
 
 
 def with_baselines(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
@@ -95,17 +96,12 @@ def _check_method(method: str) -> None:
         raise SencacheError(f"unknown method {method!r}; choose from {', '.join(method_names())}")
 
 
-def _checked_settings(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    _check_method(method)
-    return {key: _setting(method, key, value, f"{key}={value}") for key, value in given.items()}
-
-
 def _parse_setting(method: str, text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
-    return key, _setting(method, key if equals else "", value, text)
+    return key, _read_setting(method, key if equals else "", value, text)
 
 
-def _setting(method: str, key: str, value: Any, text: str) -> Any:
+def _read_setting(method: str, key: str, value: Any, text: str) -> Any:
     """`value`, of a list its items; raises SencacheError naming `text` where `method` has no such setting."""
     allowed = [] if method in (REFERENCE, FEWER_STEPS) else settings(method)
     if key not in allowed:
@@ -125,21 +121,6 @@ class Planned:
     steps: int
 
 
-def plan_lanes(
-    lanes: Sequence[LaneSpec],
-    request: Request,
-    profiles: Sequence[Profile],
-    architecture: str,
-) -> list[Planned]:
-    """All lanes, as `plan_lane`; raises SencacheError too for a profile of another architecture."""
-    for profile in profiles:
-        profile.require(architecture)
-    planned = [plan_lane(lane, request, profiles) for lane in lanes]
-    for one in planned:
-        one.policy.require(architecture)
-    return planned
-
-
 def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> Planned:
     """The lane's policy: its defaults, then the request's preset, then what the user gave.
 
@@ -149,7 +130,7 @@ def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> 
     Raises SencacheError for settings out of range, an unknown preset, a method whose profile is missing, or
     settings that rule the budget out.
     """
-    preset = _preset(spec.method, request.preset, profiles)
+    preset = _find_preset(spec.method, request.preset, profiles)
     if spec.method in (REFERENCE, FEWER_STEPS):
         return Planned(spec, Full(), request.steps)
     serving = (profile for profile in profiles if spec.method in profile.serves)
@@ -164,7 +145,7 @@ def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> 
     return Planned(spec, policy, request.steps)
 
 
-def _preset(method: str, preset: str | None, profiles: Sequence[Profile]) -> dict[str, Any]:
+def _find_preset(method: str, preset: str | None, profiles: Sequence[Profile]) -> dict[str, Any]:
     if preset is None:
         return {}
     found = [profile.presets[preset] for profile in profiles if preset in profile.presets]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sencache.comparison.events import Compared, Event, LaneDone, LaneStarted, LaneStopped, Ledger, Pixels
-from sencache.comparison.report import REPORT_NAME, UNDER_WAY, Lane, Report, load_report, write_report
+from sencache.comparison.events import Compared, Event, LaneDone, LaneStarted, LaneStopped, Ledger
+from sencache.comparison.report import REPORT_NAME, UNDER_WAY, Report, load_report, write_report
 from sencache.video import safe_name, write_mp4
 
 
@@ -32,8 +33,8 @@ class Saving:
     def take(self, event: Event) -> None:
         """Follow one event; raises SencacheError when the disk is full, or frames cannot be encoded."""
         match event:
-            case LaneDone(lane=lane, frames=frames):
-                self._do(lambda: self._add(lane, frames))
+            case LaneDone():
+                self._do(partial(self._add, event))
             case Compared():
                 self._do(self._write)
             case LaneStarted() | LaneStopped():
@@ -41,7 +42,8 @@ class Saving:
                 self._do(self._write)
             case _:
                 self.ledger.take(event)
-        self._check(wait=isinstance(event, Compared))
+        while self._given and (isinstance(event, Compared) or self._given[0].done()):
+            self._given.pop(0).result()
 
     def _do(self, work: Callable[[], None]) -> None:
         if self._thread is None:
@@ -49,14 +51,10 @@ class Saving:
         else:
             self._given.append(self._thread.submit(work))
 
-    def _check(self, wait: bool) -> None:
-        while self._given and (wait or self._given[0].done()):
-            self._given.pop(0).result()
-
-    def _add(self, lane: Lane, frames: Pixels) -> None:
-        video = f"{safe_name(lane.name)}.mp4"
-        write_mp4(self.folder / video, frames, self.fps)
-        self.ledger.take(LaneDone(lane.model_copy(update={"video": video}), frames))
+    def _add(self, done: LaneDone) -> None:
+        video = f"{safe_name(done.lane.name)}.mp4"
+        write_mp4(self.folder / video, done.frames, self.fps)
+        self.ledger.take(LaneDone(done.lane.model_copy(update={"video": video})))
         self._write()
 
     def _write(self) -> None:
@@ -73,7 +71,7 @@ class Saving:
             self._thread.shutdown(cancel_futures=kind is GeneratorExit)
 
 
-def settled(folder: Path, taken: Mapping[str, int], why: str) -> Report | None:
+def final_report(folder: Path, taken: Mapping[str, int], why: str) -> Report | None:
     """The report of what a comparison that was cut off left in `folder`; None if no lane had ended.
 
     It says `why` the other lanes are missing, and how many steps they had `taken`. Nothing else than what it
@@ -83,8 +81,10 @@ def settled(folder: Path, taken: Mapping[str, int], why: str) -> Report | None:
     if not path.exists():
         return None
     report = load_report(path)
-    unfinished = [one.model_copy(update={"taken": taken.get(one.name, 0)}) for one in report.unfinished]
-    unfinished = [one.model_copy(update={"why": why}) if one.why == UNDER_WAY else one for one in unfinished]
+    unfinished = []
+    for one in report.unfinished:
+        reason = why if one.why == UNDER_WAY else one.why
+        unfinished.append(one.model_copy(update={"taken": taken.get(one.name, 0), "why": reason}))
     report = report.model_copy(update={"unfinished": tuple(unfinished)}).sealed()
     write_report(report, path)
     named = {REPORT_NAME, *(lane.video for lane in report.lanes)}

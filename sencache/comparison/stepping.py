@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import greenlet
@@ -30,14 +31,10 @@ class Stepwise(Generic[Item]):
     """
 
     def __init__(self, function: Callable[[Callable[[Item], None]], None]) -> None:
-        self._function = function
         self._consumer: greenlet.greenlet | None = None
         self._thread: int | None = None
-        self._call = greenlet.greenlet(self._run)
+        self._call = greenlet.greenlet(partial(function, self._emit))
         self._call.gr_context = contextvars.copy_context()
-
-    def _run(self) -> None:
-        self._function(self._emit)
 
     def _emit(self, item: Item) -> None:
         assert self._consumer is not None
@@ -75,9 +72,7 @@ class Stepwise(Generic[Item]):
 
 
 def round_robin(lanes: Sequence[Stepwise[Item]]) -> Generator[tuple[int, Item], None, None]:
-    """(index of the lane, item) in turn until every lane has ended; the lanes are closed when the iterator
-    is.
-    """
+    """(index of the lane, item) in turn until every lane has ended; closing the iterator closes the lanes."""
     alive = list(range(len(lanes)))
     try:
         while alive:
@@ -100,6 +95,13 @@ POLL_SECONDS = 0.05
 THREAD_NAME = "comparison"
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """One group has ended, by `error` if there is one."""
+
+    error: BaseException | None = None
+
+
 def in_threads(
     groups: Sequence[Group[Item]], ahead: int = AHEAD, beat: float | None = None, joins: bool = True
 ) -> Generator[Item | None, None, None]:
@@ -112,10 +114,13 @@ def in_threads(
     that, which whoever holds the device must and a web server's worker must not.
     """
     items: queue.Queue[Item | _Ended] = queue.Queue(ahead * len(groups))
-    stop = threading.Event()
-    threads = [_thread(group, items, stop) for group in groups]
+    stop, alive = threading.Event(), len(groups)
+    threads = []
+    for group in groups:
+        work = partial(contextvars.copy_context().run, _advance, group, items, stop)
+        threads.append(threading.Thread(target=work, name=THREAD_NAME, daemon=True))
+        threads[-1].start()
     try:
-        alive = len(threads)
         while alive:
             try:
                 item = items.get(timeout=beat)
@@ -134,40 +139,25 @@ def in_threads(
             thread.join()
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """One group has ended, by `error` if there is one."""
-
-    error: BaseException | None
-
-
-def _thread(group: Group[Item], items: queue.Queue[Item | _Ended], stop: threading.Event) -> threading.Thread:
-    context = contextvars.copy_context()
-    work = (_advance, group, items, stop)
-    thread = threading.Thread(target=context.run, args=work, name=THREAD_NAME, daemon=True)
-    thread.start()
-    return thread
-
-
 def _advance(group: Group[Item], items: queue.Queue[Item | _Ended], stop: threading.Event) -> None:
-    error: BaseException | None = None
+    """Hand over the items of `group` and then how it ended, until nobody reads any more."""
+
+    def put(item: Item | _Ended) -> bool:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=POLL_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    ended = _Ended()
     try:
         # Whatever the group began lives in this thread, and must end in it.
-        with group() as made:
-            for item in made:
-                if not _put(items, item, stop):
+        with group() as opened:
+            for item in opened:
+                if not put(item):
                     break
-    except BaseException as raised:
-        error = raised
-    _put(items, _Ended(error), stop)
-
-
-def _put(items: queue.Queue[Item | _Ended], item: Item | _Ended, stop: threading.Event) -> bool:
-    """Whether `item` was handed over; not once nobody reads any more."""
-    while not stop.is_set():
-        try:
-            items.put(item, timeout=POLL_SECONDS)
-            return True
-        except queue.Full:
-            continue
-    return False
+    except BaseException as error:
+        ended = _Ended(error)
+    put(ended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sencache.comparison.report import Lane, Report
@@ -63,22 +63,20 @@ class Cell(NamedTuple):
 
 def cells(report: Report, columns: Iterable[Column]) -> list[tuple[Cell, ...]]:
     """A row for each lane."""
-    return list(zip(*(_cells(report.lanes, column) for column in columns), strict=True))
+    return list(zip(*(_column_cells(report.lanes, column) for column in columns), strict=True))
 
 
-def _cells(lanes: Sequence[Lane], column: Column) -> list[Cell]:
+def _column_cells(lanes: Sequence[Lane], column: Column) -> Iterator[Cell]:
     rated = [value for lane in lanes if lane.metrics and (value := column.value(lane)) is not None]
     contest = column.better is not None and len(rated) > 1
     best = (max if column.better == "high" else min)(rated) if contest else None
-    return [_cell(lane, column, best) for lane in lanes]
-
-
-def _cell(lane: Lane, column: Column, best: float | None) -> Cell:
-    value = column.value(lane)
-    if value is None:
-        return Cell("–", None, False)
-    text = "identical" if math.isinf(value) else column.written.format(value)
-    return Cell(text, value, lane.metrics is not None and value == best)
+    for lane in lanes:
+        value = column.value(lane)
+        if value is None:
+            yield Cell("–", None, False)
+        else:
+            text = "identical" if math.isinf(value) else column.written.format(value)
+            yield Cell(text, value, lane.metrics is not None and value == best)
 
 
 def quality(lane: Lane) -> str:
@@ -104,31 +102,31 @@ def verdict(report: Report, label: Label = str) -> str:
     best, cache = closest(report.lanes), closest(lane for lane in report.lanes if lane.target is not None)
     if best is None:
         return " ".join(missing(report, label))
-    sentences = [f"On this one video, {_result(best, label)} is closest to the full run."]
+
+    def result(lane: Lane) -> str:
+        close = quality(lane).replace("identical", "identical to it")
+        return f"{label(lane.name)} ({close} with {lane.nfe} evaluations)"
+
+    sentences = [f"On this one video, {result(best)} is closest to the full run."]
     if cache is not None and cache is not best:
-        sentences.append(f"Of the caches it is {_result(cache, label)}.")
+        sentences.append(f"Of the caches it is {result(cache)}.")
     return " ".join([*sentences, *notes(report, label), *missing(report, label)])
-
-
-def _result(lane: Lane, label: Label) -> str:
-    close = quality(lane).replace("identical", "identical to it")
-    return f"{label(lane.name)} ({close} with {lane.nfe} evaluations)"
 
 
 def notes(report: Report, label: Label = str) -> list[str]:
     """What the lanes noted of their runs, each once, with those that noted it."""
-    noted = ((note, label(lane.name)) for lane in report.lanes for note in lane.notes)
-    return [f"{who}: {note}." for note, who in _grouped(noted)]
+    pairs = ((note, label(lane.name)) for lane in report.lanes for note in lane.notes)
+    return [f"{who}: {note}." for note, who in _join_names(pairs)]
 
 
 def missing(report: Report, label: Label = str) -> list[str]:
     """Which lanes did not end, each reason once."""
-    reasons = ((one.why, label(one.name)) for one in report.unfinished)
-    return [f"Missing: {who}; {why}." for why, who in _grouped(reasons)]
+    pairs = ((one.why, label(one.name)) for one in report.unfinished)
+    return [f"Missing: {who}; {why}." for why, who in _join_names(pairs)]
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    """(text, all that have it), each text once."""
+def _join_names(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """(text, names of all that have it), each text once."""
     found: dict[str, list[str]] = {}
     for text, who in pairs:
         found.setdefault(text, []).append(who)

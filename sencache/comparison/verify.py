@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -14,7 +13,7 @@ from sencache.comparison.plan import FEWER_STEPS, REFERENCE
 from sencache.comparison.report import Lane, ProfileRef, Report
 from sencache.errors import SencacheError
 from sencache.hub.exchange import kept_profile
-from sencache.policies import METHODS, Full, Policy, Schedule, make_policy, uses_profile
+from sencache.policies import METHODS, Full, Schedule, make_policy, uses_profile
 from sencache.policies.loading import load_all_bundled, load_profile
 from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord
@@ -32,8 +31,8 @@ def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]
     SencacheError only as `find_profile` does, where the profile of the run is not at hand.
     """
     find = find_profile or profiles_at_hand()
-    problems = [problem for lane in report.lanes for problem in _lane_problems(lane, report, find)]
-    problems += _unfinished_problems(report)
+    problems = [problem for lane in report.lanes for problem in _check_lane(lane, report, find)]
+    problems += _check_unfinished(report)
     if report.digest != report.content_digest():
         problems.append("the digest is not that of the content: something was changed after the run")
     return problems
@@ -56,9 +55,18 @@ def profiles_at_hand(given: Sequence[Profile] = (), folder: Path | None = None) 
     what was pulled from the Hub, and the files `profile*.json` in `folder`, where a report is.
     """
 
+    def candidates(reference: ProfileRef) -> Iterator[Profile | None]:
+        yield from given
+        yield from load_all_bundled().values()
+        if reference.path and reference.repo and reference.revision:
+            yield kept_profile(reference.path, reference.repo, reference.revision)
+        for path in sorted(folder.glob("profile*.json")) if folder else ():
+            with suppress(SencacheError):
+                yield load_profile(path)
+
     def find(reference: ProfileRef) -> Profile:
-        for profile in chain(given, load_all_bundled().values(), _kept(reference), _beside(folder)):
-            if profile.sha256 == reference.sha256:
+        for profile in candidates(reference):
+            if profile is not None and profile.sha256 == reference.sha256:
                 return profile
         raise SencacheError(
             f"no bundled profile has sha256 {reference.sha256[:12]}… "
@@ -68,19 +76,7 @@ def profiles_at_hand(given: Sequence[Profile] = (), folder: Path | None = None) 
     return find
 
 
-def _kept(reference: ProfileRef) -> Iterator[Profile]:
-    if reference.path and reference.repo and reference.revision:
-        copy = kept_profile(reference.path, reference.repo, reference.revision)
-        yield from [copy] if copy else []
-
-
-def _beside(folder: Path | None) -> Iterator[Profile]:
-    for path in sorted(folder.glob("profile*.json")) if folder else ():
-        with suppress(SencacheError):
-            yield load_profile(path)
-
-
-def _unfinished_problems(report: Report) -> Iterator[str]:
+def _check_unfinished(report: Report) -> Iterator[str]:
     if not report.lanes:
         yield "no lane came to its end, so there is nothing to verify"
     finished = {lane.name for lane in report.lanes}
@@ -91,43 +87,38 @@ def _unfinished_problems(report: Report) -> Iterator[str]:
             yield f"{one.name}: it is missing after {one.taken} steps of {one.steps}"
 
 
-def _lane_problems(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:
+def _check_lane(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:
     full = next((other for other in report.lanes if other.method == REFERENCE), None)
     if full is None:
         yield f"{lane.name}: there is no full run to hold it against"
         return
-    checks = (
-        partial(_replayed, lane, _profile(lane, find)),
-        partial(_sums, lane, full),
-        partial(_schedule, lane, full, report),
-        partial(_means, lane),
-    )
-    for check in checks:
-        yield from (f"{lane.name}: {problem}" for problem in _found(check))
+    profile = None
+    if lane.profile is not None and lane.method in METHODS and uses_profile(lane.method):
+        # A refusal of `find` is for whoever asked: only they have the file.
+        profile = find(lane.profile)
+    for check in (
+        _replay(lane, profile),
+        _check_sums(lane, full),
+        _check_schedule(lane, full, report),
+        _check_means(lane),
+    ):
+        try:
+            yield from (f"{lane.name}: {problem}" for problem in check)
+        except SencacheError as error:
+            yield f"{lane.name}: {error}"
+        except (ArithmeticError, LookupError, ValueError) as error:
+            # Of numbers which no run has written.
+            yield f"{lane.name}: its numbers cannot be recomputed ({error!r})"
 
 
-def _found(check: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """What `check` finds; also that it could not be done on numbers which no run has written."""
-    try:
-        yield from check()
-    except SencacheError as error:
-        yield str(error)
-    except (ArithmeticError, LookupError, ValueError) as error:
-        yield f"its numbers cannot be recomputed ({error!r})"
-
-
-def _profile(lane: Lane, find: FindProfile) -> Profile | None:
-    """Of a lane whose method uses one. A refusal of `find` is for whoever asked: only they have the file."""
-    if lane.profile is None or lane.method not in METHODS or not uses_profile(lane.method):
-        return None
-    return find(lane.profile)
-
-
-def _replayed(lane: Lane, profile: Profile | None) -> Iterator[str]:
+def _replay(lane: Lane, profile: Profile | None) -> Iterator[str]:
     timesteps = tuple(record.timestep for record in lane.trace)
     sigmas = tuple(record.sigma for record in lane.trace if record.sigma is not None)
     schedule = Schedule(timesteps, sigmas if len(sigmas) == len(timesteps) else None)
-    policy = _policy(lane, profile)
+    baseline = lane.method in (REFERENCE, FEWER_STEPS)
+    if not baseline and lane.profile is not None and profile is None and lane.method in METHODS:
+        raise SencacheError(f"it names a profile, which {lane.method} does not use")
+    policy = Full() if baseline else make_policy(lane.method, lane.config, profile)
     rule = policy.start(schedule)
     for index, record in enumerate(lane.trace):
         if record.step != index:
@@ -140,28 +131,16 @@ def _replayed(lane: Lane, profile: Profile | None) -> Iterator[str]:
             yield f"step {index}: its signals do not allow a decision ({error!r})"
             return
         replayed = decision.record(step, policy.cost(2))
-        yield from _differences(record, replayed)
+        for name in StepRecord.model_fields.keys() - MEASURED:
+            was, is_now = getattr(record, name), getattr(replayed, name)
+            if was != is_now:
+                yield f"step {index}: {name} is {was} on record, {is_now} when replayed"
         # How many blocks there are is not on record.
         if (record.cost is None) != (replayed.cost is None):
             yield f"step {index}: its cost is {record.cost}, which is not what its decision costs"
 
 
-def _policy(lane: Lane, profile: Profile | None) -> Policy:
-    if lane.method in (REFERENCE, FEWER_STEPS):
-        return Full()
-    if lane.profile is not None and profile is None and lane.method in METHODS:
-        raise SencacheError(f"it names a profile, which {lane.method} does not use")
-    return make_policy(lane.method, lane.config, profile)
-
-
-def _differences(recorded: StepRecord, replayed: StepRecord) -> Iterator[str]:
-    for name in StepRecord.model_fields.keys() - MEASURED:
-        was, is_now = getattr(recorded, name), getattr(replayed, name)
-        if was != is_now:
-            yield f"step {recorded.step}: {name} is {was} on record, {is_now} when replayed"
-
-
-def _sums(lane: Lane, full: Lane) -> Iterator[str]:
+def _check_sums(lane: Lane, full: Lane) -> Iterator[str]:
     computed = sum(record.decision == "compute" for record in lane.trace)
     expected = {
         "steps": len(lane.trace),
@@ -170,19 +149,19 @@ def _sums(lane: Lane, full: Lane) -> Iterator[str]:
         "denoise_seconds": sum(record.seconds or 0.0 for record in lane.trace),
         "speedup": full.denoise_seconds / lane.denoise_seconds if lane.denoise_seconds else math.inf,
     }
-    yield from _unequal(expected, lane)
+    yield from _compare_values(expected, lane)
     if lane.denoise_seconds + lane.decode_seconds > lane.seconds * (1 + 1e-9):
         yield f"seconds is {lane.seconds}, less than denoising and decoding together"
 
 
-def _unequal(expected: dict[str, float], holder: object) -> Iterator[str]:
+def _compare_values(expected: dict[str, float], holder: object) -> Iterator[str]:
     for name, value in expected.items():
         stated = getattr(holder, name)
         if stated is None or not math.isclose(stated, value, rel_tol=1e-6, abs_tol=1e-12):
             yield f"{name} is {stated}, but its parts give {value}"
 
 
-def _schedule(lane: Lane, full: Lane, report: Report) -> Iterator[str]:
+def _check_schedule(lane: Lane, full: Lane, report: Report) -> Iterator[str]:
     """The full run took the steps asked for; lanes of as many steps visit the same timesteps and sigmas."""
     if lane is full and lane.steps != report.request.steps:
         yield f"it took {lane.steps} steps, {report.request.steps} were asked for"
@@ -193,7 +172,7 @@ def _schedule(lane: Lane, full: Lane, report: Report) -> Iterator[str]:
             yield f"step {mine.step} is at timestep {mine.timestep}, the full run at {reference.timestep}"
 
 
-def _means(lane: Lane) -> Iterator[str]:
+def _check_means(lane: Lane) -> Iterator[str]:
     if lane.metrics is None:
         return
     frames = lane.metrics.per_frame
@@ -212,4 +191,4 @@ def _means(lane: Lane) -> Iterator[str]:
         errors = sum(10 ** (-value / 10) for value in differing)
         expected["psnr"] = -10 * math.log10(errors / len(frames["psnr"]))
         expected["psnr_frames"] = fmean(differing)
-    yield from _unequal(expected, lane.metrics)
+    yield from _compare_values(expected, lane.metrics)

@@ -18,7 +18,7 @@ def read_still(path: Path) -> Still:
     """The still in the file `path`; raises SencacheError when it cannot be read or is no picture."""
     content = _read(path)
     _decode(content, path.name)
-    return Still(name=path.name, sha256=hashlib.sha256(content).hexdigest()).located(path)
+    return Still(name=path.name, sha256=hashlib.sha256(content).hexdigest()).with_path(path)
 
 
 def still_pixels(still: Still, height: int, width: int) -> Any:

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).parents[2]
+from tests.ui.served_app import served_app
+
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 # Long tasks are blocks of the main thread beyond 50 ms; the observer sees them all from the first on.
 WATCH = """
@@ -50,51 +45,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--url")
     options = parser.parse_args()
-    with app(options.url) as url, sync_playwright() as playwright:
+    app = nullcontext(options.url) if options.url else served_app(Path(os.devnull))
+    with app as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        rounds = [
-            measured(browser.new_page(viewport={"width": 1440, "height": 900}), url)
-            for _ in range(options.rounds)
-        ]
+        size: Any = {"width": 1440, "height": 900}
+        rounds = [measure(browser.new_page(viewport=size), url) for _ in range(options.rounds)]
         browser.close()
     for name in rounds[0]:
         values = [figures[name] for figures in rounds]
         print(f"{name:42} {statistics.median(values):10.1f}   {min(values):10.1f} to {max(values):.1f}")
 
 
-@contextmanager
-def app(url: str | None) -> Iterator[str]:
-    """The address of an app: the one given, or one that runs for as long as this lasts."""
-    if url:
-        yield url
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
-    )
-    try:
-        yield awaited(f"http://127.0.0.1:{port}")
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def awaited(url: str) -> str:
-    """`url`, once it answers."""
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return url
-        except OSError:
-            time.sleep(0.2)
-
-
-def measured(page: Page, url: str) -> dict[str, float]:
+def measure(page: Page, url: str) -> dict[str, float]:
     """One visit and one run with the settings as they are."""
-    streamed = counted(page)
+    streamed = count_bytes(page)
     page.add_init_script(WATCH)
     page.goto(url)
     page.wait_for_function("window.painted && document.querySelectorAll('.js-plotly-plot').length >= 3")
@@ -103,13 +67,10 @@ def measured(page: Page, url: str) -> dict[str, float]:
     page.wait_for_timeout(1500)
     streamed.clear()
     live = page.evaluate(LIVE)
-    page.wait_for_function(
-        "document.querySelector('#status .note').textContent.startsWith('Measuring')", timeout=300_000
-    )
+    status = "document.querySelector('#status .note').textContent"
+    page.wait_for_function(f"{status}.startsWith('Measuring')", timeout=300_000)
     running = stalls(page)
-    page.wait_for_function(
-        "document.querySelector('#status .note').textContent.startsWith('Done')", timeout=300_000
-    )
+    page.wait_for_function(f"{status}.startsWith('Done')", timeout=300_000)
     page.wait_for_timeout(1500)
     ended = stalls(page)
     page.close()
@@ -131,7 +92,7 @@ def stalls(page: Page) -> list[float]:
     return [duration for _, duration in page.evaluate("window.stalls")]
 
 
-def counted(page: Page) -> list[int]:
+def count_bytes(page: Page) -> list[int]:
     """Grows by the size of every piece of every event stream."""
     session, sizes, streams = page.context.new_cdp_session(page), list[int](), set[str]()
     session.send("Network.enable")

@@ -81,14 +81,8 @@ def run(model_key: str, count: int, keep: Path | None) -> dict[str, Any]:
         rows.append(
             {
                 "samples": size,
-                "alpha_x": {
-                    "median": float(np.median(off[:, 0])),
-                    "p95": float(np.quantile(off[:, 0], 0.95)),
-                },
-                "alpha_t": {
-                    "median": float(np.median(off[:, 1])),
-                    "p95": float(np.quantile(off[:, 1], 0.95)),
-                },
+                "alpha_x": _quantiles(off[:, 0]),
+                "alpha_t": _quantiles(off[:, 1]),
                 "nfe": miscounts(profile, samples, size, draws),
             }
         )

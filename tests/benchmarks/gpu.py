@@ -26,12 +26,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_bench import Bench
-from gpu_models import ENTRIES, Subject, make_subject
+from gpu_bench import ENTRIES, Bench, make_subject
 from gpu_parts import PARTS
 
 from sencache.errors import SencacheError
@@ -69,7 +69,6 @@ class Figures:
 
     @property
     def title(self) -> str:
-        """Model and kind."""
         return f"{self.model}{' compiled' if self.compiled else ''}"
 
     def seconds(self, part: str) -> float:
@@ -86,35 +85,6 @@ class Figures:
             and PARTS[part].only in (None, self.model)
             and not (self.compiled and PARTS[part].eager_only)
         ]
-
-
-def forever() -> float:
-    """Seconds that are left."""
-    return math.inf
-
-
-def measure(
-    figures: Figures,
-    parts: list[str],
-    subject: Subject,
-    backend: str | None = None,
-    remaining: Callable[[], float] = forever,
-) -> Iterator[str]:
-    """Those of `parts` for which there is time, in turn, each one's name when it is done; with `backend` the
-    blocks are compiled before.
-    """
-    bench = Bench(subject, figures.steps, figures.compiled)
-    if backend is not None:
-        for block in subject.blocks:
-            block.compile(backend=backend)
-    _attempt(figures, "warm-up", lambda: Bench(subject, 2, figures.compiled).run(Fixed(interval=2)))
-    for part in parts:
-        if figures.seconds(part) > remaining():
-            continue
-        began = time.perf_counter()
-        if _attempt(figures, part, partial(PARTS[part].run, bench, figures.values)):
-            figures.parts[part] = time.perf_counter() - began
-        yield part
 
 
 def _attempt(figures: Figures, name: str, part: Callable[[], object]) -> bool:
@@ -134,8 +104,6 @@ def _attempt(figures: Figures, name: str, part: Callable[[], object]) -> bool:
 
 def machine(device: torch.device) -> dict[str, str]:
     """Named in the results."""
-    from importlib.metadata import version
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     cuda = torch.version.cuda or "none"
     return {"device": name, "cuda": cuda, "torch": torch.__version__, "diffusers": version("diffusers")}
@@ -189,8 +157,7 @@ def write(out: Path, settings: dict[str, Any], figures: list[Figures]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def options() -> argparse.Namespace:
-    """As typed."""
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -216,27 +183,32 @@ def asked_for(given: argparse.Namespace, before: list[Figures]) -> list[Figures]
         for name in given.models.split(",")
         for compiled in kinds
     ]
-    known = {(one.model, one.compiled, one.steps): one for one in before}
-    return [known.get((one.model, one.compiled, one.steps), one) for one in new]
+    known = {(one.title, one.steps): one for one in before}
+    return [known.get((one.title, one.steps), one) for one in new]
 
 
-def _done(
-    one: Figures, asked: list[str], given: argparse.Namespace, remaining: Callable[[], float]
-) -> Iterator[str]:
-    """The parts left of one model and kind, on a subject of their own, which is gone when they end."""
-    parts = [part for part in one.left(asked) if one.seconds(part) <= remaining()]
-    if parts:
-        subject = make_subject(one.model, given.scale, torch.device(given.device), torch.bfloat16)
-        yield from measure(one, parts, subject, given.backend if one.compiled else None, remaining)
-        del subject
-        torch._dynamo.reset()
-        if given.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+def measure(one: Figures, parts: list[str], given: argparse.Namespace, end: float) -> Iterator[str]:
+    """Those of `parts` that can be done until `end`, in turn, each one's name when it is done."""
+    if all(one.seconds(part) > end - time.perf_counter() for part in parts):
+        return
+    subject = make_subject(one.model, given.scale, torch.device(given.device), torch.bfloat16)
+    if one.compiled:
+        for block in subject.blocks:
+            block.compile(backend=given.backend)
+    _attempt(one, "warm-up", partial(Bench(subject, given.scale, 2).run, Fixed(interval=2)))
+    bench = Bench(subject, given.scale, one.steps, one.compiled)
+    for part in parts:
+        began = time.perf_counter()
+        if one.seconds(part) > end - began:
+            continue
+        if _attempt(one, part, partial(PARTS[part].run, bench, one.values)):
+            one.parts[part] = time.perf_counter() - began
+        yield part
 
 
 def main() -> int:
     """Measure, write after every part, print."""
-    given, began = options(), time.perf_counter()
+    given, began = parse_options(), time.perf_counter()
     device = torch.device(given.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -250,9 +222,13 @@ def main() -> int:
     if given.plan:
         return 0
     for one in figures:
-        for part in _done(one, parts, given, lambda: given.within - (time.perf_counter() - began)):
+        for part in measure(one, one.left(parts), given, began + given.within):
             write(out, settings, everything)
             print(f"{one.title} {part}: {one.failed.get(part) or f'{one.parts[part]:.0f} s'}", flush=True)
+        # The model is gone with its iterator.
+        torch._dynamo.reset()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     print(f"{here}, {given.scale}\n{table(figures)}\nleft:\n{plan(figures, parts)}")
     return 1 if any(one.failed for one in figures) and device.type == "cuda" else 0
 

@@ -24,6 +24,9 @@ from sencache.models.model import Model, own_profile
 from sencache.policies import Policy
 
 STEPS = 50
+REQUEST = sencache.Request(
+    prompt="a red circle moving right", steps=STEPS, height=64, width=64, frames=17, guidance_scale=4.0
+)
 
 
 def main() -> None:
@@ -46,21 +49,13 @@ class _Generation:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.request = sencache.Request(
-            prompt="a red circle moving right",
-            steps=STEPS,
-            height=64,
-            width=64,
-            frames=17,
-            guidance_scale=4.0,
-        )
-        self.encoded = model.encode(self.request.prompt, "", 4.0)
+        self.encoded = model.encode(REQUEST.prompt, "", REQUEST.guidance_scale)
 
     def __call__(self, policy: Policy | None = None) -> float:
         attached: Any = sencache.attach(self.model.pipe, policy) if policy else nullcontext()
         with attached:
             began = time.perf_counter()
-            self.model.latent(self.model.pipe, self.encoded, self.request)
+            self.model.latent(self.model.pipe, self.encoded, REQUEST)
             return time.perf_counter() - began
 
 
@@ -151,15 +146,7 @@ def _stopwatch(transformer: torch.nn.Module, children: list[str], scheduler: Any
 def _nine_lanes(model: Model) -> None:
     """The comparison of the README, model load apart."""
     profile = own_profile(model.spec)
-    request = sencache.Request(
-        prompt="a red circle moving right",
-        steps=STEPS,
-        height=64,
-        width=64,
-        frames=17,
-        guidance_scale=4.0,
-        preset="slow",
-    )
+    request = REQUEST.model_copy(update={"preset": "slow"})
     seconds = []
     for _ in range(3):
         began = time.perf_counter()

@@ -12,9 +12,8 @@ import pytest
 
 from sencache.app import service
 from sencache.app.events import Done
-from sencache.app.opening import preselected
 from sencache.app.request import make_request, plan_request
-from sencache.app.space import offered_model
+from sencache.app.space import offered_model, preselected_lanes
 from sencache.cli import commands as cli
 from sencache.comparison.report import load_report
 from sencache.video import write_mp4
@@ -22,18 +21,16 @@ from sencache.video import write_mp4
 SMALL = ["--steps", "4", "--height", "32", "--width", "32", "--frames", "5"]
 
 
-@pytest.mark.parametrize(
-    ("key", "devices"), [("tiny-wan", None), ("tiny-cogvideox", "cuda:0"), ("tiny-ltx", "cuda:1")]
-)
+@pytest.mark.parametrize(("key", "devices"), [("tiny-wan", None), ("tiny-ltx", "cuda:1")])
 def test_the_page_as_it_opens(key: str, devices: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own lanes and budget; on all GPUs unless one is named."""
     if devices:
         monkeypatch.setenv("SENCACHE_DEVICE", devices)
-    methods = preselected(offered_model(key))
+    methods = preselected_lanes(offered_model(key))
     size = {"height": 32, "width": 32, "frames": 9, "steps": 12}
     ask = make_request(model=key, prompt="a red circle", methods=methods, nfe=6, **size)
     *_, last = service.ComparisonService().run(plan_request(ask))
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     assert isinstance(last, Done)
 
 
@@ -57,18 +54,15 @@ def test_a_comparison_from_the_command_line(tmp_path: Path, monkeypatch: pytest.
     assert load_report(tmp_path / "half" / "report.json").model.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("on_clips", [False, True], ids=["trajectory", "clips"])
-def test_a_calibration_from_the_command_line(
-    on_clips: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_calibration_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mp4(tmp_path / "clip.mp4", np.random.default_rng(0).random((5, 32, 32, 3), np.float32), 8)
-    clips = ["--method", "paper", "--clips", str(tmp_path)] if on_clips else []
+    clips = ["--method", "paper", "--clips", str(tmp_path)]
     made = ["--samples", "1", "--device", "cuda", "--out", str(tmp_path / "own.json")]
     assert run("calibrate", *SMALL, *clips, *made, patch=monkeypatch) == 0
     assert json.loads((tmp_path / "own.json").read_text())["sensitivity"]["alpha_x"]
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "cuda:0,cuda:2", "rocm", "cuda,cuda:0"])
+@pytest.mark.parametrize("device", ["cuda:0,cuda:2", "rocm", "cuda,cuda:0"])
 def test_a_device_that_is_not_there_is_one_sentence(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +71,5 @@ def test_a_device_that_is_not_there_is_one_sentence(
     assert run("compare", *asked, patch=monkeypatch) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said and not (tmp_path / "out").exists()
-    assert {"rocm": "use cpu or cuda", "cuda,cuda:0": "given twice"}.get(
-        device, f"this machine has {emulation.GPUS} GPUs"
-    ) in " ".join(said.split())
+    known = {"rocm": "use cpu or cuda", "cuda,cuda:0": "given twice"}
+    assert known.get(device, f"this machine has {emulation.GPUS} GPUs") in " ".join(said.split())

@@ -62,7 +62,7 @@ def compare_lanes(
     return event.report, frames
 
 
-@pytest.mark.parametrize("folder", LAYOUTS, indirect=True)
+@pytest.mark.parametrize("folder", sorted(LAYOUTS.keys() - {"wan2.2-a14b"}), indirect=True)
 def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) -> None:
     name = folder.name
     model, request = load(find_spec(str(folder), LAYOUTS[name].image), "cuda"), request_for(name, tmp_path)
@@ -74,17 +74,18 @@ def test_it_is_calibrated_and_compared_on_the_gpu(folder: Path, tmp_path: Path) 
     assert all(np.isfinite(video).all() for video in frames.values())
 
 
-@pytest.mark.parametrize("folder", ["wan2.2-a14b", "cogvideox-5b", "hunyuan"], indirect=True)
+@pytest.mark.parametrize("folder", ["wan2.2-a14b", "hunyuan"], indirect=True)
 def test_wherever_its_parts_wait_the_videos_are_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles are of no effect at this size."""
-    request, expected = request_for(folder.name, tmp_path), dict[str, Any]()
+    """Also of the layout that the test above leaves out. Tiles are of no effect at this size."""
+    request = request_for(folder.name, tmp_path).model_copy(update={"nfe": None})
+    expected = dict[str, Any]()
     for choice in CHOICES:
         placement = Placement(*choice, 0, 0)
         monkeypatch.setattr(loading, "choose_placement", lambda *_, chosen=placement: chosen)
         model = load(find_spec(str(folder)), "cuda")
-        _, frames = compare_lanes(model, request, "fixed,control")
+        _, frames = compare_lanes(model, request, "fixed")
         expected = expected or frames
         assert all(np.array_equal(video, expected[name]) for name, video in frames.items()), choice
         encoder, blocks = model.text_encoder or model.pipe.text_encoder, model.pipe.transformer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pytest
 import torch
 
 from sencache.comparison.compare import Event, LaneDone, LaneStarted, StepDone
@@ -37,7 +38,7 @@ def request_of(steps: int, **changes: Any) -> Request:
     return Request(prompt="a red circle moving right", steps=steps, **{**size, **changes})
 
 
-REQUEST = request_of(STEPS, frames=17)
+REQUEST = request_of(STEPS)
 
 
 def with_(request: Request, **changes: Any) -> Request:
@@ -78,7 +79,7 @@ def recorded_policy(lane: Lane, profile: Profile) -> Policy:
     return make_policy(lane.method, lane.config, profile if uses_profile(lane.method) else None)
 
 
-def decided(records: Any) -> list[StepRecord]:
+def strip_measures(records: Any) -> list[StepRecord]:
     """The records without what a comparison measured."""
     return [record.model_copy(update={"drift": None, "seconds": None}) for record in records]
 
@@ -94,11 +95,24 @@ def lane_of(event: Event) -> str | None:
 
 def outcome(events: list[Event]) -> dict[str, Any]:
     """All that must not depend on when and beside what a comparison runs."""
-    return {
-        done.lane.name: (
-            decided(done.lane.trace),
-            [record.drift for record in done.lane.trace],
-            done.frames.tobytes(),
-        )
-        for done in of_kind(events, LaneDone)
-    }
+    made = {}
+    for done in of_kind(events, LaneDone):
+        drifts = [record.drift for record in done.lane.trace]
+        made[done.lane.name] = strip_measures(done.lane.trace), drifts, done.frames.tobytes()
+    return made
+
+
+def calls_under_way(patch: pytest.MonkeyPatch, *models: Model) -> list[int]:
+    """One entry for each call of a pipeline that has begun and not ended."""
+    under_way: list[int] = []
+    for model in models:
+
+        def count(*args: Any, generate: Any = model.generate, **kwargs: Any) -> Any:
+            under_way.append(1)
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                under_way.pop()
+
+        patch.setattr(model, "generate", count)
+    return under_way

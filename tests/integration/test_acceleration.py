@@ -19,7 +19,7 @@ import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-from pipelines import STEPS, Tiny
+from pipelines import STEPS, Tiny, on_gpu
 
 from sencache.comparison.lanes import Finished, lane
 from sencache.comparison.stepping import round_robin
@@ -190,8 +190,12 @@ def offload(tiny: Tiny, kind: str, folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
-def test_offloaded_weights_are_there_for_every_lane(tiny: Tiny, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("wan", "block_level"), ("wan", "leaf_level"), ("cogvideox", "leaf_level"), ("ltx", "block_level")],
+)
+def test_offloaded_weights_are_there_for_every_lane(name: str, kind: str, tmp_path: Path) -> None:
+    tiny = pipelines.ALL[name]()
     chosen = {m: p for m, p in policies(tiny.name).items() if (m, tiny.name) != ("teacache", "ltx")}
     expected = {method: under(tiny, policy) for method, policy in chosen.items()}
     offload(tiny, kind, tmp_path)
@@ -304,20 +308,6 @@ def test_a_lora_adapter_of_peft(tiny: Tiny) -> None:
 # --- Half precision -------------------------------------------------------------------------------
 
 
-def in_precision(tiny: Tiny, dtype: torch.dtype) -> Tiny:
-    """The same pipeline with a transformer and embeddings of `dtype`."""
-    tiny.pipe.transformer.to(dtype)
-    embeds = tiny.arguments
-
-    def arguments(batch: int) -> dict[str, Any]:
-        return {
-            name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-            for name, value in embeds(batch).items()
-        }
-
-    return Tiny(tiny.name, tiny.pipe, arguments, tiny.guidance)
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, torch.bfloat16) for name in pipelines.ALL), ("wan", torch.float16)]
 )
@@ -325,7 +315,7 @@ def test_half_precision(name: str, dtype: torch.dtype, counting: Counting) -> No
     """Nothing reused is bit for bit the plain pipeline; lanes are as attached; distances are finite, and not
     those of rounded latents where the sampler keeps float32.
     """
-    tiny = in_precision(pipelines.ALL[name](), dtype)
+    tiny = on_gpu(pipelines.ALL[name](), dtype, "cpu")
     plain = tiny()
     assert torch.isfinite(plain.float()).all()
     for policy in pipelines.exact(tiny.name).values():

@@ -18,7 +18,7 @@ from pipelines import STEPS, Tiny
 
 from sencache.app import service
 from sencache.app.aot import compile_blocks, layout_of, load_blocks
-from sencache.app.opening import sample
+from sencache.app.space import sample
 from sencache.comparison.lanes import Finished, lane
 from sencache.comparison.stepping import round_robin
 from sencache.engine.attach import attach
@@ -73,30 +73,30 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 def compiled_ahead(tiny: Tiny, folder: Path) -> None:
     transformer = tiny.pipe.transformer
-    load_blocks(transformer, folder, compile_blocks(transformer, lambda: tiny(steps=2), folder))
+    layout = compile_blocks(transformer, lambda: tiny(steps=2), folder)
+    assert all("forward" not in block.__dict__ for block in tiny.blocks), "the captured call left nothing"
+    load_blocks(transformer, folder, layout)
 
 
-def test_one_package_serves_every_block_with_its_own_weights(
+def test_one_package_serves_every_block_and_caches_leave_blocks_out(
     tiny: Tiny, compiler: Compiler, tmp_path: Path
 ) -> None:
-    plain = tiny()
+    """Each block with its own weights; another size than that captured runs the blocks as they are."""
+    other = {"height": tiny.arguments(1)["height"] * 2}
+    plain, plain_other = tiny(), tiny(**other)
     compiled_ahead(tiny, tmp_path)
+    assert torch.equal(tiny(**other), plain_other)
+    assert compiler.calls == 0
     latents = tiny()
     assert torch.allclose(latents, plain, rtol=1e-3, atol=1e-3)
     # CogVideoX's first block is given its text states in another layout than the others.
     served = len(tiny.blocks) - (tiny.name == "cogvideox")
     assert compiler.calls == served * tiny.branches * STEPS
-
-
-def test_caches_leave_compiled_blocks_out(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
-    compiled_ahead(tiny, tmp_path)
-    latents = tiny()
     for interval, computed in ((1, STEPS), (3, STEPS // 3)):
         compiler.calls = 0
         with attach(tiny.pipe, Fixed(interval=interval)) as trace:
             cached = tiny()
         assert trace.nfe == computed
-        served = len(tiny.blocks) - (tiny.name == "cogvideox")
         assert compiler.calls == served * tiny.branches * computed
         assert torch.equal(cached, latents) == (interval == 1)
 
@@ -117,21 +117,6 @@ def test_lanes_share_what_is_loaded_and_each_block_keeps_its_weights(
     assert compiler.loads == 1
 
 
-def test_another_size_runs_the_blocks_as_they_are(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
-    other = {"height": tiny.arguments(1)["height"] * 2}
-    plain = tiny(**other)
-    compiled_ahead(tiny, tmp_path)
-    assert torch.equal(tiny(**other), plain)
-    assert compiler.calls == 0
-
-
-def test_nothing_is_left_of_the_captured_call(tiny: Tiny, compiler: Compiler, tmp_path: Path) -> None:
-    plain = tiny()
-    compile_blocks(tiny.pipe.transformer, lambda: tiny(steps=2), tmp_path)
-    assert torch.equal(tiny(), plain)
-    assert all("forward" not in block.__dict__ for block in tiny.blocks)
-
-
 def test_layouts_tell_apart_what_a_compiler_would() -> None:
     x = torch.zeros(2, 3)
     same = layout_of(((x, [torch.ones(2, 3)]), {"a": None, "b": 2}))
@@ -144,10 +129,10 @@ def test_the_service_compiles_when_it_starts_if_told_to(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Off ZeroGPU the GPU function is called in place; the real worker is in test_zerogpu.py."""
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     service.ComparisonService().warm()
     assert compiler.packages == {}
-    monkeypatch.setattr(service, "ahead_of_time", lambda: True)
+    monkeypatch.setattr(service.space, "ahead_of_time", lambda: True)
     try:
         service.ComparisonService().warm()
         loaded = service.model("tiny-wan")
@@ -157,4 +142,4 @@ def test_the_service_compiles_when_it_starts_if_told_to(
         assert len(compiler.packages) == 1
         assert compiler.calls == len(loaded.pipe.transformer.blocks) * 2 * request.steps
     finally:
-        service._loaded.cache_clear()
+        service._load.cache_clear()

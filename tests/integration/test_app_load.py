@@ -18,32 +18,25 @@ from sencache.app.service import ComparisonService
 from sencache.comparison.report import Report
 from sencache.comparison.stepping import THREAD_NAME
 from sencache.comparison.verify import verify
+from sencache.policies.loading import parse_profile
 
-CLIENTS, WAITING, PATIENCE = 16, 5, 120
-ASKED: dict[str, Any] = {
-    "prompt": "a red circle",
-    "methods": ["sencache"],
-    "nfe": 2,
-    "steps": 4,
-    "height": 32,
-    "width": 32,
-    "frames": 5,
-    "api_name": "/compare",
-}
+CLIENTS, WAITING, PATIENCE = 10, 4, 120
+SMALL = {"nfe": 2, "steps": 4, "height": 32, "width": 32, "frames": 5}
+ASKED: dict[str, Any] = {"prompt": "a red circle", "methods": ["sencache"], **SMALL, "api_name": "/compare"}
 
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[tuple[str, ComparisonService]]:
     """The whole app with a queue that a few clients fill."""
     with pytest.MonkeyPatch.context() as patch:
-        studios: list[ComparisonService] = []
+        service = ComparisonService()
         patch.setattr(page, "MAX_WAITING", WAITING)
-        patch.setattr(page, "ComparisonService", lambda: studios.append(ComparisonService()) or studios[-1])
+        patch.setattr(page, "ComparisonService", lambda: service)
         built = page.build_app()
         _, url, _ = built.launch(
             server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.launch_options()
         )
-        yield url, studios[0]
+        yield url, service
         built.close()
 
 
@@ -66,7 +59,7 @@ def lasting(report: Report) -> Any:
     return traces, [lane.metrics for lane in report.lanes]
 
 
-def test_sixteen_clients_at_once(app: tuple[str, ComparisonService]) -> None:
+def test_many_clients_at_once(app: tuple[str, ComparisonService]) -> None:
     url, _ = app
     first = Report.model_validate_json(client(url).predict(**ASKED)["report"])
     clients = [client(url) for _ in range(CLIENTS)]
@@ -84,16 +77,16 @@ def test_sixteen_clients_at_once(app: tuple[str, ComparisonService]) -> None:
 
 
 def test_a_client_that_goes_away_frees_the_device(app: tuple[str, ComparisonService]) -> None:
-    url, studio = app
+    url, service = app
     job = client(url).submit(**{**ASKED, "steps": 400, "nfe": None})
     until = time.monotonic() + PATIENCE
     while not any(event["kind"] == "step" for event in job.outputs()):
         assert time.monotonic() < until
         time.sleep(0.02)
-    assert not studio._device.acquire(blocking=False)
+    assert not service._device.acquire(blocking=False)
     job.cancel()
-    assert studio._device.acquire(timeout=PATIENCE)
-    studio._device.release()
+    assert service._device.acquire(timeout=PATIENCE)
+    service._device.release()
     # The thread gives the device back just before it ends.
     while THREAD_NAME in {thread.name for thread in threading.enumerate()}:
         assert time.monotonic() < until
@@ -101,29 +94,21 @@ def test_a_client_that_goes_away_frees_the_device(app: tuple[str, ComparisonServ
 
 
 def test_what_is_wrong_is_told_to_the_client(app: tuple[str, ComparisonService]) -> None:
-    for wrong, said in (
-        ({"prompt": ""}, "prompt is empty"),
-        ({"methods": ["nope"]}, "unknown method 'nope'"),
-    ):
-        with pytest.raises(Exception, match=said):
-            client(app[0]).predict(**{**ASKED, **wrong})
+    with pytest.raises(Exception, match="unknown method 'nope'"):
+        client(app[0]).predict(**{**ASKED, "methods": ["nope"]})
 
 
-def test_profiles_are_listed_and_given_whole(app: tuple[str, ComparisonService]) -> None:
-    from sencache.policies.loading import parse_profile
-
+def test_only_the_named_endpoints_are_public_and_profiles_are_given_whole(
+    app: tuple[str, ComparisonService],
+) -> None:
     reader = client(app[0])
-    listed = reader.predict(api_name="/profiles")
-    assert listed
-    for entry in listed:
-        given = reader.predict(entry["name"], api_name="/profile")
-        assert parse_profile(json.dumps(given)).model.id == entry["model"]
-
-
-def test_only_the_named_endpoints_are_public(app: tuple[str, ComparisonService]) -> None:
-    told = client(app[0]).view_api(return_format="dict")
+    told = reader.view_api(return_format="dict")
     assert set(told["named_endpoints"]) == {"/compare", "/profiles", "/profile"}
     assert told["unnamed_endpoints"] == {}
+    listed = reader.predict(api_name="/profiles")
+    for entry in (listed[0], listed[-1]):
+        given = reader.predict(entry["name"], api_name="/profile")
+        assert parse_profile(json.dumps(given)).model.id == entry["model"]
 
 
 def test_the_documented_example_runs(
@@ -133,8 +118,6 @@ def test_the_documented_example_runs(
     code = text.split("```python\n")[1].split("```")[0]
     space: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:7860", app[0]), space)
-    assert [lane["name"] for lane in space["report"]["lanes"]] == [
-        *("none", "fewer-steps", "sencache", "sencache:forecast=linear", "control")
-    ]
-    printed = capsys.readouterr().out
-    assert "0 compute first_step" in printed
+    lanes = ["none", "fewer-steps", "sencache", "sencache:forecast=linear", "control"]
+    assert [lane["name"] for lane in space["report"]["lanes"]] == lanes
+    assert "0 compute first_step" in capsys.readouterr().out

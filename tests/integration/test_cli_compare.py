@@ -45,32 +45,19 @@ def test_every_option_reaches_the_request(run: Program, tmp_path: Path) -> None:
     assert (fixed.target, fixed.config["target"], fixed.nfe) == ("output", "output", 2)
 
 
-def test_a_budget_alone_takes_no_preset(run: Program, tmp_path: Path) -> None:
-    report = Report.model_validate_json(compare_small(run, tmp_path, "--nfe", "2", "--json").out)
-    assert (report.request.nfe, report.request.preset) == (2, None)
-
-
 def test_a_preset_reaches_the_request(run: Program, tmp_path: Path) -> None:
     report = Report.model_validate_json(compare_small(run, tmp_path, "--preset", "fast", "--json").out)
     assert (report.request.nfe, report.request.preset) == (None, "fast")
 
 
-def test_what_a_lane_notes_is_printed(run: Program, tmp_path: Path) -> None:
+def test_a_second_comparison_replaces_the_first(run: Program, tmp_path: Path) -> None:
+    """What a lane notes is printed; text of any language survives."""
+    (tmp_path / "notes.txt").write_text("mine")
+    prompt = "ein roter Kreis, 赤い円 \N{LARGE RED CIRCLE} [bold]x[/]"
     answer = compare_small(run, tmp_path, "--methods", "easycache")
     assert "\neasycache: its settings force each of the 3 steps to be computed" in answer.out
-
-
-def test_a_second_comparison_replaces_the_first(run: Program, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    for seed in ("1", "2"):
-        assert compare_small(run, tmp_path, "--seed", seed).code == 0
-    assert load_report(tmp_path / "report.json").request.seed == 2
-    assert tree(tmp_path) == {"notes.txt", "report.json", "none.mp4", "fixed.mp4", "fewer-steps.mp4"}
-
-
-def test_text_of_any_language_survives(run: Program, tmp_path: Path) -> None:
-    prompt = "ein roter Kreis, 赤い円 \N{LARGE RED CIRCLE} [bold]x[/]"
-    answer = compare_small(run, tmp_path, "--prompt", prompt)
-    assert answer.code == 0
-    assert load_report(tmp_path / "report.json").request.prompt == prompt
+    assert compare_small(run, tmp_path, "--methods", "easycache", "--seed", "2", "--prompt", prompt).code == 0
+    request = load_report(tmp_path / "report.json").request
+    assert (request.seed, request.prompt) == (2, prompt)
+    assert tree(tmp_path) == {"notes.txt", "report.json", "none.mp4", "easycache.mp4", "fewer-steps.mp4"}
     assert run("verify", tmp_path / "report.json").code == 0

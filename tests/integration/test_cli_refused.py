@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import (
-    LONG,
-    PROMPT,
-    Program,
-    assert_one_line,
-    bundled,
-    compare_small,
-    program,
-    tree,
-    written,
-)
+from command_line import LONG, PROMPT, Program, assert_one_line, bundled, compare_small, tree, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,41 +18,23 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 REFUSED: dict[str, tuple[list[str], str]] = {
     "unknown model": (["--model", "sora"], "unknown model 'sora'; choose from tiny-wan"),
     "unknown method": (["--methods", "none,magic"], "unknown method 'magic'; choose from none, fewer-steps"),
+    "markup": (["--methods", "none,[red]magic[/]"], "unknown method '[red]magic[/]'"),
     "method twice": (["--methods", "fixed,fixed"], "lane 'fixed' is given twice"),
     "unknown setting": (["--methods", "fixed:speed=9"], "fixed cannot take 'speed=9'"),
     "set: no dot": (["--set", "fixed"], "cannot read the setting 'fixed'; write it as method.key=value"),
-    "set: no value": (["--set", "fixed.interval"], "fixed cannot take 'interval'; write key=value"),
-    "set: empty": (["--set", ""], "cannot read the setting ''"),
-    "set: unknown method": (["--set", "magic.a=1"], "unknown method 'magic'"),
-    "set: no such lane": (["--set", "control.tolerance=1"], "no lane runs it; add it to the methods"),
     "no steps": (["--steps", "0"], "steps is 0"),
     "5000 steps": (["--steps", "5000"], "steps is 5000"),
-    "negative steps": (["--steps", "-1"], "steps is -1"),
     "16 frames": (["--frames", "16"], "cannot make 16 frames; use 4k+1 up to 81, for example 17"),
-    "negative frames": (["--frames", "-3"], "cannot make -3 frames; use 4k+1 up to 81, for example 1"),
     "no frames": (["--frames", "0"], "cannot make 0 frames"),
-    "too many frames": (["--frames", "85"], "cannot make 85 frames; use 4k+1 up to 81, for example 81"),
-    "height 63": (
-        ["--height", "63"],
-        "height of 63 pixels; use a multiple of 16 from 32 to 256, for example 64",
-    ),
+    "height 63": (["--height", "63"], "height of 63 pixels; use a multiple of 16 from 32 to 256, for exam"),
     "too small to measure": (["--height", "16"], "height of 16 pixels; use a multiple of 16 from 32 to 256"),
-    "height 0": (["--height", "0"], "height of 0 pixels"),
     "width -16": (["--width", "-16"], "width of -16 pixels"),
-    "width 100000": (
-        ["--width", "100000"],
-        "width of 100000 pixels; use a multiple of 16 from 32 to 256",
-    ),
-    "negative seed": (["--seed", "-1"], "seed is -1"),
+    "width 100000": (["--width", "100000"], "width of 100000 pixels; use a multiple of 16 from 32 to 256"),
     "huge seed": (["--seed", str(2**63)], f"seed is {2**63}"),
     "guidance nan": (["--guidance", "nan"], "guidance is nan"),
-    "guidance inf": (["--guidance", "inf"], "guidance is inf"),
-    "negative guidance": (["--guidance", "-1"], "guidance is -1.0"),
-    "no prompt": (["--prompt", ""], "the prompt is empty"),
     "blank prompt": (["--prompt", " \n\t"], "the prompt is empty"),
     "long prompt": (["--prompt", LONG], "the prompt has 10,000 characters; shorten it to at most 2,000"),
     "long negative": (["--negative-prompt", LONG], "the negative prompt has 10,000 characters"),
-    "nfe 0": (["--nfe", "0"], "nfe is 0"),
     "nfe above steps": (["--nfe", "4"], "a budget of 4 evaluations exceeds the 3 steps"),
     "nfe and preset": (
         ["--nfe", "2", "--preset", "fast"],
@@ -71,17 +43,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no text": (["--prompt", "\udcff"], "is not valid text"),
     "unknown device": (["--device", "tpu"], "unknown device 'tpu'; use cpu or cuda"),
     "device twice": (["--device", "cpu,cpu"], "device 'cpu' is given twice in 'cpu,cpu'"),
-    "device that cannot serve": (["--device", "meta"], "unknown device 'meta'; use cpu or cuda"),
     "no such profile": (["--profile", "missing.json"], "cannot read profile missing.json (No such file"),
-    "a folder as profile": (["--profile", "/"], "cannot read profile / (Is a directory)"),
-}
-# Found when the lanes are planned.
-REFUSED |= {
+    # Found when the lanes are planned.
     "unknown preset": (["--preset", "warp"], "unknown preset 'warp'; this model has: slow, fast"),
-    "preset without use": (["--methods", "none", "--preset", "warp"], "unknown preset 'warp'"),
     "not a number": (["--set", "fixed.interval=often"], "fixed.interval is 'often'"),
-    "not finite": (["--methods", "control:tolerance=nan"], "control.tolerance is 'nan'"),
-    "out of range": (["--methods", "fixed:interval=0"], "fixed.interval is '0'"),
     "forced beyond nfe": (
         ["--nfe", "1", "--methods", "fixed:forced_first=2"],
         "fixed.forced_first is 2, more than the budget of 1 evaluations; force at most 1 steps",
@@ -99,42 +64,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize(
-    "asked",
-    ["unknown method", "16 frames", "height 63", "long prompt", "nfe above steps", "nfe and preset"],
-)
-def test_a_bad_request_is_refused_before_the_model_is_loaded(
-    run: Program, tmp_path: Path, asked: str
-) -> None:
-    options, message = REFUSED[asked]
-    assert_one_line(compare_small(run, tmp_path / "out", *options), message)
+def test_a_bad_request_is_refused_before_the_model_is_loaded(run: Program, tmp_path: Path) -> None:
+    asked = ("unknown method", "16 frames", "height 63", "long prompt", "nfe above steps", "nfe and preset")
+    for options, message in (REFUSED[name] for name in asked):
+        assert_one_line(compare_small(run, tmp_path / "out", *options), message)
 
 
-@pytest.mark.parametrize("option", ["--steps", "--seed", "--guidance", "--nfe"])
-def test_a_refusal_names_the_option_to_correct(run: Program, tmp_path: Path, option: str) -> None:
-    answer = compare_small(run, tmp_path / "out", option, "-7")
-    assert_one_line(answer, f"correct {option}\n")
+def test_a_refusal_names_the_option_to_correct(run: Program, tmp_path: Path) -> None:
+    for option in ("--steps", "--seed", "--guidance", "--nfe"):
+        assert_one_line(compare_small(run, tmp_path / "out", option, "-7"), f"correct {option}\n")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_is_refused_where_there_is_none(run: Program, tmp_path: Path) -> None:
-    answer = compare_small(run, tmp_path / "out", "--device", "cuda")
+    answer = compare_small(run, tmp_path, "--device", "cuda")
     assert_one_line(answer, "device 'cuda' is not available here; use cpu")
-    assert tree(tmp_path) == set()
-
-
-def test_a_refusal_by_a_real_process(tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    answer = program("compare", "--prompt", PROMPT, "--methods", "none,[red]magic[/]", "--out", out)
-    assert_one_line(answer, "unknown method '[red]magic[/]'")
-    assert tree(tmp_path) == set()
 
 
 TYPERS_OWN = {
     "no prompt": ["compare", "--out", "x"],
-    "no folder": ["compare", "--prompt", PROMPT],
     "steps not whole": ["compare", "--prompt", PROMPT, "--out", "x", "--steps", "1.5"],
-    "seed not a number": ["compare", "--prompt", PROMPT, "--out", "x", "--seed", "one"],
     "unknown option": ["compare", "--prompt", PROMPT, "--out", "x", "--fast"],
     "unknown command": ["contrast"],
     "no samples": ["calibrate", "--samples", "0"],
@@ -163,11 +112,9 @@ def changed_profile(**model: str) -> str:
 
 
 GARBAGE = {
-    "empty": b"",
     "not text": bytes(range(256)),
     "not JSON": b"{",
     "a list": b"[]",
-    "no profile": b"{}",
     "another schema": json.dumps({"schema": "sencache.report/1"}).encode(),
     "not a number": changed_profile().replace(': "wan"', ": NaN").encode(),
     "no architecture": changed_profile(architecture="Sora 2").encode(),
@@ -197,7 +144,6 @@ def test_a_profile_of_another_model_is_refused(run: Program, tmp_path: Path) -> 
 
 CALIBRATE_REFUSED = {
     "unknown model": (["--model", "sora"], "unknown model 'sora'"),
-    "no steps": (["--steps", "0"], "steps is 0"),
     "one step": (["--steps", "1"], "calibration needs at least two steps"),
     "negative seed": (["--seed", "-1"], "seed is -1"),
     "no such prompts": (["--prompts", "missing.txt"], "cannot read prompts from missing.txt"),
@@ -220,26 +166,15 @@ def test_calibrate_refuses_bad_input(run: Program, tmp_path: Path, options: list
     assert tree(tmp_path) == set()
 
 
-PROMPT_FILES = {
-    "no prompts": (b"\n \n", "holds no prompts"),
-    "not text": (b"\xff\xfe\xfa", "cannot read prompts"),
-    "a long prompt": (b"a circle\n" + LONG.encode(), "the prompt has 10,000 characters"),
-}
-
-
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize(("content", "message"), PROMPT_FILES.values(), ids=PROMPT_FILES)
-def test_calibrate_looks_at_the_prompts_first(
-    run: Program, tmp_path: Path, content: bytes, message: str
-) -> None:
-    file = written(tmp_path / "prompts.txt", content)
-    assert_one_line(run("calibrate", "--prompts", file, "--out", tmp_path / "profile.json"), message)
-    assert tree(tmp_path) == {"prompts.txt"}
-
-
-@pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("out", ["file/profile.json", "."])
-def test_calibrate_looks_at_the_place_first(run: Program, tmp_path: Path, out: str) -> None:
-    written(tmp_path / "file", "mine")
-    assert_one_line(run("calibrate", "--out", tmp_path / out), "cannot write")
+def test_calibrate_looks_at_the_prompts_and_the_place_first(run: Program, tmp_path: Path) -> None:
+    for content, message in (
+        (b"\n \n", "holds no prompts"),
+        (b"\xff\xfe\xfa", "cannot read prompts"),
+        (b"a circle\n" + LONG.encode(), "the prompt has 10,000 characters"),
+    ):
+        file = written(tmp_path / "file", content)
+        assert_one_line(run("calibrate", "--prompts", file, "--out", tmp_path / "profile.json"), message)
+    for out in ("file/profile.json", "."):
+        assert_one_line(run("calibrate", "--out", tmp_path / out), "cannot write")
     assert tree(tmp_path) == {"file"}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comparisons import outcome, request_of
+from comparisons import calls_under_way, outcome, request_of
 from diffusers import UniPCMultistepScheduler
 
 import sencache
@@ -78,51 +78,32 @@ def unharmed(tiny_wan: Model) -> Iterator[Model]:
     assert torch.is_grad_enabled()
 
 
-STOPS = {"started": 1, "lane started": 2, "first step": 6, "middle of a round": 14, "a lane is done": 22}
-
-
-@pytest.mark.parametrize("taken", STOPS.values(), ids=STOPS)
-def test_closing_the_stream_leaves_the_model_as_it_was(
-    unharmed: Model, bundled_profile: Profile, taken: int
-) -> None:
-    stream = compare(unharmed, request_of(4), parse_lanes("sencache,fixed,control"), bundled_profile)
-    for _ in range(taken):
-        next(stream)
-    stream.close()
-    assert list(stream) == []
-
-
-def test_an_interrupt_leaves_the_model_as_it_was(unharmed: Model) -> None:
-    stream = compare(unharmed, request_of(4), parse_lanes("fixed"), None)
-    for _ in range(6):
-        next(stream)
-    with pytest.raises(KeyboardInterrupt):
-        stream.throw(KeyboardInterrupt())
+def test_closing_the_stream_leaves_the_model_as_it_was(unharmed: Model, bundled_profile: Profile) -> None:
+    """At the start, where lanes start, after the first step, within a round, after a lane."""
+    for taken in (1, 2, 6, 14, 22):
+        stream = compare(unharmed, request_of(4), parse_lanes("sencache,fixed,control"), bundled_profile)
+        for _ in range(taken):
+            next(stream)
+        if taken == 6:
+            with pytest.raises(KeyboardInterrupt):
+                stream.throw(KeyboardInterrupt())
+        stream.close()
+        assert list(stream) == []
 
 
 def test_a_failing_step_ends_all_lanes(unharmed: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     step, calls = UniPCMultistepScheduler.step, iter(range(100))
 
-    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def fail(self: Any, *args: Any, **kwargs: Any) -> Any:
         if next(calls) == 5:
             raise MemoryError("no memory left")
         return step(self, *args, **kwargs)
 
-    under_way, generate = [], unharmed.generate
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        under_way.append(1)
-        try:
-            return generate(*args, **kwargs)
-        finally:
-            under_way.pop()
-
-    stream = compare(unharmed, request_of(4), parse_lanes("fixed,control"), None)
     with monkeypatch.context() as patched:
-        patched.setattr(UniPCMultistepScheduler, "step", failing)
-        patched.setattr(unharmed, "generate", counted)
+        patched.setattr(UniPCMultistepScheduler, "step", fail)
+        under_way = calls_under_way(patched, unharmed)
         with pytest.raises(MemoryError, match="no memory left") as caught:
-            list(stream)
+            list(compare(unharmed, request_of(4), parse_lanes("fixed,control"), None))
     # The traceback keeps every frame alive, so whatever has ended was ended on purpose.
     assert caught.tb is not None and under_way == []
 

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 REFUSED = {
     "no profile": ("sencache", {}, None, "sencache needs a calibrated profile"),
-    "no profile, teacache": ("teacache", {}, None, "teacache needs a calibrated profile"),
     "setting out of range": ("control:tolerance=-1", {}, None, "control.tolerance is '-1'"),
     "step list too long": ("fixed:steps=0+4", {}, None, "fixed.steps names step 4"),
     "unknown preset": ("fixed", {"preset": "warp"}, None, "unknown preset 'warp'"),
@@ -43,15 +42,13 @@ def test_a_comparison_is_refused_before_anything_runs(
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(tiny_wan, "generate", run)
-    profile = of_architecture(bundled_profile, architecture) if architecture else None
+    profile = None
+    if architecture:
+        model = bundled_profile.model.model_copy(update={"id": "other", "architecture": architecture})
+        profile = bundled_profile.model_copy(update={"model": model})
     request = with_(request_of(4), **changes)
     with pytest.raises(SencacheError, match=message):
         next(compare(tiny_wan, request, parse_lanes(typed), profile))
-
-
-def of_architecture(profile: Profile, architecture: str) -> Profile:
-    model = profile.model.model_copy(update={"id": "other", "architecture": architecture})
-    return profile.model_copy(update={"model": model})
 
 
 def test_lanes_come_in_any_order_and_baselines_are_added(tiny_wan: Model) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from comparisons import calls_under_way
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +27,7 @@ from sencache.comparison.plan import parse_lanes
 from sencache.errors import SencacheError
 from sencache.models.model import Model
 from sencache.profiles.profile import Profile
-from sencache.schema import ModelInfo, Request
+from sencache.schema import Request
 
 REQUEST = Request(prompt="a red circle", steps=6, height=32, width=32, frames=5, guidance_scale=4.0)
 LANES = parse_lanes("sencache,fixed,control,easycache", ["fixed.interval=2", "easycache.forced_first=2"])
@@ -39,9 +42,13 @@ def pair() -> tuple[Model, Model]:
     return sencache.load("tiny-wan"), sencache.load("tiny-wan")
 
 
-def slowed(model: Model) -> Any:
-    """The handle of a hook that makes every forward take longer than any lane's step elsewhere."""
-    return model.pipe.transformer.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+@contextmanager
+def slow_down(*models: Model) -> Iterator[None]:
+    """Every forward of them takes longer than any lane's step elsewhere."""
+    hooks = [m.pipe.transformer.register_forward_pre_hook(lambda *_: time.sleep(0.03)) for m in models]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def by_lane(events: list[Any]) -> dict[str, Any]:
@@ -67,12 +74,8 @@ def test_two_devices_tell_what_one_does(
     """Frames bit for bit, every record with its drift, every metric, whichever device is ahead."""
     request = REQUEST.model_copy(update={"nfe": nfe})
     alone = list(compare(pair[0], request, LANES, bundled_profile))
-    handle = slowed(pair[slow]) if slow is not None else None
-    try:
+    with slow_down(*(() if slow is None else [pair[slow]])):
         spread = list(compare(pair[0], request, LANES, bundled_profile, [pair[1]]))
-    finally:
-        if handle is not None:
-            handle.remove()
     assert by_lane(spread) == by_lane(alone)
     assert isinstance(spread[-1], Compared) and spread[-1].report.model.device == "cpu,cpu"
     names = [one.name for one in spread[-1].report.lanes]
@@ -84,25 +87,10 @@ def test_fewer_steps_takes_the_steps_of_the_first_lane_not_of_the_first_to_end(
 ) -> None:
     lanes = parse_lanes("sencache:tolerance=9:early_tolerance=9,sencache:tolerance=0")
     monkeypatch.setattr(comparison, "share_out", lambda costs, _: [[0, 1], [2]] if costs[1:] else [[0], []])
-    handle = slowed(pair[0])
-    try:
+    with slow_down(pair[0]):
         report = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))[-1].report
-    finally:
-        handle.remove()
     nfe = {lane.name: lane.nfe for lane in report.lanes}
     assert nfe["fewer-steps"] == nfe[lanes[1].name] < nfe[lanes[2].name]
-
-
-def test_nothing_is_lost_when_the_full_run_ends_last(
-    pair: tuple[Model, Model], bundled_profile: Profile
-) -> None:
-    """Alone on the slower device: all that the other lane did waits for it, to the end."""
-    lanes, handle = parse_lanes("fixed"), slowed(pair[0])
-    try:
-        spread = list(compare(pair[0], REQUEST, lanes, bundled_profile, [pair[1]]))
-    finally:
-        handle.remove()
-    assert by_lane(spread) == by_lane(list(compare(pair[0], REQUEST, lanes, bundled_profile)))
 
 
 def test_both_devices_work_each_in_one_thread(pair: tuple[Model, Model], bundled_profile: Profile) -> None:
@@ -145,41 +133,24 @@ def test_all_lanes_of_a_device_share_one_encoding(
         assert len({id(one) for one in encodings}) <= 1 and all(type(one) is made for one in encodings)
 
 
-@pytest.mark.parametrize("taken", [3, 9, 20])
 def test_closing_ends_the_lanes_of_all_devices(
-    pair: tuple[Model, Model], bundled_profile: Profile, monkeypatch: pytest.MonkeyPatch, taken: int
-) -> None:
-    under_way = []
-    for model in pair:
-        generate = model.generate
-
-        def counted(*args: Any, generate: Any = generate, **kwargs: Any) -> Any:
-            under_way.append(1)
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                under_way.pop()
-
-        monkeypatch.setattr(model, "generate", counted)
-    before = threading.active_count()
-    stream = compare(pair[0], REQUEST, LANES, bundled_profile, [pair[1]])
-    events = list(itertools.islice(stream, taken))
-    stream.close()
-    assert len(events) == taken
-    assert under_way == [] and threading.active_count() == before
-
-
-def test_what_fails_on_the_other_device_is_raised_here(
     pair: tuple[Model, Model], bundled_profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*_: Any, **__: Any) -> Any:
+    """And so does what fails on another device, which is raised here."""
+    under_way, before = calls_under_way(monkeypatch, *pair), threading.active_count()
+    for taken in (3, 9, 20):
+        stream = compare(pair[0], REQUEST, LANES, bundled_profile, [pair[1]])
+        assert len(list(itertools.islice(stream, taken))) == taken
+        stream.close()
+        assert under_way == [] and threading.active_count() == before
+
+    def fail(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("device 1 is full")
 
-    monkeypatch.setattr(pair[1], "generate", failing)
-    before = threading.active_count()
+    monkeypatch.setattr(pair[1], "generate", fail)
     with pytest.raises(torch.OutOfMemoryError, match="device 1 is full"):
         list(compare(pair[0], REQUEST, LANES, bundled_profile, [pair[1]]))
-    assert threading.active_count() == before
+    assert under_way == [] and threading.active_count() == before
 
 
 def test_a_copy_of_another_kind_is_refused(pair: tuple[Model, Model], bundled_profile: Profile) -> None:
@@ -201,7 +172,7 @@ def test_the_app_spreads_over_the_devices_it_is_given(monkeypatch: pytest.Monkey
             lambda *_, seen=seen: seen.add(threading.get_ident())
         )
     events = list(service.ComparisonService().run(plan_request(ask)))
-    service._loaded.cache_clear()
+    service._load.cache_clear()
     assert isinstance(events[-1], Done)
     assert set(used) == {"cpu", "cpu:0"} and all(used.values())
 
@@ -220,28 +191,28 @@ def test_which_gpus_the_app_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENCACHE_DEVICE", "cuda:1, cuda:0")
     assert service.devices() == ("cuda:1", "cuda:0")
 
-
-@pytest.mark.parametrize("given", ["cpu,cpu", "cpu, cpu:0", "cuda:0,cuda:1,cuda", "cuda:1,cuda:1"])
-def test_a_device_given_twice_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SENCACHE_DEVICE", given)
-    with pytest.raises(SencacheError, match=f"is given twice in '{given}'"):
-        service.devices()
+    for named in ("cpu,cpu", "cpu, cpu:0", "cuda:0,cuda:1,cuda", "cuda:1,cuda:1"):
+        monkeypatch.setenv("SENCACHE_DEVICE", named)
+        with pytest.raises(SencacheError, match=f"is given twice in '{named}'"):
+            service.devices()
 
 
-def info(device: str) -> ModelInfo:
-    return ModelInfo(key="m", id="m", revision=None, architecture="wan", device=device, dtype="bfloat16")
+def test_devices_that_do_not_compare_are_refused(
+    pair: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*devices: str) -> None:
+        check_alike([pair[0].info().model_copy(update={"device": device}) for device in devices])
 
-
-def test_devices_that_do_not_compare_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = {"cuda:0": "Big", "cuda:1": "Big", "cuda:2": "Small"}
     monkeypatch.setattr(torch.cuda, "get_device_name", cards.__getitem__)
-    check_alike([info("cuda:0"), info("cuda:1")])
-    with pytest.raises(SencacheError, match="Big and Small"):
-        check_alike([info("cuda:0"), info("cuda:1"), info("cuda:2")])
-    with pytest.raises(SencacheError, match="cuda:0 is given twice"):
-        check_alike([info("cuda:0"), info("cuda")])
-    with pytest.raises(SencacheError, match="Big and cpu"):
-        check_alike([info("cuda:0"), info("cpu")])
+    check("cuda:0", "cuda:1")
+    for devices, message in (
+        (("cuda:0", "cuda:1", "cuda:2"), "Big and Small"),
+        (("cuda:0", "cuda"), "cuda:0 is given twice"),
+        (("cuda:0", "cpu"), "Big and cpu"),
+    ):
+        with pytest.raises(SencacheError, match=message):
+            check(*devices)
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=7), st.integers(1, 3))

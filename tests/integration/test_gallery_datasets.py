@@ -15,8 +15,8 @@ from finished import BUNDLED, OWN, film, finished
 from hub_profiles import NOWHERE, refusal
 
 from sencache.app.pages import page
-from sencache.app.pages.gallery import cards_of, told
-from sencache.app.recorded import Recorded, gallery_places, recorded
+from sencache.app.pages.gallery import cards_of, entry_status
+from sencache.app.recorded import Recorded, fetch_recorded, gallery_places
 from sencache.gallery import card, datasets
 from sencache.gallery.datasets import Pinned, push_card
 from sencache.gallery.making import make_card, read_finished
@@ -44,7 +44,7 @@ def contents(folder: Path, name: str = "fox") -> Files:
 
 
 def shown(hub: Hub, revision: str) -> Recorded:
-    return recorded([Pinned(REPO, revision)], hub)
+    return fetch_recorded([Pinned(REPO, revision)], hub)
 
 
 # ---- the round trip
@@ -64,13 +64,13 @@ def test_from_a_comparison_to_the_page_of_another_space(
     assert {path.split("/")[-1] for path in commit["files"]} >= {"README.md", "profile.json", "none.mp4"}
 
     monkeypatch.setenv("SENCACHE_GALLERY", setting)
-    found = recorded(gallery_places(), hub)
+    found = fetch_recorded(gallery_places(), hub)
     assert found.problems == ()
     (entry,) = found.entries
     assert entry.report == report and entry.report.digest == report.digest
     (shown_card,) = cards_of(found.entries).cards
     assert shown_card.source == f"recorded on cuda · {REPO}@{server.repos[REPO].head[:8]}"
-    said = told(entry, OFFERED)
+    said = entry_status(entry, OFFERED)
     assert "wan-1.3b, recorded on cuda" in said and "This Space runs tiny-wan and tiny-ltx" in said
     assert "encoded again (480×270" in said and "numbers are of the original frames" in said
 
@@ -205,7 +205,7 @@ def test_a_dataset_that_cannot_be_had_leaves_the_others(server: FakeHub, hub: Hu
     (problem,) = shown(hub, revision).problems
     assert "it is private" in problem.why
     places = [Pinned(REPO, NOWHERE), Pinned(REPO, revision), made.parent]
-    found = recorded(places, replace(hub, token=TOKEN))
+    found = fetch_recorded(places, replace(hub, token=TOKEN))
     assert [entry.name for entry in found.entries] == ["fox@2", "fox@3"]
     assert "there is no such commit" in found.problems[0].why
 
@@ -249,7 +249,7 @@ def test_an_app_without_the_variable_asks_nobody(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sencache.app.recorded.owners_hub", lambda: pytest.fail("asked"))
     for value in ("", " , "):
         monkeypatch.setenv("SENCACHE_GALLERY", value)
-        assert recorded(gallery_places()) == Recorded()
+        assert fetch_recorded(gallery_places()) == Recorded()
 
 
 def test_a_push_needs_a_token_before_any_work(run: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import pipelines
@@ -70,71 +70,54 @@ def interrupt(tiny: Tiny) -> None:
 ACCIDENTS = (fail_in_callback, fail_in_block, fail_in_scheduler, interrupt)
 
 
-@pytest.mark.parametrize(
-    ("method", "accident"),
-    [
-        *((method, fail_in_callback) for method in METHODS),
-        *(("control", accident) for accident in ACCIDENTS[1:]),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
-)
-def test_after_an_accident_the_next_run_is_a_clean_one(
-    tiny: Tiny, method: str, accident: Callable[[Tiny], None]
-) -> None:
-    """Under the same attachment, whatever the next run looks like."""
+def test_after_an_accident_the_next_run_is_a_clean_one(tiny: Tiny) -> None:
+    """Under the same attachment, whatever the next run looks like; each architecture pairs methods with other
+    accidents.
+    """
     tiny()
-    with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
-        for change, arguments in CHANGES.items():
-            with pytest.raises(Mishap):
-                accident(tiny)
-            latents, records = in_a_new_pipeline(tiny.name, method, change)
-            assert torch.equal(tiny(**arguments[tiny.name]), latents), change
-            assert trace.records == records, change
+    accidents = cycle(ACCIDENTS)
+    for _ in range(list(pipelines.ALL).index(tiny.name)):
+        next(accidents)
+    for method in METHODS:
+        accident = next(accidents)
+        with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
+            for change in ("same", "shape"):
+                with pytest.raises(Mishap):
+                    accident(tiny)
+                latents, records = in_a_new_pipeline(tiny.name, method, change)
+                assert torch.equal(tiny(**CHANGES[change][tiny.name]), latents), (method, accident, change)
+                assert trace.records == records, (method, accident, change)
 
 
-@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda f: f.__name__)
-def test_after_an_accident_the_next_attachment_is_a_clean_one(
-    tiny: Tiny, accident: Callable[[Tiny], None]
-) -> None:
+def test_after_an_accident_the_next_attachment_is_a_clean_one(tiny: Tiny) -> None:
     tiny()
-    for change, arguments in CHANGES.items():
+    for (change, arguments), accident in zip(CHANGES.items(), cycle(ACCIDENTS), strict=False):
         with untouched(tiny), pytest.raises(Mishap), attach(tiny.pipe, policy_of(tiny.name, "sencache")):
             accident(tiny)
         latents, records = in_a_new_pipeline(tiny.name, "easycache", change)
         with attach(tiny.pipe, policy_of(tiny.name, "easycache")) as trace:
-            assert torch.equal(tiny(**arguments[tiny.name]), latents), change
-        assert trace.records == records, change
+            assert torch.equal(tiny(**arguments[tiny.name]), latents), (change, accident)
+        assert trace.records == records, (change, accident)
 
 
-def test_a_pipeline_that_no_policy_is_attached_to_any_more_is_plain(tiny: Tiny) -> None:
-    plain = tiny()
-    with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, "teacache")):
-        tiny()
-    assert torch.equal(tiny(), plain)
-
-
-def test_while_attached_the_weights_keep_their_names(tiny: Tiny) -> None:
-    """What one sees of the model in a callback is the model."""
-    keys, blocks = list(tiny.pipe.transformer.state_dict()), tiny.blocks
-    seen = []
+def test_hooks_of_others_and_the_weights_names_stay(tiny: Tiny) -> None:
+    """Hooks put on before, and those put on under an attachment; what one sees of the model in a callback is
+    the model.
+    """
+    calls: list[str] = []
+    seen: list[bool] = []
+    transformer, blocks = tiny.pipe.transformer, tiny.blocks
+    keys = list(transformer.state_dict())
 
     def callback(*_: Any) -> dict[str, Any]:
-        seen.append(list(tiny.pipe.transformer.state_dict()) == keys and tiny.blocks is blocks)
+        seen.append(list(transformer.state_dict()) == keys and tiny.blocks is blocks)
         return {}
 
-    with attach(tiny.pipe, Fixed(interval=3)):
-        tiny(callback_on_step_end=callback)
-    assert seen == [True] * pipelines.STEPS
-
-
-def test_hooks_of_others_stay(tiny: Tiny) -> None:
-    """Those put on before, and those put on and off under an attachment."""
-    calls: list[str] = []
-    transformer = tiny.pipe.transformer
     before = transformer.register_forward_hook(lambda *_: calls.append("before"))
     with attach(tiny.pipe, Fixed(interval=3)):
         during = transformer.register_forward_pre_hook(lambda *_: calls.append("during"))
-        tiny()
+        tiny(callback_on_step_end=callback)
+    assert seen == [True] * pipelines.STEPS
     tiny()
     forwards = pipelines.STEPS * tiny.branches
     assert calls.count("before") == calls.count("during") == 2 * forwards
@@ -143,12 +126,13 @@ def test_hooks_of_others_stay(tiny: Tiny) -> None:
     assert not transformer._forward_hooks and not transformer._forward_pre_hooks
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_same_run_twice(tiny: Tiny, method: str) -> None:
-    with attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
-        first, records = tiny(), trace.records
-        calls, size = trace.transformer_calls, trace.cache_bytes
-        second = tiny()
-    assert torch.equal(first, second)
-    assert trace.records == records and trace.records is not records
-    assert (trace.transformer_calls, trace.cache_bytes) == (calls, size)
+def test_the_same_run_twice_and_then_a_plain_one(tiny: Tiny) -> None:
+    plain = tiny()
+    for method in METHODS:
+        with untouched(tiny), attach(tiny.pipe, policy_of(tiny.name, method)) as trace:
+            first, records = tiny(), trace.records
+            calls, size = trace.transformer_calls, trace.cache_bytes
+            assert torch.equal(tiny(), first), method
+        assert trace.records == records and trace.records is not records
+        assert (trace.transformer_calls, trace.cache_bytes) == (calls, size)
+    assert torch.equal(tiny(), plain)

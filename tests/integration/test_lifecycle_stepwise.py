@@ -65,8 +65,9 @@ def test_an_error_while_closing_is_raised() -> None:
         stepwise.close()
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-@pytest.mark.parametrize("ending", ["exhausted", "closed", "raised"])
+@pytest.mark.parametrize(
+    ("enabled", "ending"), [(True, "exhausted"), (False, "exhausted"), (True, "closed"), (True, "raised")]
+)
 def test_the_consumer_keeps_its_grad_mode(enabled: bool, ending: str) -> None:
     inside: list[bool] = []
 

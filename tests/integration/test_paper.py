@@ -92,8 +92,8 @@ def test_clips_are_found_by_name(clip: Path, tmp_path: Path) -> None:
 # --- Encoding ---------------------------------------------------------------------------------------
 
 
-def wan() -> Tiny:
-    tiny = pipelines.wan()
+def wan(scheduler: Any = None) -> Tiny:
+    tiny = pipelines.wan(scheduler)
     tiny.pipe.register_modules(vae=pipelines.wan_image().pipe.vae)
     tiny.pipe.vae.register_to_config(
         latents_mean=[0.1 * i for i in range(16)], latents_std=[0.5] * 8 + [2.0] * 8
@@ -127,16 +127,11 @@ def ltx() -> Tiny:
 
 SETUPS: dict[str, Callable[[], Tiny]] = {
     "wan": wan,
-    "wan-euler": lambda: with_scheduler(wan(), FlowMatchEulerDiscreteScheduler(shift=3.0)),
+    "wan-euler": lambda: wan(FlowMatchEulerDiscreteScheduler(shift=3.0)),
     "cogvideox": pipelines.cogvideox,
     "cogvideox-dpm": lambda: pipelines.cogvideox(CogVideoXDPMScheduler(timestep_spacing="trailing")),
     "ltx": ltx,
 }
-
-
-def with_scheduler(tiny: Tiny, scheduler: Any) -> Tiny:
-    tiny.pipe.register_modules(scheduler=scheduler)
-    return tiny
 
 
 def clean(tiny: Tiny, clip: Path) -> tuple[torch.Tensor, torch.Tensor]:

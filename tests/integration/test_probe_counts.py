@@ -11,7 +11,7 @@ from typing import Any
 import pipelines
 import pytest
 import torch
-from pipelines import CROSSED, METHODS, STEPS, Tiny
+from pipelines import CROSSED, STEPS, Tiny
 
 from sencache.engine.attach import attach
 from sencache.policies import Control, EasyCache, Full, Policy, TeaCache
@@ -37,12 +37,22 @@ def run(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[Trace, list[float]]
     return trace, seen
 
 
-def check(trace: Trace, seen: list[float], branches: int) -> None:
+def check(tiny: Tiny, trace: Trace, seen: list[float], branches: int) -> None:
+    """Counts, indices, timesteps and sigmas are the scheduler's; the books follow from the decisions."""
     computed = [record.timestep for record in trace if record.decision == "compute"]
     assert seen == [timestep for timestep in computed for _ in range(branches)]
-    assert trace.transformer_calls == len(seen)
-    assert trace.nfe == len(computed)
+    assert (trace.transformer_calls, trace.nfe) == (len(seen), len(computed))
     assert trace.cache_ratio == pytest.approx(1 - len(computed) / len(trace))
+    scheduler = tiny.pipe.scheduler
+    assert [record.step for record in trace] == list(range(STEPS))
+    assert [record.timestep for record in trace] == scheduler.timesteps.tolist()
+    sigmas = getattr(scheduler, "sigmas", [None] * STEPS)[:STEPS]
+    assert [record.sigma for record in trace] == [None if s is None else float(s) for s in sigmas]
+    reference, reuses = None, 0
+    for record in trace:
+        reuses = reuses + 1 if record.decision == "reuse" else 0
+        assert (record.reference_step, record.reuses) == (reference, reuses)
+        reference = record.step if record.decision == "compute" else reference
 
 
 @pytest.mark.parametrize(("name", "method", "target", "forecast"), CROSSED)
@@ -53,37 +63,14 @@ def test_the_network_ran_as_often_as_the_trace_says(
     policy = replace(pipelines.lively(tiny.name)[method], target=target, forecast=forecast)
     trace, seen = run(tiny, policy)
     assert 1 < trace.nfe < STEPS
-    check(trace, seen, tiny.branches)
+    check(tiny, trace, seen, tiny.branches)
 
 
-def test_without_a_cache_every_step_runs(tiny: Tiny) -> None:
-    trace, seen = run(tiny, Full())
-    assert trace.nfe == STEPS
-    check(trace, seen, tiny.branches)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_without_guidance_a_step_is_one_call(tiny: Tiny, method: str) -> None:
-    trace, seen = run(tiny, pipelines.lively(tiny.name)[method], guidance_scale=1.0)
-    check(trace, seen, branches=1)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_records_tell_the_steps_of_the_scheduler(tiny: Tiny, method: str) -> None:
-    """Indices, timesteps and sigmas are the scheduler's; the books follow from the decisions alone."""
-    trace, _ = run(tiny, pipelines.lively(tiny.name)[method])
-    scheduler = tiny.pipe.scheduler
-    assert [record.step for record in trace] == list(range(STEPS))
-    assert [record.timestep for record in trace] == scheduler.timesteps.tolist()
-    sigmas = getattr(scheduler, "sigmas", [None] * STEPS)
-    assert [record.sigma for record in trace] == [
-        None if sigma is None else float(sigma) for sigma in sigmas[:STEPS]
-    ]
-    reference, reuses = None, 0
-    for record in trace:
-        reuses = reuses + 1 if record.decision == "reuse" else 0
-        assert (record.reference_step, record.reuses) == (reference, reuses)
-        reference = record.step if record.decision == "compute" else reference
+def test_without_guidance_a_step_is_one_call(tiny: Tiny) -> None:
+    for policy in (Full(), pipelines.lively(tiny.name)["sencache"]):
+        trace, seen = run(tiny, policy, guidance_scale=1.0)
+        assert (trace.nfe == STEPS) == isinstance(policy, Full)
+        check(tiny, trace, seen, branches=1)
 
 
 def test_a_record_is_there_before_its_callback(tiny: Tiny) -> None:

@@ -55,7 +55,9 @@ def comparable(profile: Profile) -> Profile:
     return profile.model_copy(update={"calibration": profile.calibration.model_copy(update={"seconds": 0})})
 
 
-def test_after_a_kill_nothing_is_computed_again(tiny: Tiny, tmp_path: Path) -> None:
+def test_after_a_kill_nothing_is_computed_again(tmp_path: Path) -> None:
+    """And more samples add to those that are there."""
+    tiny = pipelines.wan()
     whole = calibrate(plan(tiny))
     meter = Meter(tiny, stop_at=2 * STEPS + 3)
     with pytest.raises(Stop):
@@ -69,40 +71,22 @@ def test_after_a_kill_nothing_is_computed_again(tiny: Tiny, tmp_path: Path) -> N
     idle = Meter(tiny)
     assert calibrate(plan(tiny), tmp_path, idle) == resumed
     assert idle.forwards == 0
+    more = Meter(tiny)
+    calibrate(plan(tiny, 4), tmp_path, more)
+    assert more.forwards == 3 * STEPS - 1
 
 
-def test_more_samples_add_to_those_that_are_there(tmp_path: Path) -> None:
-    tiny = pipelines.wan()
-    calibrate(plan(tiny, 1), tmp_path)
-    meter = Meter(tiny)
-    calibrate(plan(tiny, 2), tmp_path, meter)
-    assert meter.forwards == 3 * STEPS - 1
-
-
-CHANGES: dict[str, Any] = {
-    "seed": {"seed": 5},
-    "size": {"height": 32},
-    "steps": {"steps": 9},
-    "guidance": {"guidance_scale": 2.0},
-}
-
-
-@pytest.mark.parametrize("change", [*CHANGES, "scheduler", "target", "prompt"])
-def test_what_was_made_under_other_settings_is_not_taken(change: str, tmp_path: Path) -> None:
+def test_what_was_made_under_other_settings_is_not_taken() -> None:
+    """A sample's file is named after all that it depends on."""
     tiny = pipelines.wan()
     first = plan(tiny, 1)
-    calibrate(first, tmp_path)
-    other = plan(tiny, 1, **CHANGES.get(change, {}))
-    if change == "scheduler":
-        tiny.pipe.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
-    if change == "target":
-        other = replace(other, target="residual")
-    if change == "prompt":
-        other = replace(other, prompts=("another",))
-    meter = Meter(tiny)
-    calibrate(other, tmp_path, meter)
-    assert meter.forwards == 3 * other.request.steps - 1
-    assert len(list(tmp_path.iterdir())) == 2
+    changes: list[dict[str, Any]] = [{"seed": 5}, {"height": 32}, {"steps": 9}, {"guidance_scale": 2.0}]
+    others = [plan(tiny, 1, **change) for change in changes]
+    others += [replace(first, target="residual"), replace(first, prompts=("another",))]
+    names = [one.tasks[0].name for one in (first, *others)]
+    tiny.pipe.register_modules(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    names.append(plan(tiny, 1).tasks[0].name)
+    assert len(set(names)) == len(names) == 8
 
 
 def test_samples_are_found_again_whatever_memory_is_free_and_on_whichever_gpu(
@@ -130,14 +114,14 @@ def test_a_kept_sample_comes_back_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
         assert simulate(policy, made.recording).records == simulate(policy, read.recording).records
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00" * 100, None])
-def test_a_damaged_sample_is_named(damage: bytes | None, tmp_path: Path) -> None:
+def test_a_damaged_sample_is_named(tmp_path: Path) -> None:
     tiny = pipelines.wan()
     calibrate(plan(tiny, 1), tmp_path)
     (kept,) = tmp_path.iterdir()
-    kept.write_bytes(kept.read_bytes()[:-50] if damage is None else damage)
-    with pytest.raises(SencacheError, match=rf"{kept.name}.*delete it"):
-        calibrate(plan(tiny, 1), tmp_path)
+    for damage in (kept.read_bytes()[:-50], b"\x00" * 100, b""):
+        kept.write_bytes(damage)
+        with pytest.raises(SencacheError, match=rf"{kept.name}.*delete it"):
+            calibrate(plan(tiny, 1), tmp_path)
 
 
 def test_presets_cost_what_the_profile_says(tiny: Tiny, tmp_path: Path) -> None:

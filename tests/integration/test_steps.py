@@ -94,8 +94,9 @@ def rising() -> torch.Tensor:
     return torch.linspace(0, 1000, 11)[:-1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
-@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize(
+    ("first", "dtype"), [(0, torch.float32), (3, torch.bfloat16), (0, torch.int64), (3, torch.int64)]
+)
 @pytest.mark.parametrize(
     "form",
     [

@@ -15,15 +15,8 @@ from sencache.app.pages.api import as_dict
 from sencache.app.request import make_request, plan_request
 from sencache.app.service import ComparisonService
 
-ASKED = {
-    "prompt": "a red circle",
-    "methods": ["sencache", "control"],
-    "nfe": 4,
-    "steps": 8,
-    "height": 32,
-    "width": 32,
-    "frames": 5,
-}
+SMALL = {"nfe": 4, "steps": 8, "height": 32, "width": 32, "frames": 5}
+ASKED = {"prompt": "a red circle", "methods": ["sencache", "control"], **SMALL}
 SCRIPT = Path(__file__).parent / "zerogpu_app.py"
 
 
@@ -42,31 +35,21 @@ def calls(told: dict[str, Any], name: str) -> list[dict[str, str]]:
     return [call for call in told["calls"] if call["call"] == name]
 
 
-def test_every_comparison_is_one_reservation_and_one_release(told: dict[str, Any]) -> None:
+def test_every_comparison_is_one_reservation_that_the_visitor_pays(told: dict[str, Any]) -> None:
+    """In a worker of its own, for as long as was estimated."""
     # The failing one, two whole ones, the closed one, one after it.
     assert len(calls(told, "schedule")) == len(calls(told, "release")) == 5
     assert {call["allowToken"] for call in calls(told, "release")} == {f"token-{n}" for n in range(1, 6)}
-
-
-def test_the_reservation_is_the_estimate(told: dict[str, Any]) -> None:
-    assert float(calls(told, "schedule")[0]["durationSeconds"]) >= told["reserved"] > 0
-
-
-def test_the_visitor_pays(told: dict[str, Any]) -> None:
-    assert {call.get("token") for call in calls(told, "schedule")} == {"header.eyJ1c2VyIjogIngifQ.signature"}
-
-
-def test_it_runs_in_a_worker_of_its_own(told: dict[str, Any]) -> None:
+    scheduled = calls(told, "schedule")
+    assert {call.get("token") for call in scheduled} == {"header.eyJ1c2VyIjogIngifQ.signature"}
+    assert float(scheduled[0]["durationSeconds"]) >= told["reserved"] > 0
     pids = {int(call["pid"]) for call in calls(told, "allow")}
     assert pids and told["parent"] not in pids
 
 
-def test_closing_frees_the_worker_for_the_next(told: dict[str, Any]) -> None:
-    assert told["free"] is True and told["again"] == 1
-
-
-def test_an_error_inside_crosses_as_its_sentence(told: dict[str, Any]) -> None:
+def test_closing_frees_the_worker_and_an_error_inside_crosses_as_its_sentence(told: dict[str, Any]) -> None:
     assert "not enough memory" in told["error"]
+    assert told["free"] is True and told["again"] == 1
 
 
 def test_a_killed_worker_leaves_the_lanes_that_had_ended(told: dict[str, Any]) -> None:

@@ -64,31 +64,32 @@ def main() -> None:
     service.compile_blocks = layout_from_worker
     # However slow this machine is, what is reserved must not end a run.
     service.MARGIN_SECONDS = -1000.0
-    LocalContext.request.set(SimpleNamespace(headers=Headers()))  # type: ignore[arg-type]
-    studio = service.ComparisonService()
-    job = studio.job(make_request(**json.loads(sys.argv[1])))
-    studio.warm()
-    told: dict[str, Any] = {"parent": os.getpid(), "reserved": studio.estimate(job).reserved}
-    told["error"] = error_inside(studio, job)
+    # A visitor's, with the token that pays for the GPU.
+    headers = Headers({"x-ip-token": TOKEN, "x-gradio-user": "app"})
+    LocalContext.request.set(SimpleNamespace(headers=headers))  # type: ignore[arg-type]
+    own = service.ComparisonService()
+    job = own.job(make_request(**json.loads(sys.argv[1])))
+    own.warm()
+    told: dict[str, Any] = {"parent": os.getpid(), "reserved": own.estimate(job).reserved}
+    told["error"] = error_inside(own, job)
     told["runs"] = [
-        [as_dict(e) for e in studio.run(job) if isinstance(e, (LaneDone, StepDone))] for _ in range(2)
+        [as_dict(e) for e in own.run(job) if isinstance(e, (LaneDone, StepDone))] for _ in range(2)
     ]
-    closed = studio.run(job)
+    closed = own.run(job)
     next(e for e in closed if isinstance(e, StepDone))
     closed.close()
-    told["free"] = studio._device.acquire(timeout=60)
-    studio._device.release()
-    told["released"] = len([c for c in calls if c["call"] == "release"])
-    told["again"] = len([e for e in studio.run(job) if isinstance(e, Done)])
+    told["free"] = own._device.acquire(timeout=60)
+    own._device.release()
+    told["again"] = len([e for e in own.run(job) if isinstance(e, Done)])
 
     told["calls"] = list(calls)
-    told["killed"] = killed(studio, job)
-    told["after"] = len([e for e in studio.run(job) if isinstance(e, Done)])
-    told["aot"] = compiled_at_start(studio)
+    told["killed"] = killed(own, job)
+    told["after"] = len([e for e in own.run(job) if isinstance(e, Done)])
+    told["aot"] = compiled_at_start(own)
     print(json.dumps(told))
 
 
-def killed(studio: Any, job: Any) -> dict[str, Any]:
+def killed(own: Any, job: Any) -> dict[str, Any]:
     """What the visitor gets when the worker is killed three steps after the full run has ended."""
     from sencache.app.events import Done
     from sencache.comparison.events import StepDone
@@ -96,7 +97,7 @@ def killed(studio: Any, job: Any) -> dict[str, Any]:
     from sencache.comparison.verify import verify
 
     left = 3
-    for event in studio.run(job):
+    for event in own.run(job):
         if isinstance(event, StepDone) and event.lane != "none":
             left -= 1
             if not left:
@@ -104,12 +105,9 @@ def killed(studio: Any, job: Any) -> dict[str, Any]:
                     worker.kill()
         if isinstance(event, Done):
             report = load_report(event.folder / "report.json")
+            missing = [str(one) for one in report.unfinished]
             lanes = [lane.name for lane in report.lanes]
-            return {
-                "lanes": lanes,
-                "problems": verify(report),
-                "missing": [str(one) for one in report.unfinished],
-            }
+            return {"lanes": lanes, "problems": verify(report), "missing": missing}
     raise AssertionError("a run ends")
 
 
@@ -122,20 +120,20 @@ def layout_from_worker(*_: Any) -> Any:
     return os.getpid(), layout_of((torch.zeros(2, 3), None))
 
 
-def compiled_at_start(studio: Any) -> dict[str, Any]:
+def compiled_at_start(own: Any) -> dict[str, Any]:
     """What a start with compiling ahead of time reserves, and what comes back from the worker."""
     from sencache.app import service
 
     loaded, before = [], len(calls)
     os.environ["SENCACHE_AOT"] = "1"
     service.load_blocks = lambda transformer, folder, layout: loaded.append((layout, folder.is_dir()))
-    studio.warm()
+    own.warm()
     ((pid, layout), there), *more = loaded
     told = {"parent": os.getpid(), "worker": pid, "layout": repr(layout), "folder": there, "more": len(more)}
     return told | {"calls": calls[before:]}
 
 
-def error_inside(studio: Any, job: Any) -> str:
+def error_inside(own: Any, job: Any) -> str:
     """What the visitor reads when memory runs out in the forked worker."""
     from sencache.comparison import compare as comparison
     from sencache.errors import SencacheError
@@ -145,7 +143,7 @@ def error_inside(studio: Any, job: Any) -> str:
 
     whole, comparison.run_job = comparison.run_job, failing
     try:
-        list(studio.run(job))
+        list(own.run(job))
     except SencacheError as error:
         return str(error)
     finally:
@@ -154,10 +152,7 @@ def error_inside(studio: Any, job: Any) -> str:
 
 
 class Headers(dict[str, str]):
-    """A visitor's, with the token that pays for the GPU."""
-
-    def __init__(self) -> None:
-        super().__init__({"x-ip-token": TOKEN, "x-gradio-user": "app"})
+    """`spaces` takes only what has a `__dict__`, which a plain dict has not."""
 
 
 if __name__ == "__main__":

@@ -56,12 +56,12 @@ def visited(browser: Browser, url: str, tolerated: str = "\0", **context: Any) -
     """
     opened = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **context})
     page, problems = opened.new_page(), list[str]()
-    page.on(
-        "console",
-        lambda message: (
-            problems.append(f"{message.text} {message.location}") if message.type == "error" else None
-        ),
-    )
+
+    def note(message: Any) -> None:
+        if message.type == "error":
+            problems.append(f"{message.text} {message.location}")
+
+    page.on("console", note)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.extend(_foreign(request.url)))
     page.goto(url)

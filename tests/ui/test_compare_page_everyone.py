@@ -77,16 +77,13 @@ def test_no_serious_finding_of_axe(front: Any, dark: Any, theme: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize(
-    ("name", "theme", "width"), [("desktop", "light", 1440), ("dark", "dark", 1440), ("phone", "light", 390)]
-)
-def test_screenshots_are_kept(front: Any, dark: Any, name: str, theme: str, width: int) -> None:
-    """An artefact of the run, to be looked at: the first paint as it is, and the whole page."""
+def test_screenshots_are_kept(front: Any, dark: Any) -> None:
+    """Artefacts of the run, to be looked at: the first paint as it is, and the whole page."""
     SCREENSHOTS.mkdir(exist_ok=True)
-    page = dark if theme == "dark" else front
-    page.set_viewport_size({"width": width, "height": 844 if width == 390 else 900})
-    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2)")
-    page.evaluate("scrollTo(0, 0)")
-    for kind, whole in (("", False), ("-whole", True)):
-        page.screenshot(path=SCREENSHOTS / f"{name}{kind}.png", full_page=whole)
-        assert (SCREENSHOTS / f"{name}{kind}.png").stat().st_size > 20_000
+    for name, page, width in (("desktop", front, 1440), ("dark", dark, 1440), ("phone", front, 390)):
+        page.set_viewport_size({"width": width, "height": 844 if width == 390 else 900})
+        page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2)")
+        page.evaluate("scrollTo(0, 0)")
+        for kind, whole in (("", False), ("-whole", True)):
+            page.screenshot(path=SCREENSHOTS / f"{name}{kind}.png", full_page=whole)
+            assert (SCREENSHOTS / f"{name}{kind}.png").stat().st_size > 20_000

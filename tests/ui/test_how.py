@@ -11,16 +11,15 @@ import pytest
 from stage import served, visited
 
 from sencache.app.pages.gallery import GALLERY
-from sencache.app.pages.how import build_how_page
-from sencache.app.pages.replay import REPLAY, Replay, load_replay
-from sencache.app.pages.theme import script
+from sencache.app.pages.how import REPLAY, Replay, build_how_page, load_replay
+from sencache.app.pages.parts import script
 from sencache.calibration.recording import Recording, simulate
 from sencache.policies import Fixed, Policy, SenCache
 from sencache.profiles.constants import SensitivityTable
 from sencache.profiles.profile import Profile
 
-TOLERANCES = (0.0, 0.004, 0.01, 0.05, 0.1, 0.17, 0.2315, 0.31, 0.6, 2.0, 100.0)
-CAPS = (1, 2, 3, 4, 6, 10)
+TOLERANCES = (0.0, 0.01, 0.05, 0.1, 0.17, 0.2315, 0.6, 100.0)
+CAPS = (1, 2, 4, 10)
 CELLS = """(row) => [...document.querySelectorAll(`.cells.${row} i`)]
   .map((cell) => cell.classList.contains("computed"))"""
 # All settings in one call, as the reader would make them.
@@ -91,7 +90,7 @@ def test_the_page_decides_as_python_over_a_grid(page: Any, stored: Replay, bundl
         assert nfe == f"{sum(expected)} of {len(expected)}"
         assert fixed == computed(Fixed().spread(len(expected), sum(expected)), stored)
         costs.add(sum(expected))
-    assert len(costs) > 15, "the grid reaches many budgets"
+    assert len(costs) > 10, "the grid reaches many budgets"
 
 
 def invented(seed: int) -> Replay:
@@ -117,7 +116,7 @@ def invented(seed: int) -> Replay:
 
 
 def test_the_rule_agrees_on_invented_runs_with_ties_and_zeros(page: Any, bundled_profile: Profile) -> None:
-    runs = [invented(seed) for seed in range(300)]
+    runs = [invented(seed) for seed in range(100)]
     play = (
         "(runs) => {"
         + script("rule")
@@ -177,12 +176,3 @@ def test_a_step_can_be_looked_at_with_the_keyboard(page: Any, stored: Replay) ->
     look.fill(str(shown.index(False)))
     assert "reused" in page.locator(".how .detail").inner_text()
     assert page.locator(".how .plot svg").bounding_box()["height"] > 100
-
-
-def test_it_fits_a_phone(browser: Any) -> None:
-    with (
-        served(build_how_page) as url,
-        visited(browser, url, viewport={"width": 390, "height": 844}) as page,
-    ):
-        page.locator(".how .cells.sencache i").first.wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") == 390

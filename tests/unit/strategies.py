@@ -308,9 +308,9 @@ def recording_of(course: Course, copies: int = 1) -> Recording:
             torch.tensor([vectors[index] * copies])
             for vectors in (course.signals, course.latents, course.residuals, course.outputs)
         )
-        scene = StepState(Step(index, len(course), timestep), latent, slice(None), signal=signal)
-        scene.residual, scene.output, scene.head = residual, output, residual
-        recorder.observe(scene)
+        state = StepState(Step(index, len(course), timestep), latent, slice(None), signal=signal)
+        state.residual, state.output, state.head = residual, output, residual
+        recorder.observe(state)
     return recorder.recording()
 
 

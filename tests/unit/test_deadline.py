@@ -18,19 +18,7 @@ FIRST_TO_GO = ["control", "sencache", "magcache", "fewer-steps", "sencache:forec
 
 
 def record(step: int, decision: str, seconds: float = 1.0) -> StepRecord:
-    return StepRecord(
-        step=step,
-        timestep=0.0,
-        sigma=None,
-        decision=decision,  # type: ignore[arg-type]
-        reason="scheduled",
-        score=None,
-        tolerance=None,
-        reference_step=None,
-        reuses=0,
-        signals={},
-        seconds=seconds,
-    )
+    return StepRecord.model_construct(step=step, decision=decision, seconds=seconds)
 
 
 def records(decisions: str) -> list[StepRecord]:
@@ -51,7 +39,7 @@ def works() -> list[Work]:
     return [Work(lane, computed=3, reused=2) for lane in LISTED]
 
 
-@pytest.mark.parametrize("fitting", range(6))
+@pytest.mark.parametrize("fitting", [0, 1, 5])
 def test_lanes_go_in_the_stated_order_until_the_rest_fits(fitting: int) -> None:
     stopped = stops(works(), pace(), left=60.0 - 10 * fitting)
     assert [name for name, _ in stopped] == FIRST_TO_GO[:fitting]
@@ -59,9 +47,7 @@ def test_lanes_go_in_the_stated_order_until_the_rest_fits(fitting: int) -> None:
 
 
 def test_the_full_run_never_goes_but_says_when_it_cannot_end() -> None:
-    with pytest.raises(
-        SencacheError, match=r"full run alone needs about 10 s more, and 9 s are left; choose"
-    ):
+    with pytest.raises(SencacheError, match="full run alone needs about 10 s more, and 9 s are left; choose"):
         stops(works(), pace(), left=9.0)
     others = [work for work in works() if work.lane.method != "none"]
     assert [name for name, _ in stops(others, pace(), left=-1.0)] == FIRST_TO_GO
@@ -102,9 +88,7 @@ def test_nothing_is_concluded_from_the_first_steps() -> None:
     ("seen", "nfe", "computed"),
     [
         ("", None, 10.0),
-        ("cccccccccc", None, 5.0),
         ("cccccccccrcr", None, 8 * 2 / 5),
-        ("", 6, 6),
         ("cccc", 6, 2),
         ("cccccccc", 6, 0),
         ("c" * 18, 30, 2),

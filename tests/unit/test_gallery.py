@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sencache.app.pages.gallery import GALLERY, cards_of, load_gallery, picked
+from sencache.app.pages.gallery import GALLERY, cards_of, load_gallery, pick_entry
+from sencache.app.pages.how import REPLAY, Replay, load_replay
 from sencache.app.pages.player import clips_of
-from sencache.app.pages.replay import REPLAY, Replay, load_replay
 from sencache.cli.commands import DEFAULT_METHODS
 from sencache.comparison.plan import parse_lanes
 from sencache.comparison.summary import key_lanes
@@ -120,10 +120,10 @@ def test_clips_carry_the_reports_values(entries: dict[str, Entry]) -> None:
 
 def test_only_a_card_can_be_opened(entries: dict[str, Entry]) -> None:
     known = list(entries.values())
-    assert picked(known, SimpleNamespace(_data={"name": NAMES[0]})).name == NAMES[0]
+    assert pick_entry(known, SimpleNamespace(_data={"name": NAMES[0]})).name == NAMES[0]
     for name in ("../../etc", "", None, "<b>", 7):
         with pytest.raises(SencacheError, match="choose one of its cards"):
-            picked(known, SimpleNamespace(_data={"name": name}))
+            pick_entry(known, SimpleNamespace(_data={"name": name}))
 
 
 def test_an_incomplete_gallery_is_refused(tmp_path: Path) -> None:

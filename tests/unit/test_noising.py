@@ -41,9 +41,12 @@ VARIANCE = {
             cls(prediction_type=prediction, timestep_spacing=spacing, rescale_betas_zero_snr=rescaled)
         )
     )
-    for cls in (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)
-    for prediction in ("v_prediction", "epsilon", "sample")
-    for spacing, rescaled in (("leading", False), ("trailing", True))
+    for cls, prediction, spacing, rescaled in (
+        (CogVideoXDDIMScheduler, "v_prediction", "leading", False),
+        (CogVideoXDPMScheduler, "v_prediction", "trailing", True),
+        (CogVideoXDDIMScheduler, "epsilon", "trailing", False),
+        (CogVideoXDPMScheduler, "sample", "leading", False),
+    )
 }
 ALL = FLOW | VARIANCE
 

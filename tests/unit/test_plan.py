@@ -12,16 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sencache.calibration.recording import Recording
+from sencache.comparison.job import make_job
 from sencache.comparison.plan import (
     LaneSpec,
     Planned,
     method_names,
     parse_lanes,
     plan_lane,
-    plan_lanes,
     with_budget,
 )
 from sencache.errors import SencacheError
+from sencache.models.catalogue import MODELS
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, SenCache, TeaCache
 from sencache.policies.loading import load_profile
 from sencache.profiles.library import bundled_profile as bundled_file
@@ -29,32 +30,14 @@ from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
 NAMES = [
-    "none",
-    "fewer-steps",
-    "fixed",
-    "sencache",
-    "magcache",
-    "teacache",
-    "easycache",
-    "control",
-    "firstblock",
-    "seacache",
+    *("none", "fewer-steps", "fixed", "sencache", "magcache", "teacache", "easycache", "control"),
+    *("firstblock", "seacache"),
 ]
 REQUEST = Request(prompt="x", steps=20, height=64, width=64, frames=17, guidance_scale=4.0)
 PROFILE = load_profile(bundled_file("tiny-wan.unipc-50"))
 KEYS = [
     *("target", "forecast", "tolerance", "early_tolerance", "early_fraction", "max_reuses", "compute_last"),
-    *(
-        "threshold",
-        "retention",
-        "forced_first",
-        "forced_last",
-        "interval",
-        "steps",
-        "profile",
-        "name",
-        "knob",
-    ),
+    *("threshold", "retention", "forced_first", "forced_last", "interval", "steps", "profile", "name"),
 ]
 
 
@@ -65,11 +48,8 @@ def summary(lanes: list[LaneSpec]) -> list[tuple[str, str, dict[str, Any]]]:
 # ---- lanes
 
 
-def test_every_method_has_a_name() -> None:
-    assert method_names() == NAMES
-
-
 def test_a_lane_is_named_after_its_method() -> None:
+    assert method_names() == NAMES
     assert summary(parse_lanes(",".join(NAMES))) == [(name, name, {}) for name in NAMES]
 
 
@@ -89,10 +69,8 @@ def test_lanes_that_share_a_method_are_named_as_typed() -> None:
     ("typed", "names"),
     [
         ("", ["none", "fewer-steps"]),
-        (" , ,", ["none", "fewer-steps"]),
         ("control", ["none", "control", "fewer-steps"]),
         ("fewer-steps,control", ["none", "fewer-steps", "control"]),
-        ("control,none", ["none", "control", "fewer-steps"]),
         ("control,fewer-steps,none,fixed", ["none", "control", "fewer-steps", "fixed"]),
         (" control , fixed ,", ["none", "control", "fixed", "fewer-steps"]),
     ],
@@ -101,20 +79,16 @@ def test_baselines_are_added_and_the_full_run_comes_first(typed: str, names: lis
     assert [lane.name for lane in parse_lanes(typed)] == names
 
 
-@pytest.mark.parametrize("typed", ["control,control", "none,none", "fixed:interval=2, fixed:interval=2"])
-def test_a_lane_given_twice_is_refused(typed: str) -> None:
-    with pytest.raises(SencacheError, match="is given twice; give it once or with other settings"):
-        parse_lanes(typed)
-
-
 def test_step_lists_are_joined_by_plus() -> None:
     assert parse_lanes("fixed:steps=0+3+11")[1].given == {"steps": ("0", "3", "11")}
     assert parse_lanes("fixed", ["fixed.steps=7"])[1].given == {"steps": ("7",)}
 
 
 def test_overrides_serve_all_lanes_of_a_method_and_give_way_to_the_lane() -> None:
+    """Of two overrides the later holds."""
     lanes = parse_lanes(
-        "sencache,sencache:tolerance=0.5,control", ["sencache.tolerance=0.2", "sencache.max_reuses=1"]
+        "sencache,sencache:tolerance=0.5,control",
+        ["sencache.tolerance=9", "sencache.tolerance=0.2", "sencache.max_reuses=1"],
     )
     assert [lane.given for lane in lanes] == [
         {},
@@ -125,18 +99,17 @@ def test_overrides_serve_all_lanes_of_a_method_and_give_way_to_the_lane() -> Non
     ]
 
 
-def test_of_two_overrides_the_later_holds() -> None:
-    assert parse_lanes("control", ["control.tolerance=1", "control.tolerance=2"])[1].given == {
-        "tolerance": "2"
-    }
-
-
 @pytest.mark.parametrize(
     ("typed", "overrides", "message"),
     [
         ("magic", [], "unknown method 'magic'; choose from none, fewer-steps, fixed, sencache"),
-        ("NONE", [], "unknown method 'NONE'"),
-        ("fixed;control", [], "unknown method 'fixed;control'"),
+        ("control,control", [], "lane 'control' is given twice; give it once or with other settings"),
+        ("fixed:interval=2, fixed:interval=2", [], "lane 'fixed:interval=2' is given twice"),
+        (
+            "control:tolerance=1:tolerance=2",
+            [],
+            "lane 'control:tolerance=1:tolerance=2' gives a setting twice",
+        ),
         (":interval=2", [], "unknown method ''"),
         ("fixed:", [], "fixed cannot take ''; write key=value with one of: "),
         ("fixed:speed=1", [], "fixed cannot take 'speed=1'"),
@@ -144,14 +117,10 @@ def test_of_two_overrides_the_later_holds() -> None:
         ("fixed:=3", [], "fixed cannot take '=3'"),
         ("fixed:tolerance=1", [], "fixed cannot take 'tolerance=1'"),
         ("sencache:profile=x", [], "sencache cannot take 'profile=x'"),
-        (
-            "none:target=output",
-            [],
-            "none cannot take 'target=output'; write key=value with one of: no settings",
-        ),
+        ("control:senses=x", [], "control cannot take 'senses=x'; write key=value with one of: t"),
+        ("none:target=output", [], "none cannot take 'target=output'; write key=value with one of: no set"),
         ("fewer-steps:steps=3", [], "fewer-steps cannot take 'steps=3'"),
         ("fixed", ["interval=2"], "cannot read the setting 'interval=2'; write it as method.key=value"),
-        ("fixed", [""], "cannot read the setting ''"),
         ("fixed", ["magic.interval=2"], "unknown method 'magic'"),
         ("fixed", ["fixed.speed=2"], "fixed cannot take 'speed=2'"),
         ("fixed", ["none.target=output"], "none cannot take"),
@@ -162,19 +131,6 @@ def test_what_cannot_be_read_is_refused(typed: str, overrides: list[str], messag
     with pytest.raises(SencacheError) as refusal:
         parse_lanes(typed, overrides)
     assert str(refusal.value).startswith(message)
-
-
-@pytest.mark.parametrize("name", ["name", "summary", "senses", "caches", "knob"])
-def test_facts_about_a_method_are_no_settings(name: str) -> None:
-    with pytest.raises(
-        SencacheError, match=f"control cannot take '{name}=x'; write key=value with one of: t"
-    ):
-        parse_lanes(f"control:{name}=x")
-
-
-def test_a_setting_given_twice_in_one_lane_is_refused() -> None:
-    with pytest.raises(SencacheError, match="'control:tolerance=1:tolerance=2' gives a setting twice"):
-        parse_lanes("control:tolerance=1:tolerance=2")
 
 
 # ---- anything that can be typed
@@ -213,7 +169,7 @@ def test_any_text_is_parsed_or_refused(typed: str, overrides: list[str]) -> None
         assert len({lane.name for lane in lanes}) == len(lanes)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(LANES, min_size=1, max_size=3).map(",".join))
 @example("fixed:steps=" + "9" * 5000)
 def test_any_lane_is_planned_or_refused(typed: str) -> None:
@@ -226,14 +182,7 @@ def test_any_lane_is_planned_or_refused(typed: str) -> None:
 
 # ---- planned
 
-POLICIES = {
-    "fixed": Fixed,
-    "sencache": SenCache,
-    "magcache": MagCache,
-    "teacache": TeaCache,
-    "easycache": EasyCache,
-    "control": Control,
-}
+POLICIES = {cls.name: cls for cls in (Fixed, SenCache, MagCache, TeaCache, EasyCache, Control)}
 
 
 def planned(typed: str, profile: Profile | None = PROFILE, **changes: Any) -> Planned:
@@ -253,19 +202,19 @@ def test_of_several_profiles_the_first_that_serves_is_used() -> None:
     sensitive = PROFILE.model_copy(update={"magcache": None, "teacache": None, "presets": {}})
     ratios = PROFILE.model_copy(update={"sensitivity": None})
     request = REQUEST.model_copy(update={"preset": "slow"})
-    plans = plan_lanes(parse_lanes("sencache,magcache,control"), request, [sensitive, ratios], "wan")
-    policies = {plan.spec.method: plan.policy for plan in plans}
+    job = make_job(MODELS["tiny-wan"], request, parse_lanes("sencache,magcache,control"), [sensitive, ratios])
+    policies = {lane.spec.method: lane.policy for lane in job.lanes}
     assert policies["sencache"].profile is sensitive and policies["magcache"].profile is ratios
     for method in ("sencache", "magcache", "control"):
         assert PROFILE.presets["slow"][method].items() <= policies[method].config().items()
     with pytest.raises(SencacheError, match="cannot serve a ltx model"):
-        plan_lanes([], request, [sensitive], "ltx")
+        make_job(MODELS["tiny-ltx"], request, [], [sensitive])
 
 
-@pytest.mark.parametrize("method", ["none", "fewer-steps"])
-def test_baselines_compute_every_step(method: str) -> None:
-    for plan in (planned(method, None), planned(method, preset="slow")):
-        assert plan.policy == Full() and plan.steps == REQUEST.steps
+def test_baselines_compute_every_step() -> None:
+    for method in ("none", "fewer-steps"):
+        for lane in (planned(method, None), planned(method, preset="slow")):
+            assert lane.policy == Full() and lane.steps == REQUEST.steps
 
 
 def test_what_was_typed_becomes_numbers() -> None:
@@ -278,35 +227,26 @@ def test_what_was_typed_becomes_numbers() -> None:
 
 
 @pytest.mark.parametrize("method", POLICIES)
-@pytest.mark.parametrize("preset", ["slow", "fast"])
-def test_a_preset_sets_what_the_profile_says(method: str, preset: str) -> None:
-    config, expected = planned(method, preset=preset).policy.config(), PROFILE.presets[preset][method]
+def test_a_preset_sets_what_the_profile_says(method: str) -> None:
     plain = planned(method).policy.config()
-    assert config == {**plain, **expected}
-    assert method == "fixed" or config != plain
+    for preset in ("slow", "fast"):
+        config = planned(method, preset=preset).policy.config()
+        assert config == {**plain, **PROFILE.presets[preset][method]}
+        assert method == "fixed" or config != plain
 
 
-def test_what_the_user_gave_stands_above_the_preset() -> None:
+def test_what_the_user_gave_stands_above_the_preset_and_the_preset_above_the_defaults() -> None:
     policy = planned("control:tolerance=0.5", preset="fast").policy
-    assert policy.config()["tolerance"] == 0.5
-    assert PROFILE.presets["fast"]["control"]["tolerance"] != 0.5
-
-
-def test_a_preset_that_says_nothing_of_a_method_leaves_its_defaults() -> None:
-    profile = PROFILE.model_copy(update={"presets": {"slow": {}}})
-    assert planned("control", profile, preset="slow").policy == Control()
+    assert policy.config()["tolerance"] == 0.5 != PROFILE.presets["fast"]["control"]["tolerance"]
+    silent = PROFILE.model_copy(update={"presets": {"slow": {}}})
+    assert planned("control", silent, preset="slow").policy == Control()
 
 
 @pytest.mark.parametrize(
     ("typed", "profile", "changes", "message"),
     [
         ("control", PROFILE, {"preset": "warp"}, "unknown preset 'warp'; this model has: slow, fast"),
-        (
-            "control",
-            None,
-            {"preset": "slow"},
-            "unknown preset 'slow'; this model has: none, it has no profile",
-        ),
+        ("control", None, {"preset": "slow"}, "unknown preset 'slow'; this model has: none, it has no prof"),
         ("sencache", None, {}, "sencache needs a calibrated profile"),
         ("magcache", None, {}, "magcache needs a calibrated profile"),
         ("teacache", None, {}, "teacache needs a calibrated profile"),
@@ -315,7 +255,6 @@ def test_a_preset_that_says_nothing_of_a_method_leaves_its_defaults() -> None:
         ("teacache", "teacache", {}, "the profile of tiny-wan holds no TeaCache polynomial"),
         ("control:tolerance=-1", PROFILE, {}, "control.tolerance is '-1'"),
         ("control:tolerance=nan", PROFILE, {}, "control.tolerance is 'nan'"),
-        ("control:max_reuses=0", PROFILE, {}, "control.max_reuses is '0'"),
         ("control:max_reuses=1.5", PROFILE, {}, "control.max_reuses is '1.5'"),
         ("control:target=pixels", PROFILE, {}, "control.target is 'pixels'"),
         ("control:forecast=cubic", PROFILE, {}, "control.forecast is 'cubic'"),
@@ -340,13 +279,9 @@ def recording(steps: int) -> Recording:
     return Recording(tuple(float(t) for t in range(steps, 0, -1)), None, tables)
 
 
-def test_a_budget_sets_the_steps_of_the_plain_sampler() -> None:
-    fewer = planned("fewer-steps")
-    assert with_budget(fewer, 7, recording(20)).steps == 7
-    assert with_budget(fewer, 7, recording(20)).policy == Full()
-
-
-def test_a_budget_spreads_fixed_steps_evenly() -> None:
+def test_a_budget_sets_the_steps_of_the_plain_sampler_and_spreads_fixed_ones_evenly() -> None:
+    fewer = with_budget(planned("fewer-steps"), 7)
+    assert (fewer.steps, fewer.policy) == (7, Full())
     plan = with_budget(planned("fixed"), 5, recording(20))
     assert plan.policy == Fixed(steps=(0, 4, 8, 12, 16))
     assert with_budget(planned("fixed:interval=3"), 5, recording(20)).policy == Fixed(interval=3)

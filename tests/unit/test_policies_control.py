@@ -41,7 +41,7 @@ def control_stated(course: Course, policy: Control) -> list[Row]:
 
 
 @given(courses(), st.floats(0, 0.5), st.integers(1, 8), st.sampled_from(["linear", "hold"]))
-@examples(400)
+@examples(200)
 def test_control_decides_as_stated(course, tolerance, most, forecast):
     policy = Control(tolerance=tolerance, max_reuses=most, forecast=forecast)
     stated = control_stated(course, policy)
@@ -78,7 +78,7 @@ def test_linear_forecasts_refuse_a_schedule_that_repeats_timesteps(policy):
 
 @pytest.mark.parametrize("name", [name for name in LIVELY if name not in ("control", "control-hold")])
 @given(courses(least=6), st.data())
-@examples(25)
+@examples(10)
 def test_holding_serves_a_schedule_that_repeats_timesteps(name, course, data):
     """As Heun's does."""
     t = list(course.timesteps)

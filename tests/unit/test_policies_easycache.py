@@ -49,7 +49,7 @@ def easycache_stated(course: Course, policy: EasyCache) -> list[Row]:
     st.integers(0, 12),
     st.integers(0, 3),
 )
-@examples(300)
+@examples(200)
 def test_easycache_decides_as_stated(course, limit, first, last):
     policy = EasyCache(threshold=limit, forced_first=first, forced_last=last)
     assert rows(play(policy, course)[0]) == easycache_stated(course, policy)

@@ -9,25 +9,24 @@ from strategies import LIVELY, Player, computed_steps, courses, examples, lively
 
 from sencache.policies import METHODS, Fixed, Full, Schedule
 
+FORCED = {"first_step", "warmup", "last_step", "no_cache", "forced"}
+WITHOUT_SIGNALS = {"none", "fixed", "magcache"}
+
 
 def test_every_method_is_among_those_played():
     assert {policy.name for policy in lively((2.0, 1.0)).values()} == set(METHODS)
 
 
-MEASURING = [name for name in LIVELY if name not in ("none", "fixed", "magcache")]
-
-
 @pytest.mark.parametrize("name", LIVELY)
 @given(courses(least=4), st.sets(st.integers(0, 23)))
-@examples(60)
+@examples(30)
 def test_signals_are_measured_once_and_only_where_reuse_is_possible(name, course, uncached):
     policy = lively(course.timesteps)[name]
     decisions, measured = play(policy, course, uncached)
     judged = [i for i, d in enumerate(decisions) if d.reason in ("within_tolerance", "above_tolerance")]
     assert len(set(measured)) == len(measured)
-    forced = {"first_step", "warmup", "last_step", "no_cache", "forced"}
-    assert not [i for i in measured if decisions[i].reason in forced]
-    if name in MEASURING:
+    assert not [i for i in measured if decisions[i].reason in FORCED]
+    if name not in WITHOUT_SIGNALS:
         assert measured == judged
 
 
@@ -41,7 +40,7 @@ def test_fixed_measures_nothing_at_steps_on_its_list():
 
 @pytest.mark.parametrize("name", LIVELY)
 @given(courses(least=4), st.sets(st.integers(0, 23), max_size=3))
-@examples(60)
+@examples(30)
 def test_the_books_are_kept(name, course, uncached):
     """Reference step, reuses in a row, reasons and scores say what happened."""
     decisions, _ = play(lively(course.timesteps)[name], course, uncached)
@@ -62,7 +61,7 @@ def test_the_books_are_kept(name, course, uncached):
 
 @pytest.mark.parametrize("name", LIVELY)
 @given(courses(least=6), st.data())
-@examples(60)
+@examples(30)
 def test_a_lost_cache_starts_the_rule_afresh(name, course, data):
     """From the step where nothing is cached on, the run goes as if it had begun there."""
     policy = lively(course.timesteps)[name]
@@ -75,7 +74,7 @@ def test_a_lost_cache_starts_the_rule_afresh(name, course, data):
 
 @pytest.mark.parametrize("name", LIVELY)
 @given(courses(least=6), courses(least=6), st.data())
-@examples(30)
+@examples(15)
 def test_runs_of_one_policy_share_nothing(name, one, other, data):
     policy = lively(one.timesteps)[name]
     players = [Player(policy, course) for course in (one, other)]
@@ -87,7 +86,7 @@ def test_runs_of_one_policy_share_nothing(name, one, other, data):
 
 @pytest.mark.parametrize("name", LIVELY)
 @given(courses(least=4), st.sets(st.integers(1, 23), max_size=2))
-@examples(60)
+@examples(30)
 def test_a_trace_replays_from_its_signals_alone(name, course, uncached):
     policy = lively(course.timesteps)[name]
     decisions, _ = play(policy, course, uncached)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +84,7 @@ def sencache_stated(course: Course, policy: SenCache, table: tuple[list[float], 
     st.integers(1, 6),
     st.booleans(),
 )
-@examples(400)
+@examples(250)
 def test_sencache_decides_as_stated(course, table, tolerance, early_tolerance, fraction, most, last):
     policy = SenCache(
         sensitivity_profile(*table),
@@ -98,22 +97,6 @@ def test_sencache_decides_as_stated(course, table, tolerance, early_tolerance, f
     stated = sencache_stated(course, policy, table)
     assume(not any(row.score == row.tolerance == 0 for row in stated))
     assert rows(play(policy, course)[0]) == stated
-
-
-@given(courses(still=True), st.integers(1, 4), st.floats(0, 1))
-@examples(100)
-def test_sencache_first_gap_grows_with_tolerance_and_cap(course, most, tolerance):
-    """Greedy schedules as a whole are not monotone in the tolerance; their first run of reuses is."""
-    n = len(course)
-    table = sensitivity_profile(course.timesteps, [1.0] * n, [0.001] * n)
-
-    def first_gap(**changes: Any) -> int:
-        given_ = {"tolerance": tolerance, "max_reuses": most, "early_fraction": 0.0, **changes}
-        computed = computed_steps(play(SenCache(table, **given_), course)[0])
-        return computed[1] if len(computed) > 1 else n
-
-    assert first_gap() <= first_gap(tolerance=1.5 * tolerance + 0.01)
-    assert first_gap() <= first_gap(max_reuses=most + 1) <= first_gap(max_reuses=most + 2)
 
 
 @given(courses(least=2, still=True), st.booleans())
@@ -131,13 +114,6 @@ def test_sencache_at_tolerance_zero_reuses_only_what_stands_still(course, early)
             computed = i
 
 
-def test_sencache_at_tolerance_zero_computes_where_the_table_says_zero():
-    course = Course((900.0, 500.0), ((0.0,), (1.0,)), ((8.0,),) * 2, ((8.0,),) * 2, ((8.0,),) * 2)
-    table = sensitivity_profile((900.0, 500.0), [0.0, 1.0], [0.0, 0.0])
-    decisions, _ = play(SenCache(table, tolerance=0.0), course)
-    assert computed_steps(decisions) == [0, 1]
-
-
 def test_sencache_reuses_at_its_tolerance_and_not_above():
     course = Course((900.0, 700.0), ((0.0,), (0.5,)), ((8.0,),) * 2, ((8.0,),) * 2, ((8.0,),) * 2)
     table = sensitivity_profile(course.timesteps, [1.0, 1.0], [0.0, 0.0])
@@ -146,21 +122,13 @@ def test_sencache_reuses_at_its_tolerance_and_not_above():
         return play(SenCache(table, tolerance=tolerance, early_fraction=0.0), course)[0][1].reuse
 
     assert reuses(0.5) and not reuses(math.nextafter(0.5, 0))
+    unmoved = sensitivity_profile(course.timesteps, [0.0, 1.0], [0.0, 0.0])
+    assert not play(SenCache(unmoved, tolerance=0.0), course)[0][1].reuse, "a score of 0 says nothing"
 
 
 @pytest.mark.parametrize(
     ("timestep", "row"),
-    [
-        (999.0, 0),
-        (801.0, 0),
-        (800.0, 0),
-        (799.0, 1),
-        (600.0, 1),
-        (400.0, 1),
-        (399.9, 4),
-        (200.0, 4),
-        (0.0, 4),
-    ],
+    [(999.0, 0), (800.0, 0), (799.0, 1), (600.0, 1), (400.0, 1), (399.9, 4), (0.0, 4)],
 )
 def test_lookup_takes_the_nearest_row_the_earlier_on_a_tie_and_the_first_of_equals(timestep, row):
     """Rows at 1000, 600, 600, 600, 200: 800 and 400 lie half-way."""
@@ -180,7 +148,7 @@ def test_sencache_keeps_the_alphas_of_its_reference_until_the_next_compute():
 
 
 @given(courses(least=2, most=16, still=True), st.floats(0.01, 1), st.integers(2, 9))
-@examples(60)
+@examples(30)
 def test_sencache_decides_alike_at_every_resolution(course, tolerance, copies):
     """Tiling keeps the RMS: one tolerance fits all sizes, through the sensors of a live run."""
     n = len(course)

@@ -67,7 +67,6 @@ def test_the_defaults_are_the_published_ones(profile):
     [
         ("sencache", {"tolerance": "0.25", "max_reuses": "4", "compute_last": "true"}, (0.25, 4, True)),
         ("sencache", {"tolerance": "1e-3", "max_reuses": "1", "compute_last": "0"}, (0.001, 1, False)),
-        ("magcache", {"threshold": "0", "retention": "1"}, (0.0, 1.0)),
         ("teacache", {"forced_first": "5", "forced_last": "0"}, (5, 0)),
         (
             "easycache",
@@ -75,7 +74,6 @@ def test_the_defaults_are_the_published_ones(profile):
             (0, "output", "linear"),
         ),
         ("fixed", {"steps": ("0", "3"), "interval": "7"}, ((0, 3), 7)),
-        ("control", {"tolerance": "0.5", "forecast": "hold"}, (0.5, "hold")),
     ],
 )
 def test_settings_are_converted_as_typed(method, typed, expected, profile):
@@ -90,30 +88,21 @@ def test_settings_are_converted_as_typed(method, typed, expected, profile):
         ("sencache", "tolerance", "-0.1"),
         ("sencache", "tolerance", "nan"),
         ("sencache", "tolerance", "inf"),
-        ("sencache", "tolerance", "much"),
         ("sencache", "early_tolerance", -1),
         ("sencache", "early_fraction", "1.01"),
-        ("sencache", "early_fraction", "-0.01"),
-        ("sencache", "max_reuses", "0"),
         ("sencache", "max_reuses", "2.5"),
         ("sencache", "max_reuses", "1001"),
         ("sencache", "compute_last", "perhaps"),
         ("sencache", "target", "video"),
         ("sencache", "forecast", "cubic"),
-        ("magcache", "threshold", "-1"),
         ("magcache", "retention", "2"),
         ("magcache", "max_reuses", "0"),
-        ("teacache", "threshold", "-1"),
+        ("teacache", "threshold", "much"),
         ("teacache", "forced_first", "-1"),
-        ("teacache", "forced_last", "1001"),
         ("easycache", "threshold", float("nan")),
-        ("easycache", "forced_first", "-3"),
-        ("easycache", "forced_last", "1.5"),
         ("fixed", "interval", "0"),
-        ("fixed", "forced_first", "0"),
         ("fixed", "steps", "1,2"),
         ("control", "tolerance", "-1e-9"),
-        ("control", "max_reuses", "0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_with_its_name_and_value(method, name, value, profile):
@@ -137,51 +126,34 @@ def test_an_unknown_method_is_refused_with_those_there_are():
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_an_unknown_setting_is_refused_with_those_there_are(method, profile):
     own = make_policy(method, {}, profile).config()
-    message = refusal(lambda: make_policy(method, {"zeal": "1", **own}, profile))
-    assert message.startswith(f"{method} has no setting 'zeal'; it has ") and all(
-        name in message for name in own
-    )
+    assert policies.settings(method) == list(own)
+    for unknown in ("zeal", "profile"):
+        message = refusal(lambda name=unknown: make_policy(method, {name: "1", **own}, profile))
+        assert message.startswith(f"{method} has no setting '{unknown}'; it has ")
+        assert all(name in message for name in own)
 
 
-def test_the_profile_is_no_setting(profile):
-    assert "'profile'" in refusal(lambda: make_policy("sencache", {"profile": profile}, profile))
-
-
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_settings_are_those_that_a_policy_is_configured_with(method, profile):
-    assert policies.settings(method) == list(make_policy(method, {}, profile).config())
-
-
-@pytest.mark.parametrize("method", [method for method in METHODS if uses_profile(method)])
-def test_a_missing_profile_is_refused(method):
-    assert refusal(lambda: make_policy(method, {})).startswith(
-        f"{method} needs a calibrated profile; calibrate "
-    )
-
-
-def test_only_calibrated_methods_use_a_profile():
-    assert {method for method in METHODS if uses_profile(method)} == {"sencache", "magcache", "teacache"}
-
-
-@pytest.mark.parametrize("method", [method for method in METHODS if not uses_profile(method)])
-def test_other_methods_take_no_profile(method, profile):
-    assert make_policy(method, {}, profile) == make_policy(method, {})
+def test_calibrated_methods_need_a_profile_and_others_take_none(profile):
+    calibrated = {method for method in METHODS if uses_profile(method)}
+    assert calibrated == {"sencache", "magcache", "teacache"}
+    for method in METHODS:
+        if method in calibrated:
+            message = refusal(lambda method=method: make_policy(method, {}))
+            assert message.startswith(f"{method} needs a calibrated profile; calibrate ")
+        else:
+            assert make_policy(method, {}, profile) == make_policy(method, {})
 
 
 @pytest.mark.parametrize("name", LIVELY)
-def test_a_configuration_makes_the_same_policy_again(name):
+def test_a_configuration_makes_the_same_policy_again_and_stays(name):
     """Through JSON, as a report keeps it."""
     policy: Policy = lively((2.0, 1.0))[name]
     policy = replace(policy, steps=(0, 1)) if name == "fixed" else policy
     config = json.loads(json.dumps(policy.config()))
     assert "profile" not in config
     assert make_policy(policy.name, config, getattr(policy, "profile", None)) == policy
-
-
-@pytest.mark.parametrize("name", LIVELY)
-def test_policies_are_immutable(name):
     with pytest.raises(FrozenInstanceError):
-        lively((2.0, 1.0))[name].target = "output"
+        policy.target = "output"
 
 
 @pytest.mark.parametrize("method", ["sencache", "magcache", "teacache"])

@@ -74,7 +74,7 @@ def polynomials(draw: st.DrawFn) -> list[float]:
     st.integers(0, 3),
     st.booleans(),
 )
-@examples(300)
+@examples(200)
 def test_teacache_decides_as_stated(course, coefficients, limit, first, last, from_profile):
     """The forced steps come from the profile, unless the policy has its own."""
     if from_profile:

@@ -122,7 +122,7 @@ def offers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @given(courses(least=14, most=20), offers(), st.sampled_from([1e-6, 0.01, 1.0]))
-@examples(400)
+@examples(150)
 def test_what_is_refused_would_compute_nothing_on_any_run(
     course: Course, offer: tuple[str, dict[str, Any]], scale: float
 ) -> None:

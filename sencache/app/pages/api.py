@@ -12,17 +12,13 @@ from sencache.app.events import Done, Event, Waiting
 from sencache.app.request import make_request
 from sencache.app.service import ComparisonService
 from sencache.comparison.events import LaneDone, LaneStarted, LaneStopped, Started, StepDone
-from sencache.comparison.report import Lane
 from sencache.errors import SencacheError
 from sencache.policies.loading import load_bundled
 
-GPU = "gpu"
-
 
 def build_api(service: ComparisonService, offer: dict[str, Any]) -> None:
-    """Define the endpoints within the open `gr.Blocks`."""
     endpoints = _Endpoints(service, offer)
-    gr.api(endpoints.compare, api_name="compare", concurrency_id=GPU, concurrency_limit=1)
+    gr.api(endpoints.compare, api_name="compare", concurrency_id="gpu", concurrency_limit=1)
     gr.api(endpoints.profiles, api_name="profiles", queue=False)
     gr.api(endpoints.profile, api_name="profile", queue=False)
 
@@ -121,10 +117,8 @@ def as_dict(event: Event) -> dict[str, Any]:
         case LaneStopped(lane=lane, why=why):
             found = {"kind": "lane_stopped", "lane": lane, "why": why}
         case LaneDone(lane=done):
-            found = {"kind": "lane_done", "lane": done.name, "result": _summary(done)}
+            # Without its steps and per-frame values.
+            left_out: Any = {"trace": True, "profile": True, "metrics": {"per_frame"}}
+            result = done.model_dump(mode="json", exclude=left_out)
+            found = {"kind": "lane_done", "lane": done.name, "result": result}
     return {**found, "seconds": event.seconds}
-
-
-def _summary(lane: Lane) -> dict[str, Any]:
-    """What a lane came to, without its steps and per-frame values."""
-    return lane.model_dump(mode="json", exclude={"trace": True, "profile": True, "metrics": {"per_frame"}})

@@ -8,37 +8,30 @@ only what was appended, and the browser keeps no deep structure.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import gradio as gr
-
 from sencache.app.events import Event
-from sencache.app.pages.theme import script, template
-from sencache.app.palette import lane_label
-from sencache.app.wording import REASONS, signals, terms
+from sencache.app.palette import lane_label, signal_label
 from sencache.comparison.events import LaneDone, LaneStarted, LaneStopped, Started, StepDone
 from sencache.comparison.report import Report
 from sencache.schema import Request
 from sencache.trace import StepRecord
 
 DIGITS = 4
-
-
-def live_lanes(value: dict[str, Any] | None = None) -> gr.HTML:
-    """The component; `value` is what a `LaneBoard` gives."""
-    return gr.HTML(
-        value or LaneBoard().value(),
-        html_template=template("lanes"),
-        js_on_load=script("lanes"),
-        elem_id="lanes",
-        padding=False,
-    )
+REASONS = {
+    "first_step": "the first step is always computed",
+    "warmup": "computed: the method has not seen enough steps yet",
+    "last_step": "computed: the method computes the last steps",
+    "forced": "computed: no cache in this lane",
+    "above_tolerance": "computed: the score is above the tolerance",
+    "max_reuses": "computed: enough reuses in a row",
+    "no_cache": "computed: nothing to reuse",
+    "within_tolerance": "reused: the score is within the tolerance",
+    "scheduled": "as scheduled in advance",
+}
 
 
 class LaneBoard:
-    """What the lanes show, built up event by event."""
-
     def __init__(self, title: str = "", about: str = "") -> None:
         self.title, self.about = title, about
         self._lanes: dict[str, dict[str, Any]] = {}
@@ -47,7 +40,7 @@ class LaneBoard:
         """Follow one event; those that the lanes do not show change nothing."""
         match event:
             case Started():
-                self._lanes = {name: _waiting(name) for name in event.lanes}
+                self._lanes = {name: _waiting_lane(name) for name in event.lanes}
             case LaneStarted(lane=name, config=config, steps=steps):
                 self._lanes[name].update(steps=steps, state="running", settings=_settings(config))
             case StepDone(lane=name, record=record):
@@ -75,40 +68,46 @@ class LaneBoard:
         return {"title": self.title, "about": self.about, "reasons": REASONS, "lanes": lanes}
 
 
-def _waiting(name: str) -> dict[str, Any]:
+def _waiting_lane(name: str) -> dict[str, Any]:
+    named = {"name": name, "method": name.split(":")[0], "label": lane_label(name)}
     figures = {"steps": 0, "taken": 0, "nfe": 0, "seconds": 0.0, "speedup": None}
-    said = {"state": "waiting", "settings": "", "cells": ""}
-    return {"name": name, "method": name.split(":")[0], "label": lane_label(name), **figures, **said}
+    return {**named, **figures, "state": "waiting", "settings": "", "cells": ""}
 
 
 def _settings(config: dict[str, Any]) -> str:
     """The setting that decides most, which is each method's first; all are in the report."""
-    said = {k: v for k, v in config.items() if k not in ("target", "forecast") and v is not None}
-    if said.get("steps"):
-        return f"{len(said['steps'])} steps listed"
-    return next((f"{key.replace('_', ' ')} {value}" for key, value in said.items()), "")
+    found = {k: v for k, v in config.items() if k not in ("target", "forecast") and v is not None}
+    if found.get("steps"):
+        return f"{len(found['steps'])} steps listed"
+    return next((f"{key.replace('_', ' ')} {value}" for key, value in found.items()), "")
 
 
 def _cell(record: StepRecord) -> list[Any]:
-    """[computed, reason, timestep, score, tolerance, drift, milliseconds, terms, signals]."""
-    milliseconds = None if record.seconds is None else round(record.seconds * 1000, 2)
+    """[computed, reason, timestep, score, tolerance, drift, milliseconds, terms, signals]: the terms are the
+    parts that add up to the score, where it is a sum; the signals all that was looked at, where it is not.
+    """
+    seen, terms = record.signals, {}
+    if {"alpha_x", "dx_rms", "alpha_t", "dt"} <= seen.keys():
+        terms = {
+            "latent moved": seen["alpha_x"] * seen["dx_rms"],
+            "time moved": seen["alpha_t"] * seen["dt"],
+        }
+    signals = {} if terms else {signal_label(name): value for name, value in seen.items()}
     return [
         int(record.decision == "compute"),
         record.reason,
         round(record.timestep, 1),
-        *(_rounded(value) for value in (record.score, record.tolerance, record.drift)),
-        milliseconds,
-        [[name, _rounded(value)] for name, value in terms(record)],
-        [[name, _rounded(value)] for name, value in signals(record)],
+        *(_round(value) for value in (record.score, record.tolerance, record.drift)),
+        None if record.seconds is None else round(record.seconds * 1000, 2),
+        *([[name, _round(value)] for name, value in named.items()] for named in (terms, signals)),
     ]
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.{DIGITS}g}")
 
 
 def about(model: str, request: Request) -> str:
-    """One line under the prompt: what was run."""
     own = f"preset {request.preset}" if request.preset else "own settings"
     budget = f"about {request.nfe} of {request.steps} evaluations each" if request.nfe else own
     size = f"{request.width}×{request.height}, {request.frames} frames"
@@ -116,18 +115,14 @@ def about(model: str, request: Request) -> str:
 
 
 def board_of(report: Report) -> LaneBoard:
-    """The lanes of a finished comparison."""
+    """The lanes of a finished comparison, as its events would have left them."""
     board = LaneBoard(report.request.prompt, about(report.model.key, report.request))
-    for event in _replayed(report):
-        board.take(event)
-    return board
-
-
-def _replayed(report: Report) -> Iterator[Event]:
-    """The events of a comparison that ran before, lane after lane."""
-    yield Started(report)
+    board.take(Started(report))
     for lane in report.lanes:
-        yield LaneStarted(lane.name, lane.method, lane.config, lane.steps)
-        yield from (StepDone(lane.name, record) for record in lane.trace)
-        yield LaneDone(lane)
-    yield from (LaneStopped(one.name, one.why) for one in report.unfinished)
+        board.take(LaneStarted(lane.name, lane.method, lane.config, lane.steps))
+        for record in lane.trace:
+            board.take(StepDone(lane.name, record))
+        board.take(LaneDone(lane))
+    for one in report.unfinished:
+        board.take(LaneStopped(one.name, one.why))
+    return board

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from sencache.app.pages.note import note, said
+from sencache.app.pages.parts import message, note
 from sencache.errors import SencacheError
 from sencache.hub.download import Hub
 from sencache.hub.exchange import LISTED
@@ -31,41 +30,27 @@ VISITORS = Hub(keeps=False)
 
 
 def own_profiles() -> gr.State:
-    """Where a visitor's profiles are while they visit."""
     return gr.State({}, time_to_live=ONE_HOUR)
 
 
-def added(fetch: Callable[[], Fetched], own: Own) -> tuple[Own, str | None, Note]:
+def add_profile(fetch: Callable[[], Fetched], own: Own) -> tuple[Own, str | None, Note]:
     """The visitor's list with one more profile, its name, and what to say; or no name, and what is wrong."""
     try:
         if len(own) >= MOST_OWN:
             raise SencacheError(f"{MOST_OWN} profiles are in your list already; reload the page to empty it")
         profile, label, origin = fetch()
     except SencacheError as error:
-        return own, None, said(str(error), bad=True)
-    name = _free(label, own)
+        return own, None, message(str(error), bad=True)
+    taken = {*bundled_profiles(), *own}
+    numbered = (label, *(f"{label} ({count})" for count in range(2, MOST_OWN + 3)))
+    name = next(name for name in numbered if name not in taken)
     at = f", at commit {profile.revision}" if profile.revision else ""
-    told = said(f"{label}: a valid profile of {profile.model.id}{at}.")
+    told = message(f"{label}: a valid profile of {profile.model.id}{at}.")
     return {**own, name: (profile, origin)}, name, told
 
 
-def _free(label: str, own: Own) -> str:
-    taken = {*bundled_profiles(), *own}
-    counted = (label if count == 1 else f"{label} ({count})" for count in range(1, MOST_OWN + 3))
-    return next(name for name in counted if name not in taken)
-
-
-@dataclass(frozen=True)
-class PullBox:
-    """Where a visitor names a source on the Hub, and what came of it."""
-
-    source: gr.Textbox
-    button: gr.Button
-    told: gr.HTML
-
-
-def pull_box() -> PullBox:
-    """The fields, in the block that is open."""
+def pull_box() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
+    """Where a visitor names a source on the Hub, the button, and what came of it."""
     with gr.Row(equal_height=True):
         source = gr.Textbox(
             next(iter(LISTED)),
@@ -76,21 +61,20 @@ def pull_box() -> PullBox:
             scale=3,
         )
         button = gr.Button("Pull", elem_id="pull-source-button", scale=1, min_width=80)
-    return PullBox(source, button, note("pull-source-note"))
+    return source, button, note("pull-source-note")
 
 
-def pulled(text: str, architecture: str, own: Own) -> Iterator[tuple[Any, str | None, Note]]:
-    """As `added`, with what `text` names on the Hub, `repo[@commit][:file]`; first that it is asked for."""
-    yield gr.skip(), None, said(f"Asking the Hub for {text.strip()[:100]} …")
-    yield added(lambda: _fetched(text, architecture), own)
+def pull(text: str, architecture: str, own: Own) -> Iterator[tuple[Any, str | None, Note]]:
+    """As `add_profile`, with what `text` names on the Hub, `repo[@commit][:file]`; first that it is asked."""
+    yield gr.skip(), None, message(f"Asking the Hub for {text.strip()[:100]} …")
+    yield add_profile(lambda: _fetch(text, architecture), own)
 
 
-def _fetched(text: str, architecture: str) -> Fetched:
+def _fetch(text: str, architecture: str) -> Fetched:
     source = parse_source(text)
     if source.file is None and source.repo in LISTED:
         source = parse_source(f"{text.strip()}:{official_file(architecture)}")
     found = pull_source(source, VISITORS, PULL_SECONDS)
-    fitting = [profile for profile in found if profile.model.architecture == architecture]
-    profile = next(iter(fitting), found[0])
+    profile = next((profile for profile in found if profile.model.architecture == architecture), found[0])
     profile.require(architecture)
     return profile, f"{profile.origin} of {profile.repo}", "pulled from the Hub"

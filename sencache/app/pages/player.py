@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioModel
 from pydantic import Field
 
-from sencache.app.pages.theme import script, template
+from sencache.app.pages.parts import script, template
 from sencache.app.palette import lane_label
 from sencache.comparison.report import Lane, Report
 from sencache.schema import PerFrame
@@ -42,8 +42,6 @@ class Clips(GradioModel):
 
 
 class SyncPlayer(gr.HTML):
-    """Plays `Clips` in sync; the frame rate is that of the files."""
-
     data_model = Clips
 
     def __init__(self, value: Clips | None = None, **options: Any) -> None:
@@ -55,18 +53,17 @@ class SyncPlayer(gr.HTML):
         )
 
     def api_info(self) -> dict[str, Any]:
-        """What clients of the API see."""
         return Clips.model_json_schema()
 
 
-def clips_of(report: Report, folder: str | Path) -> Clips:
+def clips_of(report: Report, folder: Path) -> Clips:
     """The videos of `report`, whose files lie in `folder`; lanes without a video are left out."""
     request = report.request
     return Clips(
         frames=request.frames,
         width=request.width,
         height=request.height,
-        clips=[_clip(lane, Path(folder) / lane.video) for lane in report.lanes if lane.video],
+        clips=[_clip(lane, folder / lane.video) for lane in report.lanes if lane.video],
     )
 
 

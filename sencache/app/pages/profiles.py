@@ -11,13 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from sencache.app.pages.note import note, said
-from sencache.app.pages.own_profiles import Fetched, Own, added, own_profiles
-from sencache.app.pages.profile_facts import ProfileFacts, facts_of
+from sencache.app.pages.own_profiles import Fetched, Own, add_profile, own_profiles
+from sencache.app.pages.parts import message, note, part
 from sencache.errors import SencacheError
 from sencache.hub.exchange import LISTED, pull_profile
 from sencache.hub.npz import parse_npz
 from sencache.policies.loading import load_all_bundled, load_bundled, parse_profile
+from sencache.profiles.facts import facts, served
 from sencache.profiles.library import bundled_profiles
 from sencache.profiles.plots import overlay_figure
 from sencache.profiles.profile import Profile
@@ -29,12 +29,39 @@ INTRO = """
 <p>What SenCache, MagCache and TeaCache know of a model before a run begins: constants measured once, for one
 checkpoint and one schedule. EasyCache, Control and fixed intervals need none.</p>
 """
+CALIBRATE = "python -m sencache calibrate --model MODEL --out profiles/NAME.json"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def facts_of(name: str, own: Own) -> dict[str, Any]:
+    """What the profile listed as `name` says of itself, as texts, with the file to take away."""
+    profile, origin = _find(name, own)
+    taken = (("From", origin), ("Repository", profile.repo), ("Commit", profile.revision))
+    return {
+        "name": name,
+        "serves": served(profile),
+        "rows": [*facts(profile), *(pair for pair in taken if pair[1])],
+        "warnings": list(_warnings(profile)),
+        "file": f"{(profile.origin or 'profile').rsplit('.', 1)[0]}.json",
+        "json": profile.to_json(),
+    }
+
+
+def _warnings(profile: Profile) -> Iterator[str]:
+    if profile.sensitivity is None:
+        yield (
+            "This profile holds no sensitivities, so SenCache cannot use it. Pull the authors' file below, "
+            f"or calibrate the model: {CALIBRATE}"
+        )
+    elif profile.provenance.kind == "imported":
+        yield "Imported numbers: no spread over samples is known unless the plot shows a band."
+    if profile.provenance.licence == "unknown":
+        yield "The licence is unknown: use it yourself, but do not publish it again."
 
 
 def build_profiles_page(own: gr.State | None = None) -> None:
     """Put the page into the block that is open; `own` are the visitor's profiles, shared with other pages."""
-    names, own = _bundled(), own or own_profiles()
+    names, own = _names({}), own or own_profiles()
     gr.HTML(INTRO, padding=False, elem_classes="intro")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=280):
@@ -46,19 +73,17 @@ def build_profiles_page(own: gr.State | None = None) -> None:
                 "Check a file (.json, .npz)", file_types=[".json", ".npz"], elem_id="profile-upload"
             )
             checked = note("profile-note", "Checked here, never run; forgotten when you leave.")
-            pull = _pull_box()
+            _build_pull_box(own, chosen, overlay)
         with gr.Column(scale=3, min_width=320):
-            facts = ProfileFacts(_facts(names[0], {}), elem_id="profile-facts")
+            # The download is made in the browser.
+            table = part("profile_facts", facts_of(names[0], {}), "profile-facts")
             plot = gr.Plot(_plot(names[0], NO_OVERLAY, {}), show_label=False, elem_id="browsed-plot")
-    gr.on([chosen.change, overlay.change], _shown, [chosen, overlay, own], [facts, plot], **PRIVATE)
-    upload.upload(_uploaded, [upload, own], [own, chosen, overlay, checked], **PRIVATE)
-    own.change(_listed, own, [chosen, overlay], **PRIVATE)
-    repo, file, revision, button, status = pull
-    repo.change(_files_of, repo, file, **PRIVATE)
-    button.click(_pulled, [repo, file, revision, own], [own, chosen, overlay, status], **PRIVATE)
+    gr.on([chosen.change, overlay.change], _show, [chosen, overlay, own], [table, plot], **PRIVATE)
+    upload.upload(_check_upload, [upload, own], [own, chosen, overlay, checked], **PRIVATE)
+    own.change(_list, own, [chosen, overlay], **PRIVATE)
 
 
-def _pull_box() -> tuple[Any, ...]:
+def _build_pull_box(own: gr.State, chosen: gr.Dropdown, overlay: gr.Dropdown) -> None:
     first = next(iter(LISTED))
     with gr.Accordion("Pull from the Hub", open=False):
         repo = gr.Dropdown(list(LISTED), value=first, label="Repository", elem_id="pull-repo")
@@ -72,7 +97,8 @@ def _pull_box() -> tuple[Any, ...]:
         )
         button = gr.Button("Pull", elem_id="pull-button")
         status = note("pull-note")
-    return repo, file, revision, button, status
+    repo.change(_files_of, repo, file, **PRIVATE)
+    button.click(_pull, [repo, file, revision, own], [own, chosen, overlay, status], **PRIVATE)
 
 
 def _files_of(repo: str) -> Any:
@@ -80,13 +106,7 @@ def _files_of(repo: str) -> Any:
     return gr.Dropdown(files, value=files[0] if files else None)
 
 
-def _bundled() -> list[str]:
-    """By name, those that serve SenCache first."""
-    found = load_all_bundled()
-    return sorted(found, key=lambda name: (found[name].sensitivity is None, name))
-
-
-def _profile(name: str, own: Own) -> tuple[Profile, str]:
+def _find(name: str, own: Own) -> tuple[Profile, str]:
     """The profile listed as `name`, and where it came from."""
     if name in own:
         return own[name]
@@ -95,14 +115,9 @@ def _profile(name: str, own: Own) -> tuple[Profile, str]:
     return load_bundled(name), "comes with this software"
 
 
-def _facts(name: str, own: Own) -> dict[str, Any]:
-    profile, origin = _profile(name, own)
-    return facts_of(profile, name, origin)
-
-
 def _plot(name: str, other: str, own: Own) -> Any:
     names = [name] if other in (NO_OVERLAY, name) else [name, other]
-    figure = overlay_figure([_profile(each, own)[0] for each in names])
+    figure = overlay_figure([_find(each, own)[0] for each in names])
     # Long titles would run out of a phone.
     figure.for_each_annotation(
         lambda title: title.update(text="<br>".join(wrap(title.text, 46)), align="left", xshift=-44)
@@ -110,21 +125,21 @@ def _plot(name: str, other: str, own: Own) -> Any:
     return figure
 
 
-def _shown(name: str, other: str, own: Own) -> tuple[Any, Any]:
+def _show(name: str, other: str, own: Own) -> tuple[Any, Any]:
     try:
-        return _facts(name, own), _plot(name, other, own)
+        return facts_of(name, own), _plot(name, other, own)
     except SencacheError as error:
         raise gr.Error(str(error)) from None
 
 
-def _uploaded(path: str, own: Own) -> tuple[Any, ...]:
+def _check_upload(path: str, own: Own) -> tuple[Any, ...]:
     """Check an uploaded file, whose copy is removed whatever comes of it."""
     file = Path(path)
     try:
         content = file.read_bytes()
     finally:
         file.unlink(missing_ok=True)
-    return _added(lambda: (read_upload(content, file.name), file.name, "checked here"), own)
+    return _add(lambda: (read_upload(content, file.name), file.name, "checked here"), own)
 
 
 def read_upload(content: bytes, name: str) -> Profile:
@@ -135,41 +150,38 @@ def read_upload(content: bytes, name: str) -> Profile:
     return parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
 
 
-def _pulled(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any, ...]]:
+def _pull(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any, ...]]:
     """Pull one file; what happens is said while it happens."""
     received = [(0, 0)]
-    asked = partial(_fetched, repo, file, revision.strip(), lambda *counts: received.append(counts))
+    fetch = partial(_fetch, repo, file, revision.strip(), lambda *counts: received.append(counts))
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(asked)
+        future = pool.submit(fetch)
         while not future.done():
             done, total = received[-1]
             so_far = f": {done:,} of {total:,} bytes" if total else ""
-            yield gr.skip(), gr.skip(), gr.skip(), said(f"Asking the Hub for {file} of {repo}{so_far} …")
+            yield gr.skip(), gr.skip(), gr.skip(), message(f"Asking the Hub for {file} of {repo}{so_far} …")
             wait([future], LOOK_EVERY)
-    yield _added(future.result, own)
+    yield _add(future.result, own)
 
 
-def _fetched(repo: str, file: str, revision: str, on_bytes: Callable[[int, int], object]) -> Fetched:
-    pulled = pull_profile(file, repo, revision or None, on_bytes=on_bytes)
-    return pulled, f"{file} of {repo}", "pulled from the Hub"
+def _fetch(repo: str, file: str, revision: str, on_bytes: Callable[[int, int], object]) -> Fetched:
+    profile = pull_profile(file, repo, revision or None, on_bytes=on_bytes)
+    return profile, f"{file} of {repo}", "pulled from the Hub"
 
 
-def _added(fetch: Callable[[], Fetched], own: Own) -> tuple[Any, ...]:
+def _add(fetch: Callable[[], Fetched], own: Own) -> tuple[Any, ...]:
     """The visitor's list, its newest profile chosen; or what is wrong with that."""
-    held, name, told = added(fetch, own)
+    held, name, told = add_profile(fetch, own)
     if name is None:
         return gr.skip(), gr.skip(), gr.skip(), told
-    return held, gr.Dropdown(_names(held), value=name), _overlays(held), told
+    return held, gr.Dropdown(_names(held), value=name), _list(held)[1], told
 
 
 def _names(own: Own) -> list[str]:
-    return [*_bundled(), *own]
+    """The bundled ones, those that serve SenCache first, then the visitor's own."""
+    bundled = load_all_bundled()
+    return [*sorted(bundled, key=lambda name: (bundled[name].sensitivity is None, name)), *own]
 
 
-def _overlays(own: Own) -> Any:
-    return gr.Dropdown([NO_OVERLAY, *_names(own)])
-
-
-def _listed(own: Own) -> tuple[Any, Any]:
-    """Both lists with the visitor's own, wherever they were added."""
-    return gr.Dropdown(_names(own)), _overlays(own)
+def _list(own: Own) -> tuple[Any, Any]:
+    return gr.Dropdown(_names(own)), gr.Dropdown([NO_OVERLAY, *_names(own)])

@@ -11,51 +11,24 @@ import gradio as gr
 from gradio import update
 
 from sencache.app.deliver import CSV_NAME, ZIP_NAME
-from sencache.app.pages.lanes import board_of, live_lanes
-from sencache.app.pages.note import note, said
-from sencache.app.pages.numbers import numbers_table, table_of
+from sencache.app.pages.lanes import LaneBoard, board_of
+from sencache.app.pages.parts import QUIET, message, note, part
 from sencache.app.pages.player import SyncPlayer, clips_of
-from sencache.app.pages.theme import script, template
+from sencache.app.pages.plots import drift_figure, timeline_figure, walked_figure
 from sencache.app.palette import lane_label
-from sencache.app.plots import drift_figure, timeline_figure, walked_figure
 from sencache.comparison.report import REPORT_NAME, Report
-from sencache.comparison.summary import verdict
+from sencache.comparison.summary import COLUMNS, cells, verdict
 from sencache.profiles.profile import Profile
 
 
-@dataclass(frozen=True)
-class Results:
-    """The components, in the order in which they are read."""
-
-    lanes: gr.HTML
-    player: SyncPlayer
-    verdict: gr.HTML
-    numbers: gr.HTML
-    timeline: gr.Plot
-    drift: gr.Plot
-    profile: gr.Plot
-    downloads: list[gr.DownloadButton]
-    link: gr.HTML
-    lane: gr.Dropdown
-    code: gr.Code
-    snippets: gr.State
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What `shown` fills, in its order."""
-        plots = [self.timeline, self.drift, self.profile]
-        taken = [*self.downloads, self.link, self.lane, self.code, self.snippets]
-        return [self.lanes, self.player, self.verdict, self.numbers, *plots, *taken]
-
-
-def build_results() -> Results:
-    """Headings, components and their places; all empty."""
-    lanes = live_lanes()
+def build_results() -> list[Any]:
+    """Headings and components, all empty; returns those that `result_values` fills, in its order."""
+    lanes = part("lanes", LaneBoard().value(), "lanes")
     _heading("Videos", "In sync, frame by frame; hold any two against each other.")
     player = SyncPlayer(elem_id="player")
     _heading("Numbers", "Cost of every lane, and its distance from the full run on decoded frames.")
     told = note("verdict")
-    numbers = numbers_table()
+    numbers = part("numbers", {"columns": [], "rows": []}, "numbers")
     _heading("Why and when", "Every decision over the steps, and what it did to the latent.")
     timeline = gr.Plot(show_label=False, elem_id="timeline", container=False)
     with gr.Row():
@@ -69,21 +42,12 @@ def build_results() -> Results:
     with gr.Row(elem_id="downloads"):
         names = ("Report, JSON", "All steps, CSV", "Everything, ZIP")
         downloads = [gr.DownloadButton(name, min_width=150, interactive=False) for name in names]
-    link = gr.HTML(
-        {"query": ""},
-        html_template=template("link"),
-        js_on_load=script("link"),
-        elem_id="settings-link",
-        padding=False,
-    )
+    link = part("link", {"query": ""}, "settings-link")
     lane = gr.Dropdown([], label="Code for", elem_id="code-lane", interactive=True)
     code = gr.Code(language="python", label="Code", elem_id="code", interactive=False)
     snippets = gr.State({})
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    lane.change(_snippet, [lane, snippets], code, **quiet)
-    return Results(
-        lanes, player, told, numbers, timeline, drift, profile, downloads, link, lane, code, snippets
-    )
+    lane.change(_snippet, [lane, snippets], code, **QUIET)
+    return [lanes, player, told, numbers, timeline, drift, profile, *downloads, link, lane, code, snippets]
 
 
 def _heading(title: str, about: str) -> None:
@@ -106,19 +70,17 @@ class Finished:
     profile: Profile | None
     snippets: dict[str, str]
     query: str
-    told: str
+    status: str
 
 
-def shown(finished: Finished) -> list[Any]:
-    """Values for `Results.outputs`."""
-    report, snippets = finished.report, finished.snippets
+def result_values(finished: Finished) -> list[Any]:
+    report, profile, snippets = finished.report, finished.profile, finished.snippets
     first = "sencache" if "sencache" in snippets else next(iter(snippets))
     paths = (finished.videos / REPORT_NAME, finished.files / CSV_NAME, finished.files / ZIP_NAME)
-    profile = finished.profile
     return [
         board_of(report).value(),
         clips_of(report, finished.videos),
-        said(verdict(report, lane_label)),
+        message(verdict(report, lane_label)),
         table_of(report),
         timeline_figure(report),
         drift_figure(report),
@@ -129,3 +91,17 @@ def shown(finished: Finished) -> list[Any]:
         snippets[first],
         snippets,
     ]
+
+
+def table_of(report: Report) -> dict[str, Any]:
+    """Rows in the order of the lanes; a cell is [text, value to sort by or None, whether it is the best]."""
+    columns = [
+        {"name": c.name[0].upper() + c.name[1:], "explained": c.explained, "better": c.better}
+        for c in COLUMNS.values()
+    ]
+    rows = []
+    for lane, row in zip(report.lanes, cells(report, COLUMNS.values()), strict=True):
+        # JSON has no infinity.
+        values = [[cell.text, cell.value and min(cell.value, 1e9), cell.best] for cell in row]
+        rows.append({"label": lane_label(lane.name), "method": lane.method, "cells": values})
+    return {"columns": columns, "rows": rows}
