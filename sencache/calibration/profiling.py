@@ -86,7 +86,11 @@ def calibrate(
     serving = (name for name, cls in METHODS.items() if cls.caches and cls.serves(profile.model.architecture))
     for name, (preset, share) in product(serving, PRESETS.items()):
         plain = make_policy(name, {}, profile)
-        matched = _match_budget(plain, recordings, round(share * profile.schedule.steps))
+        try:
+            matched = _match_budget(plain, recordings, round(share * profile.schedule.steps))
+        except SencacheError:
+            # So few steps that the method computes more of them in any case; it gets no preset.
+            continue
         settings = matched.config().items()
         presets[preset][name] = {key: value for key, value in settings if value != plain.config()[key]}
         spreads[preset][name] = _spread([simulate(matched, recording).nfe for recording in recordings])

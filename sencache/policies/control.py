@@ -168,13 +168,13 @@ class _Choosing(Rule):
 
     def _error(self, serving: int, index: int) -> float:
         factor = math.exp(self.factors[serving]) if self.factors else 1.0
-        return factor * self.forecast.errors(tuple(self.nodes), self.steps[index])[serving]
+        return factor * self.forecast.error(serving, tuple(self.nodes), self.steps[index])
 
     def _learn(self, misses: Sequence[float]) -> None:
         """How far the newest computed step was from what was expected of each forecast."""
         if len(self.before) < 2:
             return
-        expected = self.forecast.errors(self.before, self.nodes[-1])
+        expected = [self.forecast.error(k, self.before, self.nodes[-1]) for k in range(3)]
         off = [
             math.log(max(miss, 1e-9) / max(error, 1e-9)) for miss, error in zip(misses, expected, strict=True)
         ]
@@ -219,7 +219,7 @@ class _Choosing(Rule):
         count = 0
         for step in self.steps[node + 1 :]:
             reuses, last = step.index - nodes[-1].index - 1, step.index == len(self.steps) - 1
-            error = factor * self.forecast.errors(tuple(nodes), step)[1]
+            error = factor * self.forecast.error(1, tuple(nodes), step)
             if last or reuses >= self.policy.max_reuses or error > tolerance:
                 nodes.append(step)
                 count += 1

@@ -68,7 +68,7 @@ class Toy:
         self.start = torch.randn(self.batch, self.channels, self.width, generator=generator)
         self.direction = torch.ones(self.channels, self.width)
         self.transformer = ToyDenoiser(self)
-        euler = lambda model_output, t, x: (x - 0.05 * model_output,)  # noqa: E731
+        euler = lambda model_output, t, sample: (sample - 0.05 * model_output,)  # noqa: E731
         self.scheduler = SimpleNamespace(timesteps=torch.empty(0), step=euler)
         self.num_timesteps = 0
 
