@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -31,17 +30,6 @@ class Place(Protocol):
     def timestep(self) -> float:
         """On 0..1000."""
 
-    @property
-    def sigma(self) -> float | None:
-        """Share of noise, where the sampler has one."""
-
-
-def _log_snr(step: Place) -> float:
-    """By the timestep where the sampler has no sigmas between 0 and 1."""
-    stated = step.sigma is not None and 0 <= step.sigma <= 1
-    noise = min(max(step.sigma if stated else step.timestep / 1000, 0.02), 0.98)
-    return math.log((1 - noise) / noise)
-
 
 class Forecast(ABC):
     """A value at t as a weighted sum of those at the nodes, the computed steps before it.
@@ -56,6 +44,10 @@ class Forecast(ABC):
     earlier: ClassVar[int] = 1
     several: ClassVar[bool] = False
     fits: ClassVar[bool] = False
+
+    def fitted_to(self, gram: Gram) -> Forecast:
+        """The same by a table, where it `fits`."""
+        return self
 
     def position(self, step: Place) -> float:
         """The coordinate that distances are taken in: the timestep."""
@@ -134,32 +126,6 @@ class Linear(Forecast):
 
 
 @enter_forecast
-class Damped(Forecast):
-    """The newest value, half the slope of the last two, or all of it."""
-
-    name = "damped"
-    order = 1
-    several = True
-
-    def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
-        """Those of all of the slope."""
-        return Linear().weights(nodes, t)
-
-    def choices(self, nodes: Sequence[float], t: float) -> Sequence[Sequence[float]]:
-        """Hold, half the slope, the line."""
-        if len(nodes) == 1:
-            return ((1.0,),) * 3
-        older, newest = self.weights(nodes, t)
-        return (1.0,), (older / 2, (1 + newest) / 2), (older, newest)
-
-    def error(self, choice: int, nodes: Sequence[Place], step: Place) -> float:
-        """In proportion to the way since the newest node, in log((1 - sigma) / sigma). Measured: remainders
-        by the order of each are worse.
-        """
-        return abs(_log_snr(step) - _log_snr(nodes[-1]))
-
-
-@enter_forecast
 class Taylor(Forecast):
     """TaylorSeer of order 2 (arXiv 2503.06923), as diffusers has it: `v + v' o + v'' o^2 / 2`, o steps after
     the newest, with divided differences for the derivatives. It counts in steps, not in t.
@@ -199,6 +165,9 @@ class Fitted(Forecast):
         if gram is not None:
             # Asked again and again while a budget is planned.
             self._weights, self._error = cache(gram.weights), cache(gram.error)
+
+    def fitted_to(self, gram: Gram) -> Forecast:
+        return Fitted(gram)
 
     def position(self, step: Place) -> float:
         """Its index."""

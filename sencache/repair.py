@@ -36,13 +36,14 @@ class SamplerStep:
     @cached_property
     def given(self) -> dict[str, Any]:
         """The arguments by the names that the scheduler has for them."""
-        bound = inspect.signature(self.method).bind(*self.args, **self.kwargs).arguments
+        bound: dict[str, Any] = inspect.signature(self.method).bind(*self.args, **self.kwargs).arguments
         if not {"model_output", "sample"} <= bound.keys():
             raise SencacheError(
                 f"{type(self.scheduler).__name__} takes its steps in a way of its own; set repair=none and "
                 "another target than the prediction, or use another sampler"
             )
-        return bound | bound.pop("kwargs", {})
+        more: dict[str, Any] = bound.pop("kwargs", {})
+        return {**bound, **more}
 
     @property
     def prediction(self) -> torch.Tensor:

@@ -187,7 +187,7 @@ class Architecture:
         """Whether a step at this scale evaluates the network for a second prompt."""
         return guidance_scale > 1 and not self.embedded_guidance
 
-    def latent(self, hidden_states: torch.Tensor, channels: int) -> torch.Tensor:
+    def latent(self, hidden_states: torch.Tensor, channels: Any) -> torch.Tensor:
         """The denoised latent inside the transformer's input: its first `channels` channels, batch first."""
         if self.channel_axis is None:
             return hidden_states

@@ -341,10 +341,12 @@ class TransformerHooks:
             self._restore()
 
 
-def _nothing_like(kind: type, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Any:
+def _nothing_like(
+    kind: Callable[..., Any], shape: torch.Size, dtype: torch.dtype, device: torch.device
+) -> Any:
     """What a forward returned, but for its numbers, which nobody is going to use: they take no memory."""
     sample = torch.zeros((), dtype=dtype, device=device).expand(shape)
-    return (sample,) if issubclass(kind, tuple) else kind(sample=sample)
+    return (sample,) if kind is tuple else kind(sample=sample)
 
 
 def _on_disk(block: Any) -> bool:

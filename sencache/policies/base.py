@@ -258,7 +258,7 @@ class Policy(ABC):
             return forecast
         self.check(len(schedule))
         assert self.profile is not None
-        return type(forecast)(self.profile.gram(schedule.timesteps, schedule.sigmas))
+        return forecast.fitted_to(self.profile.gram(schedule.timesteps, schedule.sigmas))
 
     @abstractmethod
     def _rule(self, schedule: Schedule) -> Rule: ...

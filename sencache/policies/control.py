@@ -56,11 +56,10 @@ class Control(Policy):
     computed, and the tolerance is the one that spends what is left of it, set anew at every computed step.
     The reused steps are replayed once the next one is computed.
 
-    Without a profile `damped` forecasts take the table's place, whose remainders grow with the distances to
-    their nodes. With any other forecast (`hold`, `linear`, `taylor`), the rule of version 0.1: when step c is
-    computed and e its forecast's error, the error at t is predicted as `e * |t-t_c| |t-t_b| / (|t_c-t_b|
-    |t_c-t_a|)` for nodes a, b, c, a factor less with `hold`, one more with `taylor`; no budget. The first
-    steps, three or as many as the forecast takes to know its error, and the last are computed.
+    With any other forecast, and so without a table, the rule of version 0.1: when step c is computed and e is
+    its forecast's error, the error at t is predicted as `e * |t-t_c| |t-t_b| / (|t_c-t_b| |t_c-t_a|)` for
+    nodes a, b, c and `linear`, a factor less for `hold`, one more for `taylor`; no budget. The first steps,
+    three or as many as the forecast takes to know its error, and the last are computed.
     """
 
     name: ClassVar[str] = "control"
@@ -77,7 +76,7 @@ class Control(Policy):
     tolerance: NonNegative = 0.06
     max_reuses: AtLeastOne = 6
     target: TargetName = field(default="prediction", kw_only=True)
-    forecast: ForecastName = field(default="damped", kw_only=True)
+    forecast: ForecastName = field(default="hold", kw_only=True)
     repair: RepairName = field(default="replay", kw_only=True)
 
     @model_validator(mode="before")
@@ -112,7 +111,8 @@ class Control(Policy):
             )
         if self.budget is not None and not self._chooses:
             raise SencacheError(
-                f"control.budget needs forecast=fitted or damped, not {self.forecast}; leave one of them out"
+                f"control.budget needs forecast=fitted and a profile, not forecast={self.forecast}; "
+                "leave it out, or calibrate this model"
             )
 
     @property
@@ -141,7 +141,7 @@ class _Choosing(Rule):
         self.steps = list(schedule)
         self.nodes: deque[Step] = deque(maxlen=forecast.order + 1)
         self.before: tuple[Step, ...] = ()
-        self.factors: list[float] | None = [0.0] * 3 if forecast.fits else None
+        self.factors = [0.0] * 3
         self.computed_steps = self.next = 0
         self.tolerance = policy.tolerance
 
@@ -167,8 +167,9 @@ class _Choosing(Rule):
         return Verdict(reuse, "within_tolerance" if reuse else "above_tolerance", error, self.tolerance, seen)
 
     def _error(self, serving: int, index: int) -> float:
-        factor = math.exp(self.factors[serving]) if self.factors else 1.0
-        return factor * self.forecast.error(serving, tuple(self.nodes), self.steps[index])
+        return math.exp(self.factors[serving]) * self.forecast.error(
+            serving, tuple(self.nodes), self.steps[index]
+        )
 
     def _learn(self, misses: Sequence[float]) -> None:
         """How far the newest computed step was from what was expected of each forecast."""
@@ -178,11 +179,7 @@ class _Choosing(Rule):
         off = [
             math.log(max(miss, 1e-9) / max(error, 1e-9)) for miss, error in zip(misses, expected, strict=True)
         ]
-        if self.factors is None:
-            self.factors = off
-            return
-        if self.forecast.fits:
-            off = [min(max(value, math.log(LEAST)), math.log(MOST)) for value in off]
+        off = [min(max(value, math.log(LEAST)), math.log(MOST)) for value in off]
         self.factors = [(1 - SHARE) * a + SHARE * b for a, b in zip(self.factors, off, strict=True)]
 
     def _left(self, total: int) -> int:
@@ -192,9 +189,9 @@ class _Choosing(Rule):
     def _plan(self, step: Step, serving: int) -> None:
         """The next step to compute, and the tolerance under which the budget is spent at the end."""
         left, last = self._left(step.total), step.total - 1
-        low, high = 1e-4, 1e4
+        low, high = 1e-4, 10.0
         found = (math.inf, 0.0, last)
-        for _ in range(30):
+        for _ in range(20):
             tolerance = math.sqrt(low * high)
             following = self._first(step.index, serving, tolerance)
             count = 1 + self._count(following, tolerance) if following < last else 1
@@ -213,13 +210,12 @@ class _Choosing(Rule):
         return next(within, cap)
 
     def _count(self, node: int, tolerance: float) -> int:
-        """Steps computed after `node`, by the forecast on two nodes."""
-        factor = math.exp(self.factors[1]) if self.factors and not self.forecast.fits else 1.0
+        """Steps computed after `node`, by the table alone, on two nodes."""
         nodes = deque([*self.nodes, self.steps[node]], maxlen=self.nodes.maxlen)
         count = 0
         for step in self.steps[node + 1 :]:
             reuses, last = step.index - nodes[-1].index - 1, step.index == len(self.steps) - 1
-            error = factor * self.forecast.error(1, tuple(nodes), step)
+            error = self.forecast.error(1, tuple(nodes), step)
             if last or reuses >= self.policy.max_reuses or error > tolerance:
                 nodes.append(step)
                 count += 1

@@ -354,15 +354,15 @@ def _miss(run: Recorded, target: str, nodes: Sequence[int], weights: Sequence[fl
     if TARGETS[target].guided:
         products, chosen, signed = run.tables["predictions"], [*nodes, newest], [*weights, -1.0]
         missed = float((products[chosen][:, chosen] @ signed) @ signed)
-        return (max(missed, 0.0) / float(products[newest, newest])) ** 0.5
+        return math.sqrt(max(missed, 0.0) / float(products[newest, newest]))
     # Every change since the oldest node is missed but for the weights of the nodes that it led to.
     since = range(nodes[0] + 1, newest + 1)
     share = [1.0 - sum(w for w, node in zip(weights, nodes, strict=True) if node >= k) for k in since]
     span = slice(since.start, since.stop)
     missed = float((run.tables[f"products.{target}"][span, span] @ share) @ share)
-    if missed != missed:
-        return float("inf")
-    return (max(missed, 0.0) / float(run.tables[f"norms.{target}"][newest])) ** 0.5
+    if math.isnan(missed):
+        return math.inf
+    return math.sqrt(max(missed, 0.0) / float(run.tables[f"norms.{target}"][newest]))
 
 
 def _latent(seen: Seen) -> Tensor | None:

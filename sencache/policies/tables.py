@@ -186,7 +186,7 @@ class InnerProducts(Table):
         """In float64, a piece of all at a time."""
         import torch
 
-        pieces = torch.stack(self._kept).split(PIECE // len(self._kept), dim=1)
+        pieces = torch.split(torch.stack(self._kept), PIECE // len(self._kept), dim=1)
         return torch.stack([piece.double() @ piece.double().T for piece in pieces]).sum(dim=0)
 
 

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sencache.errors import SencacheError
-from sencache.forecasts import Damped, Fitted
+from sencache.forecasts import Fitted
 from sencache.gram import Gram
 from sencache.policies import Control
 from sencache.policies.control import _Choosing
+from sencache.policies.loading import load_all_bundled
 from sencache.policies.steps import Schedule
+from sencache.profiles.profile import Profile
 
 STEPS = 40
 SCHEDULE = Schedule(tuple(1000 * (1 - (i / STEPS) ** 1.3) for i in range(STEPS)))
@@ -29,9 +31,13 @@ def table(seed: int = 0) -> Gram:
     return Gram(products / np.diag(products).mean(), 1e-3)
 
 
-def play(policy: Control, misses, forecast=None, seed: int = 0):
+def calibrated() -> Profile:
+    return load_all_bundled()["tiny-wan.unipc-50"]
+
+
+def play(policy: Control, misses, seed: int = 0):
     """The decisions of a whole run whose computed steps reveal `misses(step)`."""
-    rule = _Choosing(policy, SCHEDULE, forecast or Fitted(table(seed)))
+    rule = _Choosing(policy, SCHEDULE, Fitted(table(seed)))
     rule.closes = True
     return [rule.decide(step, lambda step=step: misses(step)) for step in SCHEDULE]
 
@@ -48,11 +54,10 @@ def reveal(*values: float):
     nfe=st.integers(4, STEPS),
     misses=st.lists(st.floats(1e-6, 5), min_size=3, max_size=3),
     seed=st.integers(0, 5),
-    damped=st.booleans(),
 )
-def test_a_budget_is_kept_to_the_step(nfe: int, misses: list[float], seed: int, damped: bool) -> None:
-    policy = Control().spread(STEPS, nfe)
-    decisions = play(policy, reveal(*misses), Damped() if damped else None, seed)
+def test_a_budget_is_kept_to_the_step(nfe: int, misses: list[float], seed: int) -> None:
+    policy = Control(profile=calibrated()).spread(STEPS, nfe)
+    decisions = play(policy, reveal(*misses), seed=seed)
     assert sum(not decision.reuse for decision in decisions) == nfe
     assert not decisions[-1].reuse
     assert not any(decision.reuse for decision in decisions[:3])
@@ -60,7 +65,7 @@ def test_a_budget_is_kept_to_the_step(nfe: int, misses: list[float], seed: int, 
 
 def test_what_is_expected_is_the_tables_error_times_what_the_run_reveals() -> None:
     gram, miss = table(), 0.02
-    decisions = play(Control(tolerance=0.05), reveal(0.5, miss, 0.6))
+    decisions = play(Control(profile=calibrated(), tolerance=0.05), reveal(0.5, miss, 0.6))
     computed, logs = [], 0.0
     for index, decision in enumerate(decisions):
         first_after = index and not decisions[index - 1].reuse
@@ -78,7 +83,9 @@ def test_what_is_expected_is_the_tables_error_times_what_the_run_reveals() -> No
 
 def test_a_run_that_reveals_larger_errors_computes_more_under_the_same_tolerance() -> None:
     counts = [
-        sum(not d.reuse for d in play(Control(tolerance=0.05), reveal(miss, miss, miss)))
+        sum(
+            not d.reuse for d in play(Control(profile=calibrated(), tolerance=0.05), reveal(miss, miss, miss))
+        )
         for miss in (0.001, 0.03, 0.3)
     ]
     assert counts[0] < counts[1] < counts[2]
@@ -86,11 +93,12 @@ def test_a_run_that_reveals_larger_errors_computes_more_under_the_same_tolerance
 
 def test_a_budget_that_does_not_pay_for_what_is_computed_anyway_is_refused() -> None:
     with pytest.raises(SencacheError, match=r"control.budget is 0.075, 3 of 40 steps, .* at least 0.1"):
-        Control().spread(STEPS, 3)
-    with pytest.raises(SencacheError, match=r"control.budget needs forecast=fitted or damped, not linear"):
-        Control(forecast="linear", budget=0.5).check(STEPS)
+        Control(profile=calibrated()).spread(STEPS, 3)
+    with pytest.raises(SencacheError, match=r"control.budget needs forecast=fitted .* not forecast=hold"):
+        Control(budget=0.5).check(STEPS)
 
 
 def test_a_low_budget_raises_the_cap_on_reuses() -> None:
-    assert Control().spread(STEPS, 5).max_reuses == 12
-    assert Control().spread(STEPS, 20).max_reuses == Control().max_reuses
+    policy = Control(profile=calibrated())
+    assert policy.spread(STEPS, 5).max_reuses == 12
+    assert policy.spread(STEPS, 20).max_reuses == policy.max_reuses
