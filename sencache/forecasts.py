@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sencache.errors import SencacheError
@@ -70,8 +71,8 @@ class Forecast(ABC):
         """
         return (self.weights(nodes, t),)
 
-    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
-        """How far each of several `choices` is expected to miss, relative to the value, up to a factor that
+    def error(self, choice: int, nodes: Sequence[Place], step: Place) -> float:
+        """How far that of several `choices` is expected to miss, relative to the value, up to a factor that
         the run reveals.
         """
         raise NotImplementedError
@@ -151,11 +152,11 @@ class Damped(Forecast):
         older, newest = self.weights(nodes, t)
         return (1.0,), (older / 2, (1 + newest) / 2), (older, newest)
 
-    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
+    def error(self, choice: int, nodes: Sequence[Place], step: Place) -> float:
         """In proportion to the way since the newest node, in log((1 - sigma) / sigma). Measured: remainders
         by the order of each are worse.
         """
-        return (abs(_log_snr(step) - _log_snr(nodes[-1])),) * 3
+        return abs(_log_snr(step) - _log_snr(nodes[-1]))
 
 
 @enter_forecast
@@ -195,14 +196,9 @@ class Fitted(Forecast):
     several = fits = True
 
     def __init__(self, gram: Gram | None = None) -> None:
-        self._gram = gram
-
-    @property
-    def gram(self) -> Gram:
-        """The table; raises SencacheError where none was given."""
-        if self._gram is None:
-            raise SencacheError("forecast=fitted needs a profile with a forecast table; calibrate one")
-        return self._gram
+        if gram is not None:
+            # Asked again and again while a budget is planned.
+            self._weights, self._error = cache(gram.weights), cache(gram.error)
 
     def position(self, step: Place) -> float:
         """Its index."""
@@ -210,20 +206,19 @@ class Fitted(Forecast):
 
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
         """Those of least expected error."""
-        return self.gram.weights([int(node) for node in nodes], int(t))
+        return self._weights(tuple(int(node) for node in nodes), int(t))
 
     def choices(self, nodes: Sequence[float], t: float) -> Sequence[Sequence[float]]:
         """On the newest node, on two, on three; on as many as there are."""
         return [self.weights(nodes[-count:], t) for count in range(1, self.order + 2)]
 
-    def errors(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
-        """As the table has them."""
-        indices = [node.index for node in nodes]
-        return [self.gram.error(indices[-count:], step.index) for count in range(1, self.order + 2)]
+    def error(self, choice: int, nodes: Sequence[Place], step: Place) -> float:
+        """As the table has it, on `choice` + 1 nodes."""
+        return self._error(tuple(node.index for node in nodes[-1 - choice :]), step.index)
 
     def between(self, nodes: Sequence[Place], step: Place) -> Sequence[float]:
         """The same, with nodes on both sides."""
-        return self.gram.weights([node.index for node in nodes], step.index)
+        return self._weights(tuple(node.index for node in nodes), step.index)
 
 
 FORECASTS.enter(Fitted.name, Fitted())

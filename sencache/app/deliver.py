@@ -13,7 +13,7 @@ from typing import Any
 from sencache.comparison.report import Lane, Report
 from sencache.comparison.verify import profiles_at_hand
 from sencache.errors import SencacheError
-from sencache.policies import METHODS, uses_profile
+from sencache.policies import METHODS
 from sencache.policies.loading import load_all_bundled
 from sencache.profiles.profile import Profile
 
@@ -100,12 +100,12 @@ def _snippet(report: Report, lane: Lane, names: Mapping[str, str]) -> str:
         return f"import sencache\n\n{model}{ENCODED}{VIDEO}\n"
     library, load = "", ""
     first: tuple[str, ...] = ()
-    if lane.profile and uses_profile(lane.method):
+    if lane.profile:
         path = repr(names.get(lane.profile.sha256))
         if lane.profile.sha256 not in names:
             library = "from sencache.profiles.library import bundled_profile\n"
             path = f"bundled_profile({Path(lane.profile.path or '').stem!r})"
-        load, first = f"profile = sencache.load_profile({path})\n", ("profile",)
+        load, first = f"profile = sencache.load_profile({path})\n", ("profile=profile",)
     given = {key: value for key, value in lane.config.items() if value is not None}
     policy = _call(f"policy = sencache.{method.__name__}", *first, **given)
     return (

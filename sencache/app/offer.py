@@ -20,7 +20,8 @@ MODEL_FACTS = (
 )
 SUMMARIES = {
     FEWER_STEPS: "no cache: the plain sampler with as many steps as the others evaluate",
-    "sencache:forecast=linear": "the same rule, reusing an extrapolation instead of the last result",
+    "sencache:repair=replay": "the same rule; reused steps are gone over again once the next one is computed",
+    "sencache:forecast=fitted:repair=replay": "the same rule at its best: forecasts by a table, and replayed",
 }
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sencache.policies import METHODS, Look, look_of, words
 
+NAMED = ("forecast=", "target=", "repair=")
 FEWER_STEPS = Look("Fewer steps", "#77828f", "#919dac")
 
 
@@ -14,11 +15,11 @@ def looks() -> dict[str, Look]:
 
 
 def lane_label(lane: str) -> str:
-    """`SenCache, linear` for the lane `sencache:forecast=linear`; an unknown method stays as it is."""
+    """`SenCache, replay` for the lane `sencache:repair=replay`; an unknown method stays as it is."""
     method, *settings = lane.split(":")
     known = looks()
-    # Which forecast or target it is says enough; other settings need their name.
-    short = (text.removeprefix("forecast=").removeprefix("target=") for text in settings)
+    # Which forecast, target or repair it is says enough; other settings need their name.
+    short = (text.partition("=")[2] if text.startswith(NAMED) else text for text in settings)
     plain = (text.replace("=", " ").replace("_", " ") for text in short)
     return ", ".join([known[method].label if method in known else method, *plain])
 

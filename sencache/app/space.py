@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
+import numpy as np
 import torch
 
 from sencache.app.seconds import ZEROGPU, costs_of, lane_seconds, longest_call
@@ -32,7 +33,7 @@ from sencache.schema import Request
 
 BASELINES = (REFERENCE, FEWER_STEPS)
 # Lanes offered beside the plain methods: the same rule with another way of reusing.
-VARIANTS = ("sencache:forecast=linear",)
+VARIANTS = ("sencache:repair=replay", "sencache:forecast=fitted:repair=replay")
 # What a first run keeps before all others, where not every lane fits.
 CORE = ("sencache", "magcache", "control")
 # Counted in even where it is not served yet: its profile may come from the Hub.
@@ -199,9 +200,16 @@ def unserved_lanes(spec: ModelSpec) -> list[str]:
 def idle_lanes(spec: ModelSpec) -> dict[str, int]:
     """Those that compute more steps of a first run than its budget, whatever they measure: how many."""
     request = sample(spec)
-    # Where the steps lie decides nothing here, only how many there are.
-    steps = Schedule(tuple(float(request.steps - i) for i in range(request.steps)))
-    forced = {lane: policy.start(steps).forced(steps) for lane, policy in _first_policies(spec) if policy}
+    forced: dict[str, int] = {}
+    for lane, policy in _first_policies(spec):
+        if policy is not None:
+            # Where the steps lie decides nothing, but a table must have them.
+            own = policy.profile.schedule.timesteps if policy.profile else None
+            known = own or (1000.0, 1.0)
+            places = np.linspace(0, len(known) - 1, request.steps)
+            timesteps = np.interp(places, range(len(known)), known)
+            steps = Schedule(tuple(timesteps.tolist()))
+            forced[lane] = policy.start(steps).forced(steps)
     return {lane: count for lane, count in forced.items() if count > evaluations(USUAL_SPEED, spec.steps)}
 
 

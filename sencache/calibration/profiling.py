@@ -23,7 +23,7 @@ from sencache.calibration.samples import Sample, Task, sample_of
 from sencache.calibration.sensitivity import Measured
 from sencache.errors import SencacheError
 from sencache.models.model import Model
-from sencache.policies import METHODS, Fixed, Policy, make_policy, uses_profile
+from sencache.policies import METHODS, Fixed, Policy, make_policy
 from sencache.profiles import constants
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
@@ -85,7 +85,7 @@ def calibrate(
     spreads: dict[str, dict[str, Any]] = {preset: {} for preset in PRESETS}
     serving = (name for name, cls in METHODS.items() if cls.caches and cls.serves(profile.model.architecture))
     for name, (preset, share) in product(serving, PRESETS.items()):
-        plain = make_policy(name, {}, profile if uses_profile(name) else None)
+        plain = make_policy(name, {}, profile)
         try:
             matched = _match_budget(plain, recordings, round(share * profile.schedule.steps))
         except SencacheError:

@@ -28,9 +28,7 @@ app = typer.Typer(
 app.add_typer(profiles_app, name="profiles")
 app.add_typer(gallery_app, name="gallery")
 
-DEFAULT_METHODS = (
-    "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"
-)
+DEFAULT_METHODS = "none,fewer-steps,fixed,sencache,sencache:repair=replay,magcache,teacache,easycache,control"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ Methods = Annotated[
     Option(
         help=f"Lanes, separated by commas: none, fewer-steps, {', '.join([*METHODS][1:])}; "
         "`method:key=value` sets a lane's own knobs, "
-        "as in `sencache:tolerance=0.2:forecast=linear`."
+        "as in `sencache:tolerance=0.2:repair=replay`."
     ),
 ]
 Steps = Annotated[int | None, Option(help="Sampler steps of the full run; the model's own if not given.")]

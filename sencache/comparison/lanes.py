@@ -95,7 +95,7 @@ class _OffTheClock:
             self._observer.observe(state)
 
     def predicted(self, step: Step, prediction: torch.Tensor) -> None:
-        with self._clock.paused():
+        with self._clock.pause():
             self._observer.predicted(step, prediction)
 
 

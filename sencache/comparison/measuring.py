@@ -13,7 +13,6 @@ from sencache.comparison.plan import FEWER_STEPS, REFERENCE, Planned
 from sencache.comparison.report import Lane, ProfileRef
 from sencache.measures import rms
 from sencache.models.model import Model
-from sencache.profiles.profile import Profile
 from sencache.schema import Request
 from sencache.trace import StepRecord
 
@@ -72,7 +71,7 @@ def lane_entry(
     policy, caches, ended = planned.policy, planned.policy.caches, finished.trace
     is_reference = planned.spec.method == REFERENCE
     denoise = sum(record.seconds or 0.0 for record in trace)
-    used: Profile | None = getattr(policy, "profile", None)
+    used = policy.profile
     elsewhere = used.elsewhere(model.spec.id) if used else []
     metrics = None
     if not is_reference:
@@ -84,6 +83,7 @@ def lane_entry(
         config=policy.config() if caches else {},
         target=policy.target if caches else None,
         forecast=policy.forecast if caches else None,
+        repair=policy.repair if caches else None,
         profile=ProfileRef.of(used) if used else None,
         steps=planned.steps,
         nfe=ended.nfe,

@@ -133,16 +133,23 @@ def plan_lane(spec: LaneSpec, request: Request, profiles: Sequence[Profile]) -> 
     preset = _find_preset(spec.method, request.preset, profiles)
     if spec.method in (REFERENCE, FEWER_STEPS):
         return Planned(spec, Full(), request.steps)
-    serving = (profile for profile in profiles if spec.method in profile.serves)
-    profile = next(serving, next(iter(profiles), None))
+    config = {**preset, **spec.given}
+    profile = _choose_profile(spec.method, config, profiles)
     if profile is not None:
         check_offer(profile, spec.method, preset)
-    config = {**preset, **spec.given}
-    policy = make_policy(spec.method, config, profile if uses_profile(spec.method) else None)
+    policy = make_policy(spec.method, config, profile)
     policy.check(request.steps)
     if request.nfe is not None:
         check_budget(policy, request.steps, request.nfe, spec.given)
     return Planned(spec, policy, request.steps)
+
+
+def _choose_profile(method: str, config: dict[str, Any], profiles: Sequence[Profile]) -> Profile | None:
+    """The first that has all that the method wants with these settings, else its constants, else anything."""
+    serving = [p for p in profiles if not uses_profile(method) or method in p.serves]
+    fits = METHODS[method].fits(config)
+    whole = (profile for profile in serving if profile.forecast is not None or not fits)
+    return next(whole, next(iter(serving), next(iter(profiles), None)))
 
 
 def _find_preset(method: str, preset: str | None, profiles: Sequence[Profile]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Lane(Strict):
     config: dict[str, Any]
     target: str | None
     forecast: str | None
+    repair: str | None = Field(default=None, exclude_if=lambda value: value is None)
     profile: ProfileRef | None
     steps: int
     nfe: int

@@ -13,13 +13,13 @@ from sencache.comparison.plan import FEWER_STEPS, REFERENCE
 from sencache.comparison.report import Lane, ProfileRef, Report
 from sencache.errors import SencacheError
 from sencache.hub.exchange import kept_profile
-from sencache.policies import METHODS, Full, Schedule, make_policy, uses_profile
+from sencache.policies import METHODS, Full, Schedule, make_policy
 from sencache.policies.loading import load_all_bundled, load_profile
 from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord
 
 FindProfile = Callable[[ProfileRef], Profile]
-MEASURED = {"drift", "seconds", "cost"}
+MEASURED = {"drift", "seconds", "cost", "correction"}
 
 
 def verify(report: Report, find_profile: FindProfile | None = None) -> list[str]:
@@ -93,7 +93,7 @@ def _check_lane(lane: Lane, report: Report, find: FindProfile) -> Iterator[str]:
         yield f"{lane.name}: there is no full run to hold it against"
         return
     profile = None
-    if lane.profile is not None and lane.method in METHODS and uses_profile(lane.method):
+    if lane.profile is not None and lane.method in METHODS:
         # A refusal of `find` is for whoever asked: only they have the file.
         profile = find(lane.profile)
     for check in (
@@ -116,9 +116,11 @@ def _replay(lane: Lane, profile: Profile | None) -> Iterator[str]:
     sigmas = tuple(record.sigma for record in lane.trace if record.sigma is not None)
     schedule = Schedule(timesteps, sigmas if len(sigmas) == len(timesteps) else None)
     baseline = lane.method in (REFERENCE, FEWER_STEPS)
-    if not baseline and lane.profile is not None and profile is None and lane.method in METHODS:
-        raise SencacheError(f"it names a profile, which {lane.method} does not use")
     policy = Full() if baseline else make_policy(lane.method, lane.config, profile)
+    if lane.profile is not None and policy.profile is None:
+        raise SencacheError(f"it names a profile, which {lane.method} does not use")
+    if lane.repair is not None and lane.repair != policy.repair:
+        yield f"its repair is {lane.repair}, but its settings say {policy.repair}"
     rule = policy.start(schedule)
     for index, record in enumerate(lane.trace):
         if record.step != index:

@@ -16,7 +16,7 @@ from sencache.errors import SencacheError
 from sencache.gallery import card
 from sencache.gallery.card import CardInfo, Entry, videos_of
 from sencache.gallery.films import HEIGHTS, Shrunk, shrink
-from sencache.policies import METHODS, uses_profile
+from sencache.policies import METHODS
 from sencache.policies.loading import load_all_bundled, load_profile
 from sencache.profiles.profile import Profile, write_profile
 from sencache.video import read_mp4
@@ -60,9 +60,7 @@ def _profiles_used(report: Report, find: FindProfile) -> Iterator[Profile]:
     """Each profile that `verify` will ask for and that does not come with the software, once."""
     bundled = {profile.sha256 for profile in load_all_bundled().values()}
     wanted = {
-        lane.profile.sha256: lane.profile
-        for lane in report.lanes
-        if lane.profile and lane.method in METHODS and uses_profile(lane.method)
+        lane.profile.sha256: lane.profile for lane in report.lanes if lane.profile and lane.method in METHODS
     }
     yield from (find(reference) for sha256, reference in wanted.items() if sha256 not in bundled)
 

@@ -209,11 +209,17 @@ class Policy(ABC):
         return 1 / blocks if runs else 0.0
 
     @classmethod
+    def fits(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the method with the settings `config` takes its forecasts from a profile's table."""
+        default = next(str(field.default) for field in fields(cls) if field.name == "forecast")
+        chosen = FORECASTS.get(config.get("forecast", default))
+        return chosen is not None and chosen.fits
+
+    @classmethod
     def takes(cls, profile: Profile, config: Mapping[str, Any]) -> bool:
         """Whether the method with the settings `config` has a use for `profile`."""
-        own = {field.name: field.default for field in fields(cls)}
-        chosen = FORECASTS.get(config.get("forecast", own["forecast"]))
-        return own["profile"] is MISSING or (chosen is not None and chosen.fits)
+        needs = next(field.default is MISSING for field in fields(cls) if field.name == "profile")
+        return needs or cls.fits(config)
 
     @classmethod
     def serves(cls, architecture: str) -> bool:
@@ -250,11 +256,8 @@ class Policy(ABC):
         forecast = FORECASTS[self.forecast]
         if not forecast.fits:
             return forecast
-        if self.profile is None:
-            raise SencacheError(
-                f"{self.name} with forecast={self.forecast} needs a profile; calibrate this model or choose "
-                "another forecast"
-            )
+        self.check(len(schedule))
+        assert self.profile is not None
         return type(forecast)(self.profile.gram(schedule.timesteps, schedule.sigmas))
 
     @abstractmethod
@@ -264,6 +267,11 @@ class Policy(ABC):
         """Raise SencacheError where the policy cannot serve a run of `steps`; costs nothing, asked before a
         model runs.
         """
+        if FORECASTS[self.forecast].fits and (self.profile is None or self.profile.forecast is None):
+            raise SencacheError(
+                f"{self.name} with forecast={self.forecast} needs a profile with a table of the model's "
+                "predictions; calibrate this model, or choose another forecast"
+            )
 
     def spread(self, steps: int, nfe: int, handovers: Collection[int] = ()) -> Policy | None:
         """The configuration that computes exactly `nfe` of `steps`, where the method can be told so

@@ -73,9 +73,9 @@ class Control(Policy):
     look: ClassVar[Look | None] = Look("Control", "#bb4d2a", "#f59570")
     preselected: ClassVar[bool] = True
 
+    budget: Fraction | None = None
     tolerance: NonNegative = 0.06
     max_reuses: AtLeastOne = 6
-    budget: Fraction | None = None
     target: TargetName = field(default="prediction", kw_only=True)
     forecast: ForecastName = field(default="damped", kw_only=True)
     repair: RepairName = field(default="replay", kw_only=True)
@@ -90,8 +90,12 @@ class Control(Policy):
         return given
 
     @classmethod
+    def fits(cls, config: Mapping[str, Any]) -> bool:
+        return bool(config.get("forecast", "fitted") == "fitted")
+
+    @classmethod
     def takes(cls, profile: Profile, config: Mapping[str, Any]) -> bool:
-        return profile.forecast is not None and config.get("forecast", "fitted") == "fitted"
+        return cls.fits(config) and (profile.forecast is not None or "forecast" in config)
 
     @property
     def extrapolates(self) -> bool:
@@ -100,6 +104,7 @@ class Control(Policy):
 
     def check(self, steps: int) -> None:
         """Raises SencacheError where the budget does not pay for the steps that are computed in any case."""
+        super().check(steps)
         if self.budget is not None and round(self.budget * steps) <= WARMUP:
             raise SencacheError(
                 f"control.budget is {self.budget:g}, {round(self.budget * steps)} of {steps} steps, but the "
@@ -135,7 +140,7 @@ class _Choosing(Rule):
         self.policy, self.forecast = policy, forecast
         self.steps = list(schedule)
         self.nodes: deque[Step] = deque(maxlen=forecast.order + 1)
-        self.expected: Sequence[float] = ()
+        self.before: tuple[Step, ...] = ()
         self.factors: list[float] | None = [0.0] * 3 if forecast.fits else None
         self.computed_steps = self.next = 0
         self.tolerance = policy.tolerance
@@ -163,15 +168,15 @@ class _Choosing(Rule):
 
     def _error(self, serving: int, index: int) -> float:
         factor = math.exp(self.factors[serving]) if self.factors else 1.0
-        return factor * self.forecast.errors(tuple(self.nodes), self.steps[index])[serving]
+        return factor * self.forecast.error(serving, tuple(self.nodes), self.steps[index])
 
     def _learn(self, misses: Sequence[float]) -> None:
         """How far the newest computed step was from what was expected of each forecast."""
-        if not self.expected:
+        if len(self.before) < 2:
             return
+        expected = [self.forecast.error(k, self.before, self.nodes[-1]) for k in range(3)]
         off = [
-            math.log(max(miss, 1e-9) / max(error, 1e-9))
-            for miss, error in zip(misses, self.expected, strict=True)
+            math.log(max(miss, 1e-9) / max(error, 1e-9)) for miss, error in zip(misses, expected, strict=True)
         ]
         if self.factors is None:
             self.factors = off
@@ -214,15 +219,14 @@ class _Choosing(Rule):
         count = 0
         for step in self.steps[node + 1 :]:
             reuses, last = step.index - nodes[-1].index - 1, step.index == len(self.steps) - 1
-            error = factor * self.forecast.errors(tuple(nodes), step)[1]
+            error = factor * self.forecast.error(1, tuple(nodes), step)
             if last or reuses >= self.policy.max_reuses or error > tolerance:
                 nodes.append(step)
                 count += 1
         return count
 
     def computed(self, step: Step) -> None:
-        several = len(self.nodes) > 1
-        self.expected = self.forecast.errors(tuple(self.nodes), step) if several else ()
+        self.before = tuple(self.nodes)
         self.nodes.append(step)
         self.computed_steps += 1
 

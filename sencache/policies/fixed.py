@@ -67,6 +67,7 @@ class Fixed(Policy):
 
     def check(self, steps: int) -> None:
         """Raises SencacheError when the list names a step beyond the run's."""
+        super().check(steps)
         beyond = [i for i in self.steps or () if i >= steps]
         if beyond:
             raise SencacheError(

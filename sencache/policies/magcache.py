@@ -57,6 +57,7 @@ class MagCache(Policy):
 
     def check(self, steps: int) -> None:
         """Raises SencacheError when the profile lacks what the method needs."""
+        super().check(steps)
         self.profile.magnitude_ratios(steps)
 
     def _rule(self, schedule: Schedule) -> Rule:

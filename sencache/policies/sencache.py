@@ -56,6 +56,7 @@ class SenCache(Policy):
 
     def check(self, steps: int) -> None:
         """Raises SencacheError when the profile lacks what the method needs."""
+        super().check(steps)
         self.profile.sensitivities()
 
     def _rule(self, schedule: Schedule) -> Rule:

@@ -62,6 +62,7 @@ class TeaCache(Policy):
 
     def check(self, steps: int) -> None:
         """Raises SencacheError when the profile lacks what the method needs."""
+        super().check(steps)
         self.profile.teacache_fit()
 
     def _rule(self, schedule: Schedule) -> Rule:

@@ -56,7 +56,7 @@ class _Endpoints:
 
         Parameters:
             prompt: What the video shows.
-            methods: Lanes such as "sencache" or "sencache:forecast=linear"; the full run and fewer-steps are
+            methods: Lanes such as "sencache" or "sencache:repair=replay"; the full run and fewer-steps are
                 always added.
             nfe: Network evaluations that every method's knob is set for.
             preset: A preset of the profile, "slow" or "fast", where no nfe is given.

@@ -76,7 +76,7 @@ def _waiting_lane(name: str) -> dict[str, Any]:
 
 def _settings(config: dict[str, Any]) -> str:
     """The setting that decides most, which is each method's first; all are in the report."""
-    found = {k: v for k, v in config.items() if k not in ("target", "forecast") and v is not None}
+    found = {k: v for k, v in config.items() if k not in ("target", "forecast", "repair") and v is not None}
     if found.get("steps"):
         return f"{len(found['steps'])} steps listed"
     return next((f"{key.replace('_', ' ')} {value}" for key, value in found.items()), "")
@@ -93,6 +93,8 @@ def _cell(record: StepRecord) -> list[Any]:
             "time moved": seen["alpha_t"] * seen["dt"],
         }
     signals = {} if terms else {signal_label(name): value for name, value in seen.items()}
+    if record.correction is not None:
+        signals["latent moved by replay"] = record.correction
     return [
         int(record.decision == "compute"),
         record.reason,
