@@ -34,3 +34,4 @@ def test_a_profile_is_that_of_a_cpu(key: str, on_clips: bool, tmp_path: Path) ->
     here, there = made("cuda"), made("cpu")
     assert here.sensitivity == there.sensitivity and here.magcache == there.magcache
     assert here.teacache == there.teacache and here.presets == there.presets
+    assert here.forecast == there.forecast
