@@ -21,6 +21,7 @@ from sencache.policies import METHODS
 from sencache.policies.base import Policy, Schedule, Signals, Step, watched
 from sencache.policies.senses import Choice, Sense
 from sencache.policies.tables import Table
+from sencache.repair import SamplerStep
 from sencache.trace import Trace
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -103,10 +104,10 @@ class Recorder:
             if not table.guided:
                 table.note(state)
 
-    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+    def predicted(self, step: Step, call: SamplerStep) -> None:
         for table in self._tables.values():
             if table.guided:
-                table.note(prediction)
+                table.note(call.prediction)
 
     def recording(self) -> Recording:
         """The run that has ended, as tables on the host; frees every tensor."""

@@ -18,6 +18,7 @@ from sencache.errors import SencacheError
 from sencache.measures import relative_l1, rms
 from sencache.policies.senses import ForecastError
 from sencache.policies.steps import Step
+from sencache.repair import SamplerStep
 
 Measured = Literal["output", "residual"]
 
@@ -94,7 +95,7 @@ class Noised:
         along_t = change(self.target, later, now) / distance(step.timestep, following)
         self._alphas.append(torch.stack([along_x, along_t]))
 
-    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+    def predicted(self, step: Step, call: SamplerStep) -> None:
         """Of no use: the latent is not the sampler's own."""
 
     def alphas(self) -> Array:

@@ -23,6 +23,7 @@ from sencache.engine.run import Observer
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies.base import Policy, Step
+from sencache.repair import SamplerStep
 from sencache.trace import StepRecord, Trace
 
 Frames = np.ndarray[Any, np.dtype[np.float32]]
@@ -94,9 +95,9 @@ class _OffTheClock:
         with self._clock.pause():
             self._observer.observe(state)
 
-    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
+    def predicted(self, step: Step, call: SamplerStep) -> None:
         with self._clock.pause():
-            self._observer.predicted(step, prediction)
+            self._observer.predicted(step, call)
 
 
 def shallow_pipeline(pipe: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from sencache.architectures.base import Architecture
 from sencache.engine.run import Observer, Run
 from sencache.engine.scheduler import SchedulerWatch
+from sencache.forecasts import FORECASTS
 from sencache.policies.base import Policy
 from sencache.repair import SamplerStep
 from sencache.trace import Trace
@@ -49,10 +50,12 @@ class Attachment:
         self, architecture: Architecture, timesteps: tuple[float, ...], latent: torch.Tensor
     ) -> None:
         self.policy.require(architecture.name)
-        profile = getattr(self.policy, "profile", None)
+        profile = self.policy.profile
         if profile is not None:
             profile.require(architecture.name)
             found = profile.differences(timesteps, latent[0].numel())
+            if FORECASTS[self.policy.forecast].fits:
+                found += profile.forecast_notes(timesteps)
             self.trace.notes += [note for note in found if note not in self.trace.notes]
 
     def branches(self, architecture: Architecture) -> int:

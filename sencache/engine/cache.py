@@ -25,19 +25,22 @@ class History:
         self.misses: torch.Tensor | None = None
         self.average: torch.Tensor | None = None
 
-    def put(self, step: Step, value: torch.Tensor) -> None:
-        """Keep `value`; the oldest goes when there are as many as the forecast needs."""
+    def put(self, step: Step, value: torch.Tensor, samples: slice = slice(None)) -> None:
+        """Keep `value`; the oldest goes when there are as many as the forecast needs. Of several forecasts
+        that of `samples` is judged.
+        """
         if self._forecast.several and len(self._values) > 1:
-            self._learn(self._choices(step), value)
+            self._learn(self._choices(step), value, samples)
         self._values.append((self._forecast.position(step), value))
 
     def _choices(self, step: Step) -> Sequence[Sequence[float]]:
         nodes = [node for node, _ in self._values]
         return self._forecast.choices(nodes, self._forecast.position(step))
 
-    def _learn(self, choices: Sequence[Sequence[float]], value: torch.Tensor) -> None:
+    def _learn(self, choices: Sequence[Sequence[float]], value: torch.Tensor, samples: slice) -> None:
         """How far each choice would have missed `value`, and how far they do of late; of the worst sample."""
-        misses = [(rms(value - self._weighted(weights)) / rms(value)).amax() for weights in choices]
+        size = rms(value[samples])
+        misses = [(rms((value - self._weighted(w))[samples]) / size).amax() for w in choices]
         self.misses = torch.stack(misses)
         logs = self.misses.clamp_min(1e-9).log()
         self.average = logs if self.average is None else self.average.lerp(logs, NEWEST)

@@ -310,7 +310,7 @@ class TransformerHooks:
             state.rerun = partial(self._rerun, state.step.timestep, args, kwargs)
             run.computed(state)
         if state.value is not None and state.history is not None:
-            state.history.put(state.step, state.value)
+            state.history.put(state.step, state.value, state.conditional)
 
     def _rerun(
         self,

@@ -32,8 +32,8 @@ class Observer(Protocol):
     def observe(self, state: StepState) -> None:
         """Called after the first call of every computed step."""
 
-    def predicted(self, step: Step, prediction: torch.Tensor) -> None:
-        """Called at the end of every step with the guided prediction that the sampler gets, [B, ...]."""
+    def predicted(self, step: Step, call: SamplerStep) -> None:
+        """Called before the sampler takes a computed step, with what it gets."""
 
 
 class Run:
@@ -118,7 +118,7 @@ class Run:
     def _computed(self, step: Step, call: SamplerStep) -> Any:
         self._forget_branches()
         if self.observer is not None:
-            self.observer.predicted(step, call.prediction)
+            self.observer.predicted(step, call)
         if self.target.guided:
             for sense in self.senses:
                 sense.predicted(step, call.prediction, self.guided)

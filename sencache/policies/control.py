@@ -146,7 +146,7 @@ class _Choosing(Rule):
         self.tolerance = policy.tolerance
 
     def required(self, step: Step) -> Reason | None:
-        if step.index < WARMUP:
+        if len(self.nodes) < WARMUP:
             return "warmup"
         if step.index == step.total - 1:
             return "last_step"

@@ -25,7 +25,7 @@ def check_presets(profile: Profile) -> None:
 
     Codes: those of `check_offer`, and `profile.empty` for a profile that serves no method and has no presets.
     """
-    if not profile.serves and not profile.presets:
+    if not profile.serves and not profile.presets and profile.forecast is None:
         raise SencacheError(
             f"the profile of {profile.model.id} holds constants of no method and no presets; calibrate anew",
             "profile.empty",

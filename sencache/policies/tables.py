@@ -179,8 +179,8 @@ class InnerProducts(Table):
         self._kept: list[Tensor] = []
 
     def note(self, seen: Any) -> None:
-        """Keep it: the sampler is done with it after its step."""
-        self._kept.append(seen.flatten())
+        """Keep a copy."""
+        self._kept.append(seen.flatten().clone())
 
     def array(self) -> Tensor:
         """In float64, a piece of all at a time."""

@@ -32,6 +32,7 @@ from sencache.policies.seacache import SeaCache
 from sencache.policies.senses import Sense
 from sencache.policies.targets import TARGETS
 from sencache.profiles.profile import Profile
+from sencache.repair import SamplerStep
 
 Vector = tuple[float, ...]
 
@@ -311,7 +312,13 @@ def recording_of(course: Course, copies: int = 1) -> Recording:
         state = StepState(Step(index, len(course), timestep), latent, slice(None), signal=signal)
         state.residual, state.output, state.head = residual, output, residual
         recorder.observe(state)
+        recorder.predicted(state.step, sampled(output))
     return recorder.recording()
+
+
+def sampled(prediction: torch.Tensor) -> SamplerStep:
+    """What a sampler's step gets."""
+    return SamplerStep(None, lambda model_output, sample: None, (prediction, prediction), {})
 
 
 LIVELY = sorted(lively((2.0, 1.0)))

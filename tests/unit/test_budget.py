@@ -23,6 +23,7 @@ from strategies import (
     polynomial_profile,
     ratio_profile,
     recording_of,
+    sampled,
     sensitivity_profile,
 )
 
@@ -123,6 +124,7 @@ def test_a_recorder_copies_what_belongs_to_the_prompt():
     for index, value in enumerate((2.0, 5.0)):
         seen = step_of(value, index=index)
         recorder.observe(seen)
+        recorder.predicted(seen.step, sampled(seen.output[1:]))
         for tensor in (seen.latent, seen.signal, seen.residual, seen.output, seen.head):
             tensor.zero_()
     kept = recorder.recording()
@@ -133,6 +135,7 @@ def test_a_recorder_copies_what_belongs_to_the_prompt():
     assert tables["head_change"] == [[math.inf, math.inf], [1.5, math.inf]]
     assert tables["norms.residual"] == [4.0, 25.0]
     assert tables["products.output"] == [[0.0, 0.0], [0.0, 9.0]]
+    assert tables["predictions"] == [[4.0, 10.0], [10.0, 25.0]]
 
 
 def test_several_videos_at_once_are_no_recording():
@@ -311,6 +314,7 @@ def smooth(steps: int = 50) -> Recording:
         seen.residual = 2 * a + u * b + u * u * c + 2 * u**3 * d
         seen.output = a + math.exp(2 * u - 2) * b + u * u * d
         recorder.observe(seen)
+        recorder.predicted(seen.step, sampled(seen.output))
     return recorder.recording()
 
 
