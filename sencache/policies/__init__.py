@@ -49,7 +49,7 @@ def make_policy(method: str, config: dict[str, Any], profile: Profile | None = N
         raise SencacheError(
             f"{method} needs a calibrated profile; calibrate this model or choose another method"
         )
-    if profile is not None and METHODS[method].takes(profile, config):
+    if profile is not None and METHODS[method].wants_profile(config):
         config = {"profile": profile, **config}
     return _build(method, config)
 

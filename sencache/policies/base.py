@@ -216,8 +216,8 @@ class Policy(ABC):
         return chosen is not None and chosen.fits
 
     @classmethod
-    def takes(cls, profile: Profile, config: Mapping[str, Any]) -> bool:
-        """Whether the method with the settings `config` has a use for `profile`."""
+    def wants_profile(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the method with the settings `config` has a use for a profile."""
         needs = next(field.default is MISSING for field in fields(cls) if field.name == "profile")
         return needs or cls.fits(config)
 

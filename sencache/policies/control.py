@@ -33,7 +33,6 @@ from sencache.policies.base import (
 )
 from sencache.policies.look import Look
 from sencache.policies.senses import ForecastError, Sense
-from sencache.profiles.profile import Profile
 
 # Computed first: what follows stands on them, and on the misses that they reveal.
 WARMUP = 3
@@ -92,10 +91,6 @@ class Control(Policy):
     def fits(cls, config: Mapping[str, Any]) -> bool:
         return bool(config.get("forecast", "fitted") == "fitted")
 
-    @classmethod
-    def takes(cls, profile: Profile, config: Mapping[str, Any]) -> bool:
-        return cls.fits(config) and (profile.forecast is not None or "forecast" in config)
-
     @property
     def extrapolates(self) -> bool:
         """Always: also with `hold` the error is."""
@@ -142,6 +137,7 @@ class _Choosing(Rule):
         self.nodes: deque[Step] = deque(maxlen=forecast.order + 1)
         self.before: tuple[Step, ...] = ()
         self.factors = [0.0] * 3
+        self.revealed: Signals = {}
         self.computed_steps = self.next = 0
         self.tolerance = policy.tolerance
 
@@ -154,13 +150,13 @@ class _Choosing(Rule):
         return "max_reuses" if self.reuses >= self.policy.max_reuses and not waits else None
 
     def judge(self, step: Step, signals: Signals) -> Verdict:
-        serving = int(signals["choice"])
         if not self.reuses:
+            self.revealed = signals
             self._learn([signals[f"miss_{k}"] for k in (1, 2, 3)])
             if self.policy.budget is not None:
-                self._plan(step, serving)
-        error = self._error(serving, step.index)
-        seen = {**signals, "predicted_error": error}
+                self._plan(step, int(signals["choice"]))
+        error = self._error(int(self.revealed["choice"]), step.index)
+        seen = {**self.revealed, "predicted_error": error}
         if self.policy.budget is not None:
             return Verdict(step.index < self.next, "scheduled", error, self.tolerance, seen)
         reuse = error <= self.tolerance

@@ -18,7 +18,7 @@ from sencache.schema import Request
 from sencache.trace import StepRecord
 
 STEPS = 12
-CACHING = ("fixed", "sencache", "sencache:forecast=linear", "magcache", "teacache", "easycache", "control")
+CACHING = ("fixed", "sencache", "sencache:repair=replay", "magcache", "teacache", "easycache", "control")
 LANES = ("none", "fewer-steps", *CACHING)
 # The full run is typed last, to be shown first.
 TYPED = ",".join((*LANES[1:], "none"))

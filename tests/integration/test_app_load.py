@@ -118,6 +118,6 @@ def test_the_documented_example_runs(
     code = text.split("```python\n")[1].split("```")[0]
     space: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:7860", app[0]), space)
-    lanes = ["none", "fewer-steps", "sencache", "sencache:forecast=linear", "control"]
+    lanes = ["none", "fewer-steps", "sencache", "sencache:repair=replay", "control"]
     assert [lane["name"] for lane in space["report"]["lanes"]] == lanes
     assert "0 compute first_step" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from sencache.comparison.report import Report, load_report
 from sencache.policies.loading import load_profile
 from sencache.video import read_mp4
 
-METHODS = "none,fewer-steps,fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control"
+METHODS = "none,fewer-steps,fixed,sencache,sencache:repair=replay,magcache,teacache,easycache,control"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -111,7 +111,7 @@ def test_fewer_steps_waits_for_sencache_and_takes_as_many_steps(
     began = next(i for i, event in enumerate(events) if lane_of(event) == "fewer-steps")
     assert {lane_of(event) for event in events[began:-1]} == {"fewer-steps"}
     assert lanes["fewer-steps"].steps == lanes["fewer-steps"].nfe == lanes["sencache"].nfe < STEPS
-    assert lanes["sencache"].nfe not in (lanes["fixed"].nfe, lanes["sencache:forecast=linear"].nfe)
+    assert lanes["sencache"].nfe not in (lanes["fixed"].nfe, lanes["sencache:repair=replay"].nfe)
 
 
 @pytest.mark.parametrize(

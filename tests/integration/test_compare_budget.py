@@ -49,7 +49,7 @@ def test_every_method_meets_the_budget_and_says_what_it_reached(budget_events: l
         assert lane.nfe == [record.decision for record in lane.trace].count("compute")
 
 
-@pytest.mark.parametrize("name", ["fixed", "sencache:forecast=linear", "teacache", "control"])
+@pytest.mark.parametrize("name", ["fixed", "sencache:repair=replay", "teacache", "control"])
 def test_the_report_holds_the_knob_that_met_the_budget(
     budget_events: list[Event], tiny_wan: Model, bundled_profile: Profile, name: str
 ) -> None:

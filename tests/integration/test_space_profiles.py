@@ -28,7 +28,7 @@ from sencache.hub.official import OFFICIAL
 
 pytestmark = pytest.mark.usefixtures("no_telemetry", "space")
 WAN = "sensitivity_wan21.npz"
-LANES = {"sencache", "sencache:forecast=linear"}
+LANES = {"sencache", "sencache:repair=replay"}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from stage import visited
 
 STEPS = 10
-ALL = ["fixed", "sencache", "sencache:forecast=linear", "magcache", "teacache", "easycache", "control"]
+ALL = ["fixed", "sencache", "sencache:repair=replay", "magcache", "teacache", "easycache", "control"]
 SMALL = {"width": 32, "height": 32, "frames": 5, "steps": STEPS}
 LONG = 90_000
 

@@ -289,10 +289,10 @@ def lively(timesteps: Sequence[float]) -> dict[str, Policy]:
         "magcache": MagCache(ratios, threshold=0.06, max_reuses=3, retention=0.1),
         "teacache": TeaCache(polynomial_profile([3.0, -0.5, 1.0, 0.0]), threshold=0.04, forced_first=2),
         "easycache": EasyCache(threshold=0.05, forced_first=2),
-        "control": Control(tolerance=0.02, max_reuses=4),
+        "control": Control(tolerance=0.02, max_reuses=4, forecast="linear", target="residual"),
         "firstblock": FirstBlockCache(threshold=0.04),
         "seacache": SeaCache(threshold=0.04),
-        "control-hold": Control(tolerance=0.02, max_reuses=4, forecast="hold"),
+        "control-hold": Control(tolerance=0.02, max_reuses=4, target="residual"),
     }
 
 

@@ -35,7 +35,7 @@ from sencache.errors import SencacheError
 from sencache.forecasts import FORECASTS
 from sencache.policies import Control, EasyCache, Fixed, Full, MagCache, Policy, SenCache, TeaCache, tables
 from sencache.policies.base import Step
-from sencache.policies.senses import ForecastError
+from sencache.policies.senses import Choice, ForecastError
 from sencache.policies.tables import SPAN
 
 STEPS = 48
@@ -152,19 +152,19 @@ def test_forecast_errors_from_inner_products_are_those_of_the_tensors(forecast):
     t = TIMESTEPS[:30]
     points = np.cumsum(draw.normal(size=(30, 40)), axis=0) + 10
     rows = tuple(tuple(map(float, point)) for point in points)
-    recording, policy = recording_of(Course(t, rows, rows, rows, rows)), Control(forecast=forecast)
+    recording, choice = recording_of(Course(t, rows, rows, rows, rows)), Choice("output", FORECASTS[forecast])
     for computed in [(0, 1, 2, 3), (2, 5, 9, 10), (10, 15, 18, 25), (14, 20, 28, 29)]:
         history, c = History(FORECASTS[forecast]), computed[-1]
         for node in computed[:-1]:
             history.put(Step(node, 30, t[node]), torch.tensor(points[node]))
         missed = points[c] - history.forecast(Step(c, 30, t[c])).numpy()
         expected = np.linalg.norm(missed) / np.linalg.norm(points[c])
-        assert read(recording, policy, computed) == pytest.approx(expected, rel=1e-5)
-    assert read(recording, policy, (0, 1, 2, SPAN + 3)) == math.inf
+        assert read(recording, choice, computed) == pytest.approx(expected, rel=1e-5)
+    assert read(recording, choice, (0, 1, 2, SPAN + 3)) == math.inf
 
 
-def read(recording: Recording, policy: Policy, computed: Sequence[int]) -> float:
-    return ForecastError.read(recording, policy, computed[-1] + 1, computed)["forecast_error"]
+def read(recording: Recording, choice: Choice, computed: Sequence[int]) -> float:
+    return ForecastError.read(recording, choice, computed[-1] + 1, computed)["forecast_error"]
 
 
 @given(st.integers(1, 40), st.integers(1, 50))

@@ -75,7 +75,7 @@ def test_a_knob_reaches_its_method_and_no_other(controls: Controls) -> None:
     }
 
 
-LANES = st.sampled_from(["sencache", "magcache", "sencache:forecast=linear"])
+LANES = st.sampled_from(["sencache", "magcache", "sencache:repair=replay"])
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={

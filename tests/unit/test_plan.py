@@ -194,7 +194,7 @@ def planned(typed: str, profile: Profile | None = PROFILE, **changes: Any) -> Pl
 def test_a_lane_gets_its_own_policy(method: str) -> None:
     policy = planned(method).policy
     assert type(policy) is POLICIES[method] and policy.name == method
-    assert getattr(policy, "profile", PROFILE) is PROFILE
+    assert policy.profile is (None if method in ("fixed", "easycache") else PROFILE)
 
 
 def test_of_several_profiles_the_first_that_serves_is_used() -> None:
@@ -236,10 +236,10 @@ def test_a_preset_sets_what_the_profile_says(method: str) -> None:
 
 
 def test_what_the_user_gave_stands_above_the_preset_and_the_preset_above_the_defaults() -> None:
-    policy = planned("control:tolerance=0.5", preset="fast").policy
-    assert policy.config()["tolerance"] == 0.5 != PROFILE.presets["fast"]["control"]["tolerance"]
+    policy = planned("easycache:threshold=0.5", preset="fast").policy
+    assert policy.config()["threshold"] == 0.5 != PROFILE.presets["fast"]["easycache"]["threshold"]
     silent = PROFILE.model_copy(update={"presets": {"slow": {}}})
-    assert planned("control", silent, preset="slow").policy == Control()
+    assert planned("easycache", silent, preset="slow").policy == EasyCache()
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,11 @@ def test_the_defaults_are_the_published_ones(profile):
         **dict.fromkeys(METHODS, "residual"),
         "easycache": "delta",
         "firstblock": "tail",
+        "control": "prediction",
     }
-    assert {method for method in METHODS if make_policy(method, {}, profile).forecast == "linear"} == {
-        "control"
-    }
+    defaults = {method: make_policy(method, {}, profile) for method in METHODS}
+    assert {policy.forecast for policy in defaults.values()} == {"hold"}
+    assert {method for method, policy in defaults.items() if policy.repair != "none"} == {"control"}
 
 
 @pytest.mark.parametrize(
