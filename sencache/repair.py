@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import torch
 
 
+NAMES = ("model_output", "timestep", "sample")
+# What CogVideoX's DPM sampler returns beside the latent, and gets back at its next step.
+CARRIED = "old_pred_original_sample"
+
+
 @dataclass(frozen=True)
 class SamplerStep:
     """One call of `scheduler.step(model_output, timestep, sample, ...)`, not yet made."""
@@ -36,14 +41,16 @@ class SamplerStep:
     @cached_property
     def given(self) -> dict[str, Any]:
         """The arguments by the names that the scheduler has for them."""
-        bound: dict[str, Any] = inspect.signature(self.method).bind(*self.args, **self.kwargs).arguments
-        if not {"model_output", "sample"} <= bound.keys():
+        own = [name for name in inspect.signature(self.method).parameters if name != "self"]
+        # What wraps a step need not say how its arguments are called.
+        names = own if "model_output" in own else NAMES
+        given = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+        if not {"model_output", "sample"} <= given.keys():
             raise SencacheError(
                 f"{type(self.scheduler).__name__} takes its steps in a way of its own; set repair=none and "
                 "another target than the prediction, or use another sampler"
             )
-        more: dict[str, Any] = bound.pop("kwargs", {})
-        return {**bound, **more}
+        return given
 
     @property
     def prediction(self) -> torch.Tensor:
@@ -57,7 +64,7 @@ class SamplerStep:
         value: torch.Tensor = self.given["sample"]
         return value
 
-    def using(self, **tensors: torch.Tensor | None) -> SamplerStep:
+    def using(self, **tensors: Any) -> SamplerStep:
         """The same step with another `model_output` or `sample`."""
         return SamplerStep(self.scheduler, self.method, (), {**self.given, **tensors})
 
@@ -118,7 +125,7 @@ class NoRepair(Repair):
 @dataclass(frozen=True)
 class _Reused:
     """A reused step, to be taken again. Where the pipeline had written into the latent before it, `written`
-    marks the elements and `latent` holds them.
+    marks the elements and `latent` holds them. `noise`: the state that its generators were in.
     """
 
     step: Place
@@ -126,6 +133,7 @@ class _Reused:
     dtype: torch.dtype
     written: torch.Tensor | None
     latent: torch.Tensor | None
+    noise: list[torch.Tensor]
 
     def before(self, latent: torch.Tensor) -> torch.Tensor:
         """The replayed `latent` as the pipeline would have handed it to this step."""
@@ -141,8 +149,9 @@ class Replay(Repair):
     interpolated between those at b and c; then it takes step c from there.
 
     What a pipeline itself writes into the latent between two steps stays as it was written, so conditioning
-    on an image needs nothing of its own; all else is elementwise. Nothing is read from the device. Samplers
-    that draw noise in a step are refused.
+    on an image needs nothing of its own; all else is elementwise. Nothing is read from the device. Noise that
+    a step draws from the pipeline's generator is drawn again; a sampler that takes it from elsewhere is
+    refused.
     """
 
     name = "replay"
@@ -153,7 +162,7 @@ class Replay(Repair):
         self._nodes: deque[tuple[Place, torch.Tensor]] = deque(maxlen=forecast.earlier)
         self._pending: list[_Reused] = []
         self._state: dict[str, Any] = {}
-        self._start: torch.Tensor | None = None
+        self._start: tuple[torch.Tensor, ...] = ()
         self._latest: torch.Tensor | None = None
         self._version = 0
 
@@ -168,24 +177,24 @@ class Replay(Repair):
     def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
         correction = None
         if self._pending and self._nodes:
-            found = call.latent
-            call = call.using(sample=self._noted(step, call).before(self._replayed(step, call)))
+            found, last = call.latent, self._noted(step, call)
+            replayed = self._replayed(step, call)
+            call = call.using(sample=last.before(replayed[0]), **_carried(call, replayed))
             correction = rms((call.latent - found).float().unsqueeze(0))[0]
         result = self._taken(call)
         self._pending.clear()
         self._nodes.append((step, call.prediction))
-        self._state, self._start = _state(call.scheduler), self._latest
+        self._state, self._start = _state(call.scheduler), result
         return result, correction
 
     def _taken(self, call: SamplerStep) -> Any:
-        generators = _generators(call)
-        before = [generator.get_state() for generator in generators] if self._latest is None else []
+        shared = _shared_generators(call.latent.device) if self._latest is None else []
+        before = [generator.get_state() for generator in shared]
         result = call.take()
-        after = [generator.get_state() for generator in generators] if self._latest is None else []
-        if any(not a.equal(b) for a, b in zip(before, after, strict=True)):
+        if any(not generator.get_state().equal(was) for generator, was in zip(shared, before, strict=True)):
             raise SencacheError(
-                f"{type(call.scheduler).__name__} draws noise in its steps, which cannot be taken again; "
-                "use a deterministic sampler, or repair=none"
+                f"{type(call.scheduler).__name__} draws noise in its steps that cannot be drawn again; "
+                "give the pipeline a generator, use a deterministic sampler, or repair=none"
             )
         self._latest = result[0]
         self._version = _version(result[0])
@@ -200,27 +209,32 @@ class Replay(Repair):
                 "use repair=none"
             )
         bare = call.using(model_output=None, sample=None)
+        noise = [generator.get_state() for generator in _own_generators(call)]
         if latent.data_ptr() == latest.data_ptr() and latent.dtype == latest.dtype:
-            return _Reused(step, bare, latent.dtype, None, None)
-        return _Reused(step, bare, latent.dtype, latest.to(latent.dtype) != latent, latent)
+            return _Reused(step, bare, latent.dtype, None, None, noise)
+        return _Reused(step, bare, latent.dtype, latest.to(latent.dtype) != latent, latent, noise)
 
-    def _replayed(self, step: Place, call: SamplerStep) -> torch.Tensor:
+    def _replayed(self, step: Place, call: SamplerStep) -> tuple[torch.Tensor, ...]:
         nodes = [*self._nodes, (step, call.prediction)]
         places, values = [place for place, _ in nodes], [value for _, value in nodes]
         vars(call.scheduler).update(_state_copy(self._state))
-        latent = self._start
-        assert latent is not None
+        result = self._start
         for one in self._pending:
-            weights = self.forecast.between(places, one.step)
-            prediction = weighted(values, weights)
-            latent = one.call.using(model_output=prediction, sample=one.before(latent)).take()[0]
-        return latent
+            prediction = weighted(values, self.forecast.between(places, one.step))
+            again = {"model_output": prediction, "sample": one.before(result[0])}
+            for generator, state in zip(_own_generators(call), one.noise, strict=True):
+                generator.set_state(state)
+            result = one.call.using(**again, **_carried(one.call, result)).take()
+        return result
 
     def tensors(self) -> Iterable[torch.Tensor]:
         yield from (value for _, value in self._nodes)
         yield from (one.latent for one in self._pending if one.latent is not None)
         yield from (one.written for one in self._pending if one.written is not None)
-        yield from ([] if self._start is None else [self._start])
+        yield from self._start[:1]
+        held = [value if isinstance(value, list) else [value] for value in self._state.values()]
+        shape = self._start[0].shape if self._start else None
+        yield from (one for some in held for one in some if getattr(one, "shape", None) == shape)
 
 
 def _state(scheduler: Any) -> dict[str, Any]:
@@ -239,11 +253,22 @@ def _version(latent: torch.Tensor) -> int:
     return 0 if latent.is_inference() else latent._version
 
 
-def _generators(call: SamplerStep) -> list[torch.Generator]:
-    """Those that a step could draw its noise from."""
+def _carried(call: SamplerStep, result: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    """What the pipeline hands from one step to the next beside the latent."""
+    return {CARRIED: result[1]} if CARRIED in call.given else {}
+
+
+def _own_generators(call: SamplerStep) -> list[torch.Generator]:
+    """Those that the pipeline gave its sampler."""
+    given = call.given.get("generator")
+    return given if isinstance(given, list) else [given] if given is not None else []
+
+
+def _shared_generators(device: torch.device) -> list[torch.Generator]:
+    """Those that anybody may draw from meanwhile."""
     import torch
 
-    given, device = call.given.get("generator"), call.latent.device
-    own = given if isinstance(given, list) else [given] if given is not None else []
-    shared = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else None
-    return [*own, torch.default_generator] + ([shared] if shared is not None else [])
+    found = [torch.default_generator]
+    if device.type == "cuda":
+        found.append(torch.cuda.default_generators[device.index or 0])
+    return found

@@ -325,7 +325,10 @@ def lively(name: str) -> dict[str, Policy]:
         "magcache": MagCache(made_up),
         "teacache": TeaCache(made_up, threshold={"wan": 0.6, "cogvideox": 1.5, "ltx": 0.2}[name]),
         "easycache": EasyCache(threshold=0.5, forced_first=2),
-        "control": Control(tolerance={"wan": 1.0, "cogvideox": 0.5, "ltx": 0.5}[name]),
+        "control": Control(
+            tolerance={"wan": 1.0, "cogvideox": 0.5, "ltx": 0.5}[name],
+            **{"target": "residual", "forecast": "linear", "repair": "none"},
+        ),
         "firstblock": FirstBlockCache(threshold={"wan": 0.1, "cogvideox": 0.15, "ltx": 0.12}[name]),
     }
 
@@ -339,6 +342,6 @@ def exact(name: str) -> dict[str, Policy]:
         "magcache": MagCache(made_up, threshold=0, retention=0),
         "teacache": TeaCache(made_up, threshold=0),
         "easycache": EasyCache(threshold=0, forced_first=2),
-        "control": Control(tolerance=0),
+        "control": Control(tolerance=0, target="residual", forecast="linear", repair="none"),
         "firstblock": FirstBlockCache(threshold=0),
     }

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from sencache.comparison.plan import FEWER_STEPS, REFERENCE
 from sencache.comparison.report import Lane, ProfileRef, Report

@@ -250,7 +250,9 @@ class TransformerHooks:
         if self.target is None:
             return True
         if self.target.guided:
-            return bool(run.guided)
+            # Where guidance begins or ends, what was predicted before is of another kind.
+            alike = run.branches_before in (0, self.attachment.branches(self.architecture))
+            return bool(run.guided) and alike
         inside = block_call if self.target.inside else None
         shape = state.given.shape if inside is None else inside.hidden.shape
         if branches is None:

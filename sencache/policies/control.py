@@ -81,11 +81,13 @@ class Control(Policy):
     @model_validator(mode="before")
     @classmethod
     def _fitted_where_there_is_a_table(cls, given: Any) -> Any:
-        if isinstance(given, ArgsKwargs) and given.kwargs and "forecast" not in given.kwargs:
-            profile = given.kwargs.get("profile")
-            if profile is not None and profile.forecast is not None:
-                return ArgsKwargs(given.args, {**given.kwargs, "forecast": "fitted"})
-        return given
+        named = dict(given.kwargs or {}) if isinstance(given, ArgsKwargs) else {}
+        if named.get("profile") is None or "forecast" in named:
+            return given
+        if named["profile"].forecast is not None:
+            return ArgsKwargs(given.args, {**named, "forecast": "fitted"})
+        del named["profile"]
+        return ArgsKwargs(given.args, named)
 
     @classmethod
     def fits(cls, config: Mapping[str, Any]) -> bool:
@@ -104,19 +106,15 @@ class Control(Policy):
                 f"control.budget is {self.budget:g}, {round(self.budget * steps)} of {steps} steps, but the "
                 f"first {WARMUP} and the last are computed; give at least {(WARMUP + 1) / steps:.2g}"
             )
-        if self.budget is not None and not self._chooses:
+        if self.budget is not None and not FORECASTS[self.forecast].several:
             raise SencacheError(
                 f"control.budget needs forecast=fitted and a profile, not forecast={self.forecast}; "
                 "leave it out, or calibrate this model"
             )
 
-    @property
-    def _chooses(self) -> bool:
-        return FORECASTS[self.forecast].several
-
     def spread(self, steps: int, nfe: int, handovers: Collection[int] = ()) -> Policy | None:
         """A budget is kept exactly; the cap on reuses in a row gives way where it stands in between."""
-        if not self._chooses:
+        if not FORECASTS[self.forecast].several or nfe <= WARMUP:
             return None
         cap = math.ceil(1.5 * steps / nfe)
         fitting = replace(self, budget=nfe / steps, max_reuses=max(self.max_reuses, cap))

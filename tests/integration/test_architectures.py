@@ -183,7 +183,7 @@ def test_what_is_missing_or_malformed_raises_at_once(changes: dict[str, Any], me
 def test_what_nobody_knows_is_named_with_what_there_is() -> None:
     with pytest.raises(SencacheError, match=r"unknown architecture 'flux'; use one of .*hunyuan.*wan"):
         find_architecture("flux")
-    with pytest.raises(SencacheError, match=r"the transformer Linear; use a pipeline with one of .*Wan"):
+    with pytest.raises(SencacheError, match=r"inside a Linear; .* use a pipeline with one of .*Wan"):
         architecture_of(torch.nn.Linear(1, 1))
     bare = Architecture("bare", ("Bare",), ("blocks",), 1)
     assert bare.default_signal is None and not bare.pipelines

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sencache
-from sencache.app import service
+from sencache.app import service, space
 from sencache.app.events import Done
 from sencache.app.request import make_request, plan_request
 from sencache.comparison import compare as comparison
@@ -163,7 +163,7 @@ def test_a_copy_of_another_kind_is_refused(pair: tuple[Model, Model], bundled_pr
 
 
 def test_the_app_spreads_over_the_devices_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "devices", lambda: ("cpu", "cpu:0"))
+    monkeypatch.setattr(space, "devices", lambda: ("cpu", "cpu:0"))
     ask = make_request(prompt="a red circle", steps=4, height=32, width=32, frames=5, methods=("fixed",))
     used: dict[str, set[int]] = {}
     for model in service.models("tiny-wan"):
@@ -181,20 +181,20 @@ def test_which_gpus_the_app_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the first one's kind; on ZeroGPU the one that is lent; those that are named."""
     cards = {"cuda:0": "Big", "cuda:1": "Small", "cuda:2": "Big"}
     monkeypatch.delenv("SENCACHE_DEVICE", raising=False)
-    assert service.devices() == ("cpu",) or torch.cuda.is_available()
+    assert space.devices() == ("cpu",) or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_name", cards.__getitem__)
-    assert service.devices() == ("cuda:0", "cuda:2")
+    assert space.devices() == ("cuda:0", "cuda:2")
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    assert service.devices() == ("cuda",)
+    assert space.devices() == ("cuda",)
     monkeypatch.setenv("SENCACHE_DEVICE", "cuda:1, cuda:0")
-    assert service.devices() == ("cuda:1", "cuda:0")
+    assert space.devices() == ("cuda:1", "cuda:0")
 
     for named in ("cpu,cpu", "cpu, cpu:0", "cuda:0,cuda:1,cuda", "cuda:1,cuda:1"):
         monkeypatch.setenv("SENCACHE_DEVICE", named)
         with pytest.raises(SencacheError, match=f"is given twice in '{named}'"):
-            service.devices()
+            space.devices()
 
 
 def test_devices_that_do_not_compare_are_refused(

@@ -156,6 +156,9 @@ class Working:
         self.seen += 1
         self._stream.work(40.0)
 
+    def predicted(self, step: Any, call: Any) -> None:
+        self._stream.work(20.0)
+
 
 def test_an_observers_work_is_not_the_lanes(gpu: MadeUpGpu, tiny: pipelines.Tiny) -> None:
     observer = Working(gpu.streams[0])

@@ -151,7 +151,7 @@ def test_extrapolated_over_steps_seacache_is_that_of_diffusers(threshold: float)
         ),
         (lambda: make_policy("nearby", {"target": "pixels"}), "nearby.target is 'pixels' (choose from resid"),
         (lambda: make_policy("farther", {}), "unknown method 'farther'; choose from none"),
-        (lambda: sencache.register(int), "<class 'int'> is no Policy, Forecast or Target"),
+        (lambda: sencache.register(int), "<class 'int'> is no Policy, Forecast, Target or Repair"),
         (lambda: sencache.register(type("X", (Policy,), {"name": "x"})), "the method 'x' is no dataclass"),
     ],
 )

@@ -29,6 +29,8 @@ from sencache.hub.official import OFFICIAL
 pytestmark = pytest.mark.usefixtures("no_telemetry", "space")
 WAN = "sensitivity_wan21.npz"
 LANES = {"sencache", "sencache:repair=replay"}
+# No published profile has a table.
+FITTED = "sencache:forecast=fitted:repair=replay"
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def started() -> dict[str, Any]:
 def test_the_authors_file_serves_sencache_at_the_commit_that_is_told(server: FakeHub) -> None:
     commit = server.add(OFFICIAL, {WAN: npz()})
     model = started()
-    assert model["unserved"] == [] and {*model["preselected"], *model["spared"]} >= LANES
+    assert model["unserved"] == [FITTED] and {*model["preselected"], *model["spared"]} >= LANES
     assert "sencache" in model["preselected"]
     assert model["pulled"] == [f"SenCache by {WAN} of {OFFICIAL} at commit {commit}"]
     assert server.tokens == [None] * len(server.requests)
@@ -78,7 +80,7 @@ def test_without_the_hub_the_copy_of_the_last_commit_serves(
     started()
     monkeypatch.setattr(shelf, "Hub", lambda: Hub("http://127.0.0.1:9"))
     model = started()
-    assert model["unserved"] == []
+    assert model["unserved"] == [FITTED]
     (told,) = model["pulled"]
     assert commit in told and "the copy kept here is used: cannot find the newest commit" in told
 
@@ -117,7 +119,7 @@ def test_what_goes_wrong_is_one_sentence_and_the_rest_runs(
     model = started()
     (told,) = model["pulled"]
     assert told.startswith("SenCache has no profile: ") and said in told and "\n" not in told
-    assert set(model["unserved"]) == LANES and {"magcache", "control"} <= set(model["preselected"])
+    assert set(model["unserved"]) == {*LANES, FITTED} and {"magcache", "control"} <= set(model["preselected"])
 
 
 # ---- what an owner names
@@ -166,7 +168,9 @@ def test_a_profile_of_another_checkpoint_says_so_and_one_of_another_architecture
     monkeypatch.setenv("MODEL_ID", "wan-14b")
     server.add(OFFICIAL, {WAN: npz()})
     model = started()
-    assert model["unserved"] == [] and "measured on another checkpoint, Wan-AI/Wan2.1-T2V-1.3B" in str(model)
+    assert model["unserved"] == [FITTED] and "measured on another checkpoint, Wan-AI/Wan2.1-T2V-1.3B" in str(
+        model
+    )
     monkeypatch.setenv("MODEL_ID", "ltx")
     commit = server.add(REPO, {FILE: CONTENT})
     monkeypatch.setenv("SENCACHE_PROFILES", f"{REPO}@{commit}:{FILE}")

@@ -161,7 +161,9 @@ def test_any_changed_number_is_noticed(one: dict[str, Any], find: FindProfile) -
         for path in findings
         if field_of(path) in DIGEST_ONLY or (field_of(path) in OWN_SCHEDULE and path[1] == fewer_steps)
     }
-    assert {path for path in unnoticed if not field_of(path).startswith((SETTINGS, *OF_ONE_FORECAST))} == expected
+    assert {
+        path for path in unnoticed if not field_of(path).startswith((SETTINGS, *OF_ONE_FORECAST))
+    } == expected
 
 
 # ---- one word changed
