@@ -23,6 +23,7 @@ from sencache.gallery.making import make_card, read_finished
 from sencache.models.model import load
 from sencache.policies import Full
 from sencache.policies.loading import load_bundled
+from sencache.policies.senses import LatentDistance, OutputRate
 from sencache.schema import Request
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,7 @@ def main() -> None:
 def replay(report: Report) -> Replay:
     """The full run of `report` once more, recorded."""
     recording, request = record(report.model.key, report.request), report.request
+    tables = recording.tables
     lane = next(lane for lane in report.lanes if lane.name == "sencache")
     assert lane.profile is not None and lane.profile.path is not None
     profile = load_bundled(Path(lane.profile.path).stem)
@@ -62,8 +64,8 @@ def replay(report: Report) -> Replay:
         timesteps=tuple(recording.timesteps),
         alpha_x=tuple(alpha_x for alpha_x, _ in alphas),
         alpha_t=tuple(alpha_t for _, alpha_t in alphas),
-        latent_rms=rounded(recording.latent_rms),
-        output_change=rounded(recording.output_l1 / recording.output_norm[:, None]),
+        latent_rms=rounded(tables["latent_rms"]),
+        output_change=rounded(tables["output_l1"] / tables["output_norm"][:, None]),
         **{
             name: lane.config[name]
             for name in ("early_fraction", "early_tolerance", "tolerance", "max_reuses")
@@ -75,7 +77,7 @@ def record(key: str, request: Request) -> Recording:
     """A full run of `request` on the model named `key`."""
     model = load(key)
     encoded = model.encode(request.prompt, request.negative_prompt, request.guidance_scale)
-    recorder = Recorder(None)
+    recorder = Recorder(None, [(LatentDistance, "output"), (OutputRate, "output")])
     with attach(model.pipe, Full(), observer=recorder):
         model.latent(model.pipe, encoded, request)
     return recorder.recording()

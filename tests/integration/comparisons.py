@@ -12,7 +12,7 @@ from sencache.comparison.compare import Event, LaneDone, LaneStarted, StepDone
 from sencache.comparison.report import Lane
 from sencache.engine.attach import attach
 from sencache.models.model import Model
-from sencache.policies import Full, Policy, make_policy, uses_profile
+from sencache.policies import Full, Policy, make_policy
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
 from sencache.trace import StepRecord
@@ -76,7 +76,7 @@ def recorded_policy(lane: Lane, profile: Profile) -> Policy:
     """The policy that the report says was used."""
     if not lane.config:
         return Full()
-    return make_policy(lane.method, lane.config, profile if uses_profile(lane.method) else None)
+    return make_policy(lane.method, lane.config, profile)
 
 
 def strip_measures(records: Any) -> list[StepRecord]:

@@ -224,9 +224,9 @@ def test_psnr_is_that_of_the_decoders_frames(
     assert len(metrics.per_frame["lpips"]) == len(full) == REQUEST.frames
 
 
-def test_only_methods_that_need_a_profile_name_one(lanes: dict[str, Lane], bundled_profile: Profile) -> None:
+def test_only_methods_that_use_a_profile_name_one(lanes: dict[str, Lane], bundled_profile: Profile) -> None:
     for lane in lanes.values():
-        if lane.method in ("sencache", "magcache", "teacache"):
+        if lane.method in ("sencache", "magcache", "teacache", "control"):
             assert lane.profile is not None
             assert lane.profile.path == "tiny-wan.unipc-50.json"
             assert lane.profile.sha256 == bundled_profile.sha256

@@ -18,7 +18,7 @@ from sencache.calibration.recording import simulate
 from sencache.calibration.samples import sample_of
 from sencache.errors import SencacheError
 from sencache.models.placement import Placement
-from sencache.policies import METHODS, make_policy, uses_profile
+from sencache.policies import METHODS, make_policy
 from sencache.profiles.profile import Profile
 
 PROMPTS = ("one", "two", "three")
@@ -133,7 +133,7 @@ def test_presets_cost_what_the_profile_says(tiny: Tiny, tmp_path: Path) -> None:
         usable = {name for name, cls in METHODS.items() if cls.caches and cls.serves(tiny.name)}
         assert set(profile.presets[preset]) == usable
         for method, given in profile.presets[preset].items():
-            policy = make_policy(method, given, profile if uses_profile(method) else None)
+            policy = make_policy(method, given, profile)
             counts = [simulate(policy, recording).nfe for recording in recordings]
             said = profile.preset_nfe[preset][method]
             assert (said.min, said.max) == (min(counts), max(counts))

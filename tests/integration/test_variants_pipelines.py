@@ -56,7 +56,8 @@ def test_the_second_expert_begins_with_a_computed_step(method: str) -> None:
 def test_methods_that_learn_start_afresh_with_the_second_expert() -> None:
     """EasyCache needs two computed steps of the same network, extrapolating control three."""
     tiny = pipelines.wan(two=True)
-    for policy, needed in ((EasyCache(threshold=1e9, forced_first=0), 2), (Control(tolerance=1e9), 3)):
+    control = Control(tolerance=1e9, forecast="linear", target="residual", repair="none")
+    for policy, needed in ((EasyCache(threshold=1e9, forced_first=0), 2), (control, 3)):
         _, trace = under(tiny, policy)
         handover = next(record.step for record in trace if record.timestep < 875)
         assert pattern(trace)[handover : handover + needed + 1] == "C" * needed + "R"
