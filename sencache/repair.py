@@ -268,7 +268,6 @@ def _shared_generators(device: torch.device) -> list[torch.Generator]:
     """Those that anybody may draw from meanwhile."""
     import torch
 
-    found = [torch.default_generator]
-    if device.type == "cuda":
-        found.append(torch.cuda.default_generators[device.index or 0])
-    return found
+    index = device.index or 0
+    own = torch.cuda.default_generators[index : index + 1] if device.type == "cuda" else ()
+    return [torch.default_generator, *own]

@@ -99,13 +99,8 @@ class Control(Policy):
         return True
 
     def check(self, steps: int) -> None:
-        """Raises SencacheError where the budget does not pay for the steps that are computed in any case."""
+        """Raises SencacheError for a budget without a table to plan it on."""
         super().check(steps)
-        if self.budget is not None and round(self.budget * steps) <= WARMUP:
-            raise SencacheError(
-                f"control.budget is {self.budget:g}, {round(self.budget * steps)} of {steps} steps, but the "
-                f"first {WARMUP} and the last are computed; give at least {(WARMUP + 1) / steps:.2g}"
-            )
         if self.budget is not None and not FORECASTS[self.forecast].several:
             raise SencacheError(
                 f"control.budget needs forecast=fitted and a profile, not forecast={self.forecast}; "
@@ -117,9 +112,7 @@ class Control(Policy):
         if not FORECASTS[self.forecast].several or nfe <= WARMUP:
             return None
         cap = math.ceil(1.5 * steps / nfe)
-        fitting = replace(self, budget=nfe / steps, max_reuses=max(self.max_reuses, cap))
-        fitting.check(steps)
-        return fitting
+        return replace(self, budget=nfe / steps, max_reuses=max(self.max_reuses, cap))
 
     def _rule(self, schedule: Schedule) -> Rule:
         forecast = self.forecaster(schedule)

@@ -91,11 +91,15 @@ def test_a_run_that_reveals_larger_errors_computes_more_under_the_same_tolerance
     assert counts[0] < counts[1] < counts[2]
 
 
-def test_a_budget_that_does_not_pay_for_what_is_computed_anyway_is_refused() -> None:
-    with pytest.raises(SencacheError, match=r"control.budget is 0.075, 3 of 40 steps, .* at least 0.1"):
-        Control(profile=calibrated()).spread(STEPS, 3)
+def test_a_budget_needs_a_table_and_more_than_what_is_computed_anyway() -> None:
     with pytest.raises(SencacheError, match=r"control.budget needs forecast=fitted .* not forecast=hold"):
         Control(budget=0.5).check(STEPS)
+    assert Control(profile=calibrated()).spread(STEPS, 3) is None
+    least = play(Control(profile=calibrated(), budget=0.01), reveal(0.1, 0.2, 0.3))
+    assert [decision.reason for decision in least if not decision.reuse] == [
+        *("first_step", "warmup", "warmup"),
+        "last_step",
+    ]
 
 
 def test_a_low_budget_raises_the_cap_on_reuses() -> None:
