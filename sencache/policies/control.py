@@ -137,7 +137,7 @@ class _Choosing(Rule):
             return "warmup"
         if step.index == step.total - 1:
             return "last_step"
-        waits = self.policy.budget is not None and self._left(step.total) == 1
+        waits = self.policy.budget is not None and self._left(step.total) <= 1
         return "max_reuses" if self.reuses >= self.policy.max_reuses and not waits else None
 
     def judge(self, step: Step, signals: Signals) -> Verdict:
