@@ -122,7 +122,6 @@ class Control(Policy):
 class _Choosing(Rule):
     def __init__(self, policy: Control, schedule: Schedule, forecast: Forecast) -> None:
         super().__init__()
-        policy.check(len(schedule))
         self.policy, self.forecast = policy, forecast
         self.steps = list(schedule)
         self.nodes: deque[Step] = deque(maxlen=forecast.order + 1)
