@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sencache.policies.control import Control  # isort: skip
 
 def uses_profile(method: str) -> bool:
     """Whether `method` needs a calibrated profile, whatever its settings."""
-    return next(field.default is MISSING for field in fields(METHODS[method]) if field.name == "profile")
+    return METHODS[method].needs_profile()
 
 
 def settings(method: str) -> list[str]:

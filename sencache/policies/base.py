@@ -183,7 +183,8 @@ class Policy(ABC):
     target: TargetName = field(default="residual", kw_only=True)
     forecast: ForecastName = field(default="hold", kw_only=True)
     repair: RepairName = field(default="none", kw_only=True)
-    profile: Profile | None = field(default=None, kw_only=True)
+    # By a factory: a default would be an attribute, which a subclass that requires a profile would inherit.
+    profile: Profile | None = field(default_factory=lambda: None, kw_only=True)
 
     @property
     def signal(self) -> str | None:
@@ -218,8 +219,12 @@ class Policy(ABC):
     @classmethod
     def wants_profile(cls, config: Mapping[str, Any]) -> bool:
         """Whether the method with the settings `config` has a use for a profile."""
-        needs = next(field.default is MISSING for field in fields(cls) if field.name == "profile")
-        return needs or cls.fits(config)
+        return cls.needs_profile() or cls.fits(config)
+
+    @classmethod
+    def needs_profile(cls) -> bool:
+        """Whether there is no such policy without a profile."""
+        return next(field.default_factory is MISSING for field in fields(cls) if field.name == "profile")
 
     @classmethod
     def serves(cls, architecture: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -50,7 +49,7 @@ class MagCache(Policy):
     look: ClassVar[Look | None] = Look("MagCache", "#6a57c8", "#a99bff")
     preselected: ClassVar[bool] = True
 
-    profile: Profile = field()
+    profile: Profile
     threshold: NonNegative = 0.12
     max_reuses: AtLeastOne = 2
     retention: Fraction = 0.2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -47,7 +46,7 @@ class SenCache(Policy):
     look: ClassVar[Look | None] = Look("SenCache", "#0f766e", "#35bcab")
     preselected: ClassVar[bool] = True
 
-    profile: Profile = field()
+    profile: Profile
     tolerance: NonNegative = 0.1
     max_reuses: AtLeastOne = 3
     early_tolerance: NonNegative = 0.01

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -50,7 +49,7 @@ class TeaCache(Policy):
     look: ClassVar[Look | None] = Look("TeaCache", "#b03d76", "#f083b7")
     preselected: ClassVar[bool] = True
 
-    profile: Profile = field()
+    profile: Profile
     threshold: NonNegative = 0.1
     forced_first: Count | None = None
     forced_last: Count | None = None
