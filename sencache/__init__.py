@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sencache.policies.senses import Sense
     from sencache.policies.targets import Target
     from sencache.profiles.profile import Profile, write_profile
+    from sencache.repair import Repair
     from sencache.schema import Request
     from sencache.trace import StepRecord, Trace
 
@@ -63,6 +64,7 @@ _HOMES = {
     "Sense": "policies.senses",
     "Target": "policies.targets",
     "Forecast": "forecasts",
+    "Repair": "repair",
     "FirstBlockCache": "policies.firstblock",
     "SeaCache": "policies.seacache",
 }
@@ -89,6 +91,7 @@ __all__ = [
     "MagCache",
     "Policy",
     "Profile",
+    "Repair",
     "Report",
     "Request",
     "SeaCache",

@@ -148,10 +148,10 @@ class Replay(Repair):
     """The sampler goes back to the last computed step b and over the reused ones again, with predictions
     interpolated between those at b and c; then it takes step c from there.
 
-    What a pipeline itself writes into the latent between two steps stays as it was written, so conditioning
-    on an image needs nothing of its own; all else is elementwise. Nothing is read from the device. Noise that
-    a step draws from the pipeline's generator is drawn again; a sampler that takes it from elsewhere is
-    refused.
+    `pending` are the reused steps since b. What a pipeline itself writes into the latent between two steps
+    stays as it was written, so conditioning on an image needs nothing of its own; all else is elementwise.
+    Nothing is read from the device. Noise that a step draws from the pipeline's generator is drawn again; a
+    sampler that takes it from elsewhere is refused.
     """
 
     name = "replay"
@@ -160,7 +160,7 @@ class Replay(Repair):
     def __init__(self, forecast: Forecast) -> None:
         super().__init__(forecast)
         self._nodes: deque[tuple[Place, torch.Tensor]] = deque(maxlen=forecast.earlier)
-        self._pending: list[_Reused] = []
+        self.pending: list[_Reused] = []
         self._state: dict[str, Any] = {}
         self._start: tuple[torch.Tensor, ...] = ()
         self._latest: torch.Tensor | None = None
@@ -168,21 +168,21 @@ class Replay(Repair):
 
     def forget(self) -> None:
         self._nodes.clear()
-        self._pending.clear()
+        self.pending.clear()
 
     def reused(self, step: Place, call: SamplerStep) -> Any:
-        self._pending.append(self._noted(step, call))
+        self.pending.append(self._noted(step, call))
         return self._taken(call)
 
     def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
         correction = None
-        if self._pending and self._nodes:
+        if self.pending and self._nodes:
             found, last = call.latent, self._noted(step, call)
             replayed = self._replayed(step, call)
             call = call.using(sample=last.before(replayed[0]), **_carried(call, replayed))
             correction = rms((call.latent - found).float().unsqueeze(0))[0]
         result = self._taken(call)
-        self._pending.clear()
+        self.pending.clear()
         self._nodes.append((step, call.prediction))
         self._state, self._start = _state(call.scheduler), result
         return result, correction
@@ -219,7 +219,7 @@ class Replay(Repair):
         places, values = [place for place, _ in nodes], [value for _, value in nodes]
         vars(call.scheduler).update(_state_copy(self._state))
         result = self._start
-        for one in self._pending:
+        for one in self.pending:
             prediction = weighted(values, self.forecast.between(places, one.step))
             again = {"model_output": prediction, "sample": one.before(result[0])}
             for generator, state in zip(_own_generators(call), one.noise, strict=True):
@@ -229,8 +229,8 @@ class Replay(Repair):
 
     def tensors(self) -> Iterable[torch.Tensor]:
         yield from (value for _, value in self._nodes)
-        yield from (one.latent for one in self._pending if one.latent is not None)
-        yield from (one.written for one in self._pending if one.written is not None)
+        yield from (one.latent for one in self.pending if one.latent is not None)
+        yield from (one.written for one in self.pending if one.written is not None)
         yield from self._start[:1]
         held = [value if isinstance(value, list) else [value] for value in self._state.values()]
         shape = self._start[0].shape if self._start else None

@@ -28,9 +28,10 @@ from sencache.forecasts import FORECASTS
 from sencache.policies import METHODS, Fixed, Full, Policy, make_policy
 from sencache.policies.seacache import SeaCache
 from sencache.policies.targets import TARGETS
+from sencache.repair import REPAIRS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
-REGISTRIES: tuple[Any, ...] = (METHODS, TARGETS, FORECASTS, ARCHITECTURES)
+REGISTRIES: tuple[Any, ...] = (METHODS, TARGETS, FORECASTS, REPAIRS, ARCHITECTURES)
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -49,7 +50,7 @@ def guide() -> Iterator[dict[str, Any]]:
 
 
 def test_each_example_has_fewer_than_60_lines() -> None:
-    assert len(BLOCKS) == 6 and max(len(block.splitlines()) for block in BLOCKS) < 60
+    assert len(BLOCKS) == 7 and max(len(block.splitlines()) for block in BLOCKS) < 60
 
 
 def test_a_method_from_outside_runs_and_meets_a_budget(guide: dict[str, Any]) -> None:
@@ -159,3 +160,11 @@ def test_what_is_unknown_is_refused_when_it_is_made(make: Any, message: str) -> 
     with pytest.raises(SencacheError) as refusal:
         make()
     assert str(refusal.value).startswith(message)
+
+
+def test_a_repair_from_outside_is_taken(guide: dict[str, Any]) -> None:
+    tiny = pipelines.wan()
+    policy = Fixed(steps=(0, 1, 3, 4, 8, 11), target="prediction", repair="replay-long")
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    assert [record.step for record in trace if record.correction is not None] == [8, 11]
