@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sencache.errors import SencacheError
@@ -41,10 +41,7 @@ class SamplerStep:
     @cached_property
     def given(self) -> dict[str, Any]:
         """The arguments by the names that the scheduler has for them."""
-        own = [name for name in inspect.signature(self.method).parameters if name != "self"]
-        # What wraps a step need not say how its arguments are called.
-        names = own if "model_output" in own else NAMES
-        given = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+        given = {**dict(zip(_parameters(self.method), self.args, strict=False)), **self.kwargs}
         if not {"model_output", "sample"} <= given.keys():
             raise SencacheError(
                 f"{type(self.scheduler).__name__} takes its steps in a way of its own; set repair=none and "
@@ -251,6 +248,17 @@ def _state_copy(state: dict[str, Any]) -> dict[str, Any]:
 def _version(latent: torch.Tensor) -> int:
     """Counts changes in place, where they are counted."""
     return 0 if latent.is_inference() else latent._version
+
+
+def _parameters(method: Callable[..., Any]) -> Sequence[str]:
+    """Names of a step's arguments; what wraps one need not say how its own are called."""
+    own = _parameters_of(getattr(method, "__func__", method))
+    return own if "model_output" in own else NAMES
+
+
+@cache
+def _parameters_of(function: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
 def _carried(call: SamplerStep, result: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
