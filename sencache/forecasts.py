@@ -105,7 +105,6 @@ class Hold(Forecast):
     order = 0
 
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
-        """All on the newest."""
         return (1.0,)
 
 
@@ -117,7 +116,6 @@ class Linear(Forecast):
     order = 1
 
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
-        """Those of a and b."""
         if len(nodes) == 1:
             return (1.0,)
         a, b = nodes
@@ -135,7 +133,6 @@ class Taylor(Forecast):
     order = 2
 
     def position(self, step: Place) -> float:
-        """Its index."""
         return float(step.index)
 
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
@@ -170,11 +167,9 @@ class Fitted(Forecast):
         return Fitted(gram)
 
     def position(self, step: Place) -> float:
-        """Its index."""
         return float(step.index)
 
     def weights(self, nodes: Sequence[float], t: float) -> Sequence[float]:
-        """Those of least expected error."""
         return self._weights(tuple(int(node) for node in nodes), int(t))
 
     def choices(self, nodes: Sequence[float], t: float) -> Sequence[Sequence[float]]:

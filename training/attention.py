@@ -31,7 +31,6 @@ class WanProcessor(_Processor):
         attention_mask: torch.Tensor | None = None,
         rotary_emb: Rotation | None = None,
     ) -> torch.Tensor:
-        """[batch, tokens, width]."""
         projected = _project(attn, hidden_states, encoder_hidden_states)
         query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in projected)
         if rotary_emb is not None:

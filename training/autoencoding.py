@@ -65,7 +65,6 @@ class Autoencoding:
         self.optimizers = optimizers(self.parameters().items(), _is_matrix, decay=0.02)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All weights of the autoencoder."""
         return dict(self.codec.module.named_parameters())
 
     def loss(self, step: int, done: float) -> dict[str, torch.Tensor]:
@@ -112,7 +111,6 @@ class Autoencoding:
         return video, (weight / weight.mean()).to(self.device)
 
     def look(self, folder: Path) -> None:
-        """Held-out clips above their reconstructions."""
         rng = np.random.default_rng((self.seed, 2))
         sample = [clips.sample_clip(rng, held_out=True) for _ in range(4)]
         drawn, restored, _ = reconstructions(self.codec, sample)

@@ -35,7 +35,6 @@ def of_renders(count: int, seed: int) -> Score:
 
 
 def of_noise(count: int, seed: int) -> Score:
-    """What meaningless pictures score."""
     rng = np.random.default_rng((seed, 6))
     shape = (clips.FRAMES, clips.SIDE, clips.SIDE, 3)
     return score(
@@ -83,7 +82,6 @@ def _generate(pipe: Any, batch: list[clips.Clip], generators: list[Any], steps: 
 
 
 def load(folder: Path) -> Any:
-    """An exported pipeline in float32."""
     pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -181,7 +181,6 @@ def _triangle(across: Array, along: Array, r: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def background(name: str) -> Array:
-    """[SIDE, SIDE, 3] in 0..1."""
     plain = {"black": 0.03, "white": 0.96, "gray": 0.50}
     if name in plain:
         return np.full((SIDE, SIDE, 3), plain[name], dtype=np.float32)

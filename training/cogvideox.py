@@ -62,7 +62,6 @@ def autoencoder() -> Any:
 
 
 def load_autoencoder(folder: str) -> Any:
-    """From an exported model."""
     return AutoencoderKLCogVideoX.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
 
 

@@ -26,9 +26,7 @@ class Task(Protocol):
     averaging: float
     optimizers: list[torch.optim.Optimizer]
 
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All trained parameters by name."""
-        ...
+    def parameters(self) -> dict[str, torch.nn.Parameter]: ...
 
     def loss(self, step: int, done: float) -> dict[str, torch.Tensor]:
         """Losses of one batch, a function of the seed, `step` and `done`, the share of the time that is over.
@@ -70,7 +68,6 @@ class Loop:
 
     @property
     def path(self) -> Path:
-        """The checkpoint."""
         return self.folder / f"{self.task.name}.pt"
 
     def run(self) -> None:
@@ -144,7 +141,6 @@ class Loop:
             last[name] += (value - last[name]) / count
 
     def save(self) -> None:
-        """Checkpoint, loss curves and pictures."""
         state: dict[str, Any] = {
             "parameters": {name: p.detach() for name, p in self.parameters.items()},
             "average": self.average,

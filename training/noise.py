@@ -46,7 +46,6 @@ class Velocity:
         return (even * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
 
     def timesteps(self, levels: torch.Tensor) -> torch.Tensor:
-        """The same."""
         return levels
 
     def mix(

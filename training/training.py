@@ -82,7 +82,6 @@ def train(plan: Plan) -> dict[str, Any]:
 
 
 def _wan_autoencoder(plan: Plan) -> tuple[Any, Codec]:
-    """Learned from clips alone."""
     codec = _codec(plan)
     if plan.autoencoder:
         task = Autoencoding(codec, plan.seed, device=plan.device)

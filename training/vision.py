@@ -58,7 +58,6 @@ def background_of(video: Array) -> str:
 
 
 def find(video: Array, behind: Array) -> dict[str, Track]:
-    """Objects by colour."""
     nearest = _nearest_colour(video, behind)
     cores = {colour: _eroded(nearest == index) for index, colour in enumerate(COLOURS)}
     counts = {colour: core.sum((1, 2)) for colour, core in cores.items()}

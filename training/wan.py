@@ -27,12 +27,10 @@ def autoencoder(mean: list[float] | None = None, std: list[float] | None = None)
 
 
 def load_autoencoder(folder: str) -> Any:
-    """From an exported model."""
     return AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
 
 
 def codec(autoencoder: Any) -> Codec:
-    """How training calls it."""
     module = wan_autoencoder.unchunk(autoencoder)
     return Codec(module, partial(wan_autoencoder.encode, module), partial(wan_autoencoder.decode, module))
 

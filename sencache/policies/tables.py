@@ -52,13 +52,11 @@ class Distances(Table):
         self._kept: list[Tensor] = []
 
     def note(self, seen: Any) -> None:
-        """Keep a copy."""
         value = self.look(seen)
         assert value is not None
         self._kept.append(value.clone())
 
     def array(self) -> Tensor:
-        """Each against all."""
         import torch
 
         stacked = torch.cat(self._kept)
@@ -74,13 +72,11 @@ class Sizes(Table):
         self._rows: list[Tensor] = []
 
     def note(self, seen: Any) -> None:
-        """Measure it."""
         value = self.look(seen)
         assert value is not None
         self._rows.append(self.size(value)[0])
 
     def array(self) -> Tensor:
-        """As measured."""
         return _stacked(self._rows)
 
 
@@ -93,7 +89,6 @@ class StepChanges(Table):
         self._rows: list[Tensor] = []
 
     def note(self, seen: Any) -> None:
-        """Compare with the step before."""
         now, before = self.look(seen), self._before
         known = now is not None and before is not None
         nothing = seen.latent.new_zeros(())
@@ -101,7 +96,6 @@ class StepChanges(Table):
         self._before = None if now is None else now.clone()
 
     def array(self) -> Tensor:
-        """As measured."""
         return _stacked(self._rows)
 
 
@@ -116,7 +110,6 @@ class Changes(Table):
         self._rows: list[Tensor | None] = []
 
     def note(self, seen: Any) -> None:
-        """Compare with the steps before."""
         import torch
 
         now = self.look(seen)
@@ -126,7 +119,6 @@ class Changes(Table):
             self._window.append(now.clone())
 
     def array(self) -> Tensor:
-        """As measured."""
         import torch
 
         table = torch.full((len(self._rows),) * 2, float("inf"), dtype=torch.float64)
@@ -179,7 +171,6 @@ class InnerProducts(Table):
         self._kept: list[Tensor] = []
 
     def note(self, seen: Any) -> None:
-        """Keep a copy."""
         self._kept.append(seen.flatten().clone())
 
     def array(self) -> Tensor:

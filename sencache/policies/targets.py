@@ -64,12 +64,10 @@ class Residual(Target):
     inside = True
 
     def keep(self, latent: Tensor, added: Tensor | None, output: Tensor) -> Tensor:
-        """The residual."""
         assert added is not None
         return added
 
     def restore(self, now: Tensor, value: Tensor) -> Tensor:
-        """Added again."""
         return now + value
 
 
@@ -80,11 +78,9 @@ class Output(Target):
     name = "output"
 
     def keep(self, latent: Tensor, added: Tensor | None, output: Tensor) -> Tensor:
-        """The output."""
         return output
 
     def restore(self, now: Tensor, value: Tensor) -> Tensor:
-        """As it was."""
         return value
 
 
@@ -95,11 +91,9 @@ class Delta(Target):
     name = "delta"
 
     def keep(self, latent: Tensor, added: Tensor | None, output: Tensor) -> Tensor:
-        """The difference."""
         return output - latent
 
     def restore(self, now: Tensor, value: Tensor) -> Tensor:
-        """Added to the latent."""
         return now + value
 
 
@@ -125,5 +119,4 @@ class Prediction(Target):
         return output
 
     def restore(self, now: Tensor, value: Tensor) -> Tensor:
-        """As it was."""
         return value
