@@ -333,7 +333,13 @@ def presets() -> Cases:
         "no interval": {"fixed": {"interval": 0}},
     }.items():
         yield (f"a preset of {name}", edited("presets", {"slow": preset}), "profile.preset")
-    empty = whole() | {"sensitivity": None, "magcache": None, "teacache": None, "presets": {}}
+    empty = whole() | {
+        "sensitivity": None,
+        "magcache": None,
+        "teacache": None,
+        "forecast": None,
+        "presets": {},
+    }
     yield ("nothing for any method", encoded(empty), "profile.empty")
     yield ("nine presets", edited("presets", {f"p{k}": {} for k in range(9)}), "profile.wrong-length")
 
