@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pipelines
 import pytest
 import torch
 from pipelines import STEPS, Tiny
 
+from sencache.calibration.recording import Recorder, Recording
 from sencache.engine.attach import attach
-from sencache.policies import Policy
+from sencache.policies import Full, Policy
+from sencache.policies.senses import ForecastError
+from sencache.profiles.constants import ForecastTable, SamplerSchedule
+from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord, Trace
 
 TARGETS = ("residual", "tail", "output", "delta")
@@ -58,3 +63,21 @@ def check_distances(records: list[StepRecord], latents: list[torch.Tensor]) -> N
 
 def size(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1).pow(2).mean(dim=1).sqrt()
+
+
+def calibrated(tiny: Tiny, **changes: Any) -> Profile:
+    """The made-up profile with a forecast table of one plain run."""
+    recorder = Recorder(None, {(ForecastError, "prediction")})
+    with attach(tiny.pipe, Full(), observer=recorder):
+        tiny(**changes)
+    return with_table(tiny, recorder.recording())
+
+
+def with_table(tiny: Tiny, recording: Recording) -> Profile:
+    products, steps = recording.tables["predictions"], len(recording.timesteps)
+    rows = (products / products.diagonal().mean()).tolist()
+    schedule = SamplerSchedule(scheduler="own", steps=steps, timesteps=recording.timesteps)
+    table = ForecastTable.model_validate(
+        {"table": rows, "target": "prediction", "samples": 1, "lambda": 1e-3}, strict=False
+    )
+    return pipelines.profile(tiny.name, steps).model_copy(update={"schedule": schedule, "forecast": table})
