@@ -139,6 +139,18 @@ def test_up_to_the_step_after_the_first_reuse_a_simulation_is_the_live_run(
     alike(simulated, trace, first + 1)
 
 
+def test_nor_does_a_forecast_table_reach_back_to_the_expert_before() -> None:
+    tiny = pipelines.wan(two=True)
+    recording = recorded(tiny)
+    policy = Control(profile=with_table(tiny, recording), tolerance=0.0)
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    (handover,) = recording.handovers
+    reasons = [record.reason for record in trace]
+    assert reasons[handover : handover + 4] == ["no_cache", "warmup", "warmup", "above_tolerance"]
+    alike(simulate(policy, recording), trace)
+
+
 @pytest.mark.parametrize("method", ["none", *METHODS])
 def test_a_simulation_starts_afresh_where_the_second_expert_takes_over(method: str) -> None:
     """Nothing is kept of the transformer that takes over, so its first step is computed in a live run."""
