@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
+import pipelines
 import pytest
-from measuring import Sampled
+import torch
+from measuring import Sampled, calibrated, pattern, under
+from pipelines import STEPS
 
 from sencache.engine.attach import attach
 from sencache.models.model import load
-from sencache.policies import Control
+from sencache.policies import Control, Fixed
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
+from sencache.trace import Trace
 
 # ---- stated anew
 
@@ -142,3 +147,56 @@ def test_a_run_at_a_budget_is_as_control_says(bundled_profile: Profile, nfe: int
                 forecast = stated.mixed(nodes, record.step, values)
                 assert np.abs(prediction - forecast).max() < 1e-5 * np.abs(forecast).max()
     assert len(set(choices.values())) > 1
+
+
+# ---- other pipelines and calls
+
+
+def test_nothing_is_repaired_across_a_hand_over() -> None:
+    """Under a tolerance that reuses all it may: three steps of each expert are computed first."""
+    tiny = pipelines.wan(two=True)
+    policy = Control(profile=calibrated(tiny, steps=20), tolerance=10.0, max_reuses=2)
+    sampled = Sampled(tiny)
+    _, trace = under(tiny, policy, steps=20)
+    (handover,) = [record.step for record in trace if record.reason == "no_cache"]
+    played = pattern(trace)
+    assert played[:4] == "CCCR" and played[handover - 1 : handover + 4] == "RCCCR"
+    repaired = {record.step for record in trace if record.correction is not None}
+    assert repaired == {step for step in range(20) if played[step - 1 : step + 1] == "RC"} - {handover}
+    counts = Counter(t for t, _, _ in sampled.calls)
+    last = max(step for step in repaired if step < handover)
+    assert {counts[trace.records[step].timestep] for step in range(last + 1, handover)} == {1}
+
+
+@pytest.mark.parametrize("nfe", [7, 14])
+def test_two_experts_keep_a_budget(nfe: int) -> None:
+    tiny = pipelines.wan(two=True)
+    policy = Control(profile=calibrated(tiny, steps=20)).spread(20, nfe)
+    assert under(tiny, policy, steps=20)[1].nfe == nfe
+
+
+VARIANTS: dict[str, dict[str, Any]] = {"unguided": {"guidance_scale": 1.0}, "two-prompts": {"batch": 2}}
+MADE = {
+    **{f"{name}-image": (make, {}) for name, make in pipelines.FROM_IMAGE.items()},
+    **{f"{n}-{v}": (make, own) for n, make in pipelines.ALL.items() for v, own in VARIANTS.items()},
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_at_tolerance_zero_it_is_the_plain_pipeline_and_at_a_budget_nearly(made: str) -> None:
+    make, changes = MADE[made]
+    tiny = make()
+    policy = Control(profile=calibrated(tiny, **{**changes, "batch": 1}), tolerance=0.0)
+    plain = tiny(**changes)
+    latents, trace = under(tiny, policy, **changes)
+    assert trace.nfe == STEPS and torch.equal(latents, plain)
+    at_budget, trace = under(tiny, policy.spread(STEPS, 7), **changes)
+    held, _ = under(tiny, same_steps(trace), **changes)
+    assert trace.nfe == 7
+    assert 0 < (at_budget - plain).norm() < (held - plain).norm()
+
+
+def same_steps(trace: Trace) -> Fixed:
+    """The same steps computed, the prediction held in between."""
+    computed = tuple(record.step for record in trace if record.decision == "compute")
+    return Fixed(steps=computed, forced_first=1, target="prediction")
