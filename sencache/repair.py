@@ -99,6 +99,11 @@ class Repair(ABC):
         """What is kept from step to step."""
         return ()
 
+    @property
+    def grows(self) -> bool:
+        """Whether some of that is going to be dropped at the next computed step."""
+        return False
+
 
 REPAIRS: Registry[type[Repair]] = Registry("repair")
 
@@ -181,7 +186,7 @@ class Replay(Repair):
         result = self._taken(call)
         self.pending.clear()
         self._nodes.append((step, call.prediction))
-        self._state, self._start = _state(call.scheduler), result
+        self._state, self._start = _state(call.scheduler), result[: 2 if CARRIED in call.given else 1]
         return result, correction
 
     def _taken(self, call: SamplerStep) -> Any:
@@ -205,7 +210,7 @@ class Replay(Repair):
                 f"the pipeline changes the latent before step {step.index} in a way that cannot be repeated; "
                 "use repair=none"
             )
-        bare = call.using(model_output=None, sample=None)
+        bare = call.using(**dict.fromkeys({"model_output", "sample", CARRIED} & call.given.keys()))
         noise = [generator.get_state() for generator in _own_generators(call)]
         if latent.data_ptr() == latest.data_ptr() and latent.dtype == latest.dtype:
             return _Reused(step, bare, latent.dtype, None, None, noise)
@@ -228,10 +233,14 @@ class Replay(Repair):
         yield from (value for _, value in self._nodes)
         yield from (one.latent for one in self.pending if one.latent is not None)
         yield from (one.written for one in self.pending if one.written is not None)
-        yield from self._start[:1]
+        yield from self._start
         held = [value if isinstance(value, list) else [value] for value in self._state.values()]
         shape = self._start[0].shape if self._start else None
         yield from (one for some in held for one in some if getattr(one, "shape", None) == shape)
+
+    @property
+    def grows(self) -> bool:
+        return any(one.latent is not None for one in self.pending)
 
 
 def _state(scheduler: Any) -> dict[str, Any]:

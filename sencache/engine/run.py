@@ -116,6 +116,8 @@ class Run:
         return self.repair.reused(step, call)
 
     def _computed(self, step: Step, call: SamplerStep) -> Any:
+        if self.repair.grows:
+            self._measure()
         self._forget_branches()
         if self.observer is not None:
             self.observer.predicted(step, call)

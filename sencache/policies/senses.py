@@ -63,6 +63,10 @@ class Recorded(Protocol):
     def schedule(self) -> Schedule:
         """Its steps."""
 
+    @property
+    def handovers(self) -> Sequence[int]:
+        """The steps at which another transformer took over."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -323,6 +327,9 @@ class ForecastError(Sense):
     @classmethod
     def read(cls, run: Recorded, choice: Choice, step: int, computed: Sequence[int]) -> Signals:
         forecast = choice.forecast
+        # What the transformer before has left is no node.
+        first = max((place for place in run.handovers if place <= computed[-1]), default=0)
+        computed = [index for index in computed if index >= first]
         if not forecast.several:
             return {"forecast_error": _misses(run, choice, computed)[0]}
         average: list[float] = []

@@ -35,12 +35,13 @@ def spliced(place: str, raw: str) -> bytes:
 POSITIVE = ("magcache/ratios/7",)
 NOT_NEGATIVE = (
     *("sensitivity/alpha_x/0", "sensitivity/alpha_t/24", "sensitivity/alpha_x_std/3"),
-    *("sensitivity/alpha_t_std/48", "calibration/seconds", "guidance_scale"),
+    *("sensitivity/alpha_t_std/48", "calibration/seconds", "guidance_scale", "forecast/lambda"),
 )
-ANY_SIGN = ("teacache/coefficients/0", "schedule/timesteps/0", "schedule/sigmas/49")
+ANY_SIGN = ("teacache/coefficients/0", "schedule/timesteps/0", "schedule/sigmas/49", "forecast/table/3/4")
 COUNTS = (
     *("schedule/steps", "shape/height", "shape/width", "shape/frames", "shape/latent/1", "shape/elements"),
     *("sensitivity/samples", "teacache/forced_first", "teacache/forced_last", "calibration/seeds/2"),
+    "forecast/samples",
 )
 FREE = ("schedule/config/flow_shift", "presets/slow/sencache/tolerance")
 
@@ -67,13 +68,17 @@ def numbers() -> Cases:
 
 # ---- keys
 
-OBJECTS = ("model", "schedule", "shape", "sensitivity", "magcache", "teacache", "calibration", "provenance")
+OBJECTS = (
+    *("model", "schedule", "shape", "sensitivity", "magcache", "teacache", "forecast", "calibration"),
+    "provenance",
+)
 REQUIRED = (
     *("model", "schedule", "shape", "guidance_scale", "dtype", "sensitivity", "magcache", "teacache"),
     *("calibration", "provenance", "schema", "model/id", "model/architecture", "schedule/scheduler"),
     *("schedule/steps", "shape/latent", "shape/elements", "sensitivity/alpha_x", "sensitivity/alpha_t_std"),
     *("sensitivity/samples", "sensitivity/target", "magcache/ratios", "teacache/coefficients"),
     *("teacache/signal", "calibration/seeds", "provenance/kind", "provenance/source", "provenance/licence"),
+    *("forecast/table", "forecast/target", "forecast/samples", "forecast/lambda"),
 )
 
 
@@ -156,6 +161,46 @@ def timesteps() -> Cases:
     yield ("sensitivities at no timesteps", edited("schedule/timesteps", None), "profile.inconsistent")
     yield ("a latent of another size", edited("shape/elements", 5121), "profile.inconsistent")
     yield ("fewer steps than tables", edited("schedule/steps", 49), "profile.inconsistent")
+
+
+def grams() -> Cases:
+    place, rows = "forecast/table", whole()["forecast"]["table"]
+    long = [[float(i == j) for j in range(201)] for i in range(201)]
+    for name, table, code in (
+        ("201 rows", long, "wrong-length"),
+        ("rows of 201", [[*row, *row, *row, *row, *row][:201] for row in rows], "wrong-length"),
+        ("no rows", [], "wrong-length"),
+        ("a row too few", rows[:-1], "inconsistent"),
+        ("a square too small", [row[:-1] for row in rows[:-1]], "inconsistent"),
+        ("a square too large", [row[:51] for row in long[:51]], "inconsistent"),
+        ("a short row", [*rows[:-1], rows[-1][:-1]], "inconsistent"),
+    ):
+        yield (f"{name} in {place}", edited(place, table), f"profile.{code}")
+    largest = max(rows[k][k] for k in range(STEPS))
+    for name, values in {
+        "asymmetric": {(3, 9): rows[3][9] + 0.01 * largest},
+        "not positive semidefinite": dict.fromkeys(((3, 9), (9, 3)), 2 * largest),
+        "zero on the diagonal": {(7, 7): 0.0},
+        "negative on the diagonal": {(7, 7): -rows[7][7]},
+        "zero throughout": {(i, j): 0.0 for i in range(STEPS) for j in range(STEPS)},
+    }.items():
+        table = [[values.get((i, j), value) for j, value in enumerate(row)] for i, row in enumerate(rows)]
+        yield (f"a table {name}", edited(place, table), "profile.inconsistent")
+    for name, raw in {
+        "a text": '"1.0"',
+        "an object": '{"0": [1.0]}',
+        "a flat list": str([1.0] * STEPS),
+        "texts for rows": str(["1.0"] * STEPS).replace("'", '"'),
+        "objects for rows": str([{}] * STEPS),
+    }.items():
+        yield (f"{name} as {place}", spliced(place, raw), "profile.wrong-type")
+    endless = spliced(f"{place}/0", f"[{'1,' * 399_999}1]")
+    yield (f"400,000 entries in a row of {place}", endless, "profile.wrong-length")
+    yield ("another target", edited("forecast/target", "residual"), "profile.unknown-value")
+    yield ("a lambda above one", edited("forecast/lambda", 1.5), "profile.out-of-range")
+    untimed = changed("sensitivity", None)
+    untimed["schedule"]["timesteps"] = None
+    yield ("a table at no timesteps", encoded(untimed), "profile.inconsistent")
 
 
 # ---- depth, text, names
@@ -333,16 +378,11 @@ def presets() -> Cases:
         "no interval": {"fixed": {"interval": 0}},
     }.items():
         yield (f"a preset of {name}", edited("presets", {"slow": preset}), "profile.preset")
-    empty = whole() | {
-        "sensitivity": None,
-        "magcache": None,
-        "teacache": None,
-        "forecast": None,
-        "presets": {},
-    }
+    parts = ("sensitivity", "magcache", "teacache", "forecast")
+    empty = whole() | dict.fromkeys(parts) | {"presets": {}}
     yield ("nothing for any method", encoded(empty), "profile.empty")
     yield ("nine presets", edited("presets", {f"p{k}": {} for k in range(9)}), "profile.wrong-length")
 
 
-GROUPS = (numbers, keys, lists, timesteps, deep, encodings, syntax, names, greedy, presets)
+GROUPS = (numbers, keys, lists, timesteps, grams, deep, encodings, syntax, names, greedy, presets)
 CASES = {f"{group.__name__}: {name}": (*case,) for group in GROUPS for name, *case in group()}

@@ -72,6 +72,26 @@ def test_a_budget_is_met_by_every_method() -> None:
     assert nfe == {**dict.fromkeys(("fewer-steps", *CACHING), 4), "none": 6}
 
 
+REPLAYED = (
+    *("fixed:interval=3:target=prediction:repair=replay", "sencache:forecast=fitted:repair=replay"),
+    *("magcache:forecast=fitted:repair=replay:target=prediction", "control"),
+)
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_replayed_and_fitted_lanes_are_those_of_a_cpu(key: str) -> None:
+    settings = ["sencache.tolerance=2", "magcache.threshold=1", "control.tolerance=1"]
+    made = [
+        compared([sencache.load(key, device)], ",".join(REPLAYED), settings) for device in ("cuda", "cpu")
+    ]
+    (report, frames), (known, expected) = made
+    for ours, theirs in zip(report.lanes, known.lanes, strict=True):
+        assert np.array_equal(frames[ours.name], expected[ours.name])
+        corrections = [record.correction for record in ours.trace]
+        assert corrections == [record.correction for record in theirs.trace]
+        assert any(corrections) == (ours.nfe < len(ours.trace)) == (ours.method in CACHING)
+
+
 def test_presets_run() -> None:
     model = sencache.load("tiny-ltx", "cuda")
     report, _ = compared([model], "sencache,magcache,teacache", [], preset="fast")

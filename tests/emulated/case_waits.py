@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import emulation
@@ -12,7 +14,7 @@ import torch
 from pipelines import Tiny, on_gpu
 
 from sencache.engine.attach import attach
-from sencache.policies import Full, Policy, SenCache
+from sencache.policies import Fixed, Full, Policy, SenCache
 
 
 def waits(call: Callable[[], Any]) -> int:
@@ -41,3 +43,35 @@ def test_one_wait_per_scored_step(name: str, dtype: torch.dtype) -> None:
         scored = [record for record in traces[0] if record.signals and policy.senses]
         assert made - base == len(scored), policy
         assert bool(scored) == bool(policy.senses)
+
+
+@pytest.mark.parametrize("name", pipelines.ALL)
+def test_replay_waits_for_nothing_but_its_sampler(name: str) -> None:
+    """Steps that the sampler takes again cost what it waits for itself; corrections wait for a reader."""
+    tiny = on_gpu(pipelines.ALL[name]())
+    alone = waits_of_a_step(tiny)
+    held = Fixed(steps=(0, 1, 4, 5, 8, 11), forced_first=1, target="prediction")
+    traces: list[Any] = []
+    made = [waits(lambda p=p: traces.append(under(tiny, p))) for p in (held, replace(held, repair="replay"))]
+    assert made[1] - made[0] == 6 * alone
+    records: list[Any] = []
+    assert waits(lambda: records.extend(traces[1])) == 3
+    assert [record.step for record in records if record.correction] == [4, 8, 11]
+    assert waits(lambda: traces[1].records) == 0
+
+
+def waits_of_a_step(tiny: Tiny) -> int:
+    """How often this sampler itself waits for the device in one step between the first and the last."""
+    own = tiny.pipe.scheduler.step
+    inside: list[int] = []
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result: list[Any] = []
+        inside.append(waits(lambda: result.append(own(*args, **kwargs))))
+        return result[0]
+
+    tiny.pipe.scheduler.step = functools.wraps(own)(step)
+    tiny()
+    del tiny.pipe.scheduler.step
+    (alone,) = set(inside[1:-1])
+    return alone

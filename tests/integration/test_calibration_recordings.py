@@ -11,7 +11,7 @@ import numpy as np
 import pipelines
 import pytest
 import torch
-from measuring import size
+from measuring import size, with_table
 from pipelines import METHODS, STEPS, Tiny
 
 from sencache import policies
@@ -27,7 +27,7 @@ from sencache.calibration.recording import Recorder, Recording, simulate
 from sencache.calibration.samples import Sample, probe
 from sencache.engine.attach import attach
 from sencache.models.model import Model
-from sencache.policies import Fixed, Full
+from sencache.policies import Control, Fixed, Full
 from sencache.policies.senses import Sense
 from sencache.policies.targets import TARGETS
 from sencache.schema import Request
@@ -86,6 +86,20 @@ def test_a_simulation_that_reuses_nothing_is_the_live_run(
         alike(simulate(policy, plain(tiny)), trace)
 
 
+@pytest.mark.parametrize("target", ["prediction", "residual"])
+def test_with_a_forecast_table_it_is_the_live_run_as_well(
+    tiny: Tiny, target: str, plain: Callable[[Tiny], Recording]
+) -> None:
+    """What three forecasts missed, which of them serves, and what is expected of it."""
+    recording = plain(tiny)
+    policy = Control(profile=with_table(tiny, recording), tolerance=0.0, target=target)
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    assert policy.forecast == "fitted" and trace.nfe == STEPS
+    assert {"choice", "miss_1", "miss_3", "predicted_error"} <= trace.records[-2].signals.keys()
+    alike(simulate(policy, recording), trace)
+
+
 def test_without_guidance_it_is_the_live_run_as_well(tiny: Tiny) -> None:
     recording = recorded(tiny, guidance_scale=1.0)
     for policy in pipelines.exact(tiny.name).values():
@@ -123,6 +137,18 @@ def test_up_to_the_step_after_the_first_reuse_a_simulation_is_the_live_run(
     simulated = simulate(policy, plain(tiny))
     first = next(record.step for record in trace if record.decision == "reuse")
     alike(simulated, trace, first + 1)
+
+
+def test_nor_does_a_forecast_table_reach_back_to_the_expert_before() -> None:
+    tiny = pipelines.wan(two=True)
+    recording = recorded(tiny)
+    policy = Control(profile=with_table(tiny, recording), tolerance=0.0)
+    with attach(tiny.pipe, policy) as trace:
+        tiny()
+    (handover,) = recording.handovers
+    reasons = [record.reason for record in trace]
+    assert reasons[handover : handover + 4] == ["no_cache", "warmup", "warmup", "above_tolerance"]
+    alike(simulate(policy, recording), trace)
 
 
 @pytest.mark.parametrize("method", ["none", *METHODS])

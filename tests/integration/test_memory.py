@@ -6,12 +6,14 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import pipelines
 import pytest
 import torch
+from diffusers import CogVideoXDPMScheduler
 from pipelines import CROSSED, STEPS, Tiny
 
 from sencache.calibration.samples import probe
@@ -22,7 +24,7 @@ from sencache.engine.attach import attach
 from sencache.models.checkpoint import describe_folder
 from sencache.models.model import ASSETS, load
 from sencache.models.placement import Work
-from sencache.policies import Full, Policy
+from sencache.policies import Fixed, Full, Policy
 from sencache.schema import Request
 
 FLOAT = 4
@@ -124,6 +126,61 @@ def test_no_more_is_alive_than_the_trace_tells(tiny: Tiny, method: str) -> None:
     scalars = 64
     assert trace.cache_bytes - output <= max(extra) <= trace.cache_bytes + output + scalars
     assert extra[-1] == 0 and (method != "none" or trace.cache_bytes == 0)
+
+
+# ---- replay
+
+
+def cogvideox_dpm() -> Tiny:
+    return pipelines.cogvideox(CogVideoXDPMScheduler(prediction_type="v_prediction"))
+
+
+# And how many tensors like a latent each sampler remembers from step to step.
+REPLAYED = {"unipc": (pipelines.wan, 3), "ddim": (pipelines.cogvideox, 0)}
+REPLAYED |= {"euler": (pipelines.ltx, 0), "dpm": (cogvideox_dpm, 1)}
+
+
+def gap_of(reuses: int, forecast: str = "hold") -> Fixed:
+    """Five steps computed, then so many reused in a row, then the others computed."""
+    computed = (0, 1, 2, 3, 4, *range(5 + reuses, STEPS))
+    ways = {"target": "prediction", "forecast": forecast, "repair": "replay"}
+    return Fixed(steps=computed, forced_first=1, **ways)
+
+
+@pytest.mark.parametrize(("forecast", "nodes"), [("hold", 1), ("linear", 2), ("taylor", 3)])
+@pytest.mark.parametrize("sampler", REPLAYED)
+def test_replay_keeps_the_predictions_a_latent_and_what_the_sampler_knows(
+    sampler: str, forecast: str, nodes: int
+) -> None:
+    make, own = REPLAYED[sampler]
+    tiny = make()
+    latent = FLOAT * prod(SHAPES[tiny.name]["latent"])
+    for reuses in (1, 6):
+        with attach(tiny.pipe, gap_of(reuses, forecast)) as trace:
+            tiny()
+            assert trace.cache_bytes == (nodes + 1 + own) * latent
+
+
+@pytest.mark.parametrize("sampler", REPLAYED)
+def test_nothing_more_is_alive_the_longer_a_gap_gets(sampler: str) -> None:
+    """But for the state of the pipeline's generator, where its sampler may draw from it."""
+    tiny = REPLAYED[sampler][0]()
+    state = torch.Generator().get_state().nbytes
+    with census_window(), attach(tiny.pipe, gap_of(6)):
+        alive = census(tiny)
+    growth = {b - a for a, b in pairwise(alive[7:11])}
+    assert growth <= {0, state}
+
+
+def test_what_a_pipeline_writes_is_kept_of_every_step_and_told() -> None:
+    """Of LTX the latent with its image, which is another tensor at every step."""
+    tiny = pipelines.ltx_image()
+    told = []
+    for reuses in (2, 6):
+        with census_window(), attach(tiny.pipe, gap_of(reuses)) as trace:
+            alive = census(tiny)
+        told.append(trace.cache_bytes)
+    assert told[1] - told[0] == 4 * (alive[10] - alive[9]) > 0
 
 
 def fail(tiny: Tiny) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +15,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LatteTransformer3DModel,
 )
+from measuring import Sampled, under
 from pipelines import Tiny
 
 from sencache.engine.attach import attach
@@ -25,48 +24,11 @@ from sencache.policies import Fixed, Policy
 from sencache.policies.easycache import EasyCache
 
 REPLAYED = Fixed(steps=(0, 1, 4, 5, 8, 11), forced_first=1, target="prediction", repair="replay")
-NAMES = ("model_output", "timestep", "sample")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "unguided": {"guidance_scale": 1.0},
     "two-prompts": {"batch": 2},
 }
-
-
-class Sampled:
-    """Every call that reaches the pipeline's own `scheduler.step`, in order."""
-
-    def __init__(self, tiny: Tiny) -> None:
-        self.calls: list[tuple[float, torch.Tensor, torch.Tensor]] = []
-        self.scheduler = tiny.pipe.scheduler
-        own = self.scheduler.step
-
-        @functools.wraps(own)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            return self._noted(own, **kwargs, **dict(zip(NAMES, args, strict=False)))
-
-        self.scheduler.step = step
-
-    def _noted(self, step: Any, **given: Any) -> Any:
-        if not self.calls:
-            self._fresh = copy.copy(self.scheduler)
-            self._fresh.__dict__ = {k: copy.copy(v) for k, v in vars(self.scheduler).items() if k != "step"}
-        self.calls.append((float(given["timestep"]), given["model_output"], given["sample"]))
-        return step(**given)
-
-    def afresh(self) -> torch.Tensor:
-        """Where a fresh sampler ends with the prediction that each timestep was taken with last."""
-        last = {t: prediction for t, prediction, _ in self.calls}
-        latent = self.calls[0][2]
-        for t in self._fresh.timesteps:
-            latent = self._fresh.step(last[float(t)], t, latent, return_dict=False)[0].to(latent.dtype)
-        return latent
-
-
-def under(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[torch.Tensor, Any]:
-    with attach(tiny.pipe, policy) as trace:
-        latents = tiny(**changes)
-    return latents, trace
 
 
 def last_latent(tiny: Tiny, policy: Policy, **changes: Any) -> tuple[torch.Tensor, Any]:

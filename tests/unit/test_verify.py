@@ -240,6 +240,21 @@ def test_another_profile_is_refused_by_its_hash_and_its_constants_are_noticed(
     assert any(problem.startswith("magcache: step ") for problem in problems)
 
 
+def test_another_forecast_table_is_noticed_in_what_control_expects(
+    report: Report, bundled_profile: Profile
+) -> None:
+    """One mean square a hundredth larger, of the step nearest to the run's fifth."""
+    lane = next(lane for lane in report.lanes if lane.method == "control")
+    times, table = bundled_profile.schedule.timesteps, bundled_profile.forecast
+    assert times is not None and table is not None
+    near = min(range(len(times)), key=lambda k: abs(times[k] - lane.trace[4].timestep))
+    larger = changed_document(f"forecast/table/{near}/{near}", 1.01 * table.table[near][near])
+    problems = verify(report, lambda _: parse_profile(json.dumps(larger)))
+    noticed = any(p.startswith("control: step ") and ": score is" in p for p in problems)
+    assert noticed == (lane.config["forecast"] == "fitted")
+    assert all(problem.startswith("control: ") for problem in problems)
+
+
 def test_a_profile_that_is_not_bundled_is_asked_for(one: dict[str, Any]) -> None:
     lane = lanes_of(one, "magcache")[0]
     report = changed(one, ("lanes", lane, "profile", "sha256"), "0" * 64)
