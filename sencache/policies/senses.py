@@ -335,7 +335,7 @@ class ForecastError(Sense):
         average: list[float] = []
         for count in range(3, len(computed) + 1):
             misses = _misses(run, choice, computed[:count])
-            logs = [math.log(max(miss, 1e-9)) for miss in misses]
+            logs = [math.log(min(max(miss, 1e-9), 1e9)) for miss in misses]
             average = [a + NEWEST * (b - a) for a, b in zip(average or logs, logs, strict=True)]
         return {
             "choice": float(average.index(min(average))),
