@@ -35,7 +35,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def stage(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden folder inside `folder`, whose files move up when the block ends and vanish when it raises.
 
     Folders made here are removed again on failure. Raises SencacheError when the place cannot be written,

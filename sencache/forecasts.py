@@ -188,7 +188,7 @@ class Fitted(Forecast):
 FORECASTS.enter(Fitted.name, Fitted())
 
 
-def weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def weigh(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """The sum of `weights` times `values`, newest last; the weights sum to 1."""
     import torch
 

@@ -70,7 +70,7 @@ class Gram:
         nodes = {n: [node for node in (n - 2 * apart, n - apart, n) if node >= 0] for n in newest}
         return [self.error(before, n + reuses) for n, before in nodes.items()]
 
-    def resampled(self, weights: Array) -> Gram:
+    def resample(self, weights: Array) -> Gram:
         """The table of M mixtures of the N steps, weights [M, N]."""
         return Gram(weights @ self.table @ weights.T, self.ridge)
 

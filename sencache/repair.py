@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sencache.errors import SencacheError
-from sencache.forecasts import Forecast, Place, weighted
+from sencache.forecasts import Forecast, Place, weigh
 from sencache.measures import rms
 from sencache.registry import Registry
 
@@ -82,12 +82,12 @@ class Repair(ABC):
     def __init__(self, forecast: Forecast) -> None:
         self.forecast = forecast
 
-    def reused(self, step: Place, call: SamplerStep) -> Any:
+    def take_reused(self, step: Place, call: SamplerStep) -> Any:
         """Take a reused step."""
         return call.take()
 
     @abstractmethod
-    def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
+    def take_computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
         """Take a computed step; returns its result and by how much (RMS, 0-d) the latent before it moved, if
         it did.
         """
@@ -120,7 +120,7 @@ class NoRepair(Repair):
 
     name = "none"
 
-    def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
+    def take_computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
         return call.take(), None
 
 
@@ -172,24 +172,24 @@ class Replay(Repair):
         self._nodes.clear()
         self.pending.clear()
 
-    def reused(self, step: Place, call: SamplerStep) -> Any:
-        self.pending.append(self._noted(step, call))
-        return self._taken(call)
+    def take_reused(self, step: Place, call: SamplerStep) -> Any:
+        self.pending.append(self._note(step, call))
+        return self._take_step(call)
 
-    def computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
+    def take_computed(self, step: Place, call: SamplerStep) -> tuple[Any, torch.Tensor | None]:
         correction = None
         if self.pending and self._nodes:
-            found, last = call.latent, self._noted(step, call)
-            replayed = self._replayed(step, call)
-            call = call.using(sample=last.before(replayed[0]), **_carried(call, replayed))
+            found, last = call.latent, self._note(step, call)
+            replayed = self._replay(step, call)
+            call = call.using(sample=last.before(replayed[0]), **_carry(call, replayed))
             correction = rms((call.latent - found).float().unsqueeze(0))[0]
-        result = self._taken(call)
+        result = self._take_step(call)
         self.pending.clear()
         self._nodes.append((step, call.prediction))
         self._state, self._start = _state(call.scheduler), result[: 2 if CARRIED in call.given else 1]
         return result, correction
 
-    def _taken(self, call: SamplerStep) -> Any:
+    def _take_step(self, call: SamplerStep) -> Any:
         shared = _shared_generators(call.latent.device) if self._latest is None else []
         before = [generator.get_state() for generator in shared]
         result = call.take()
@@ -202,7 +202,7 @@ class Replay(Repair):
         self._version = _version(result[0])
         return result
 
-    def _noted(self, step: Place, call: SamplerStep) -> _Reused:
+    def _note(self, step: Place, call: SamplerStep) -> _Reused:
         latent, latest = call.latent, self._latest
         assert latest is not None
         if latest.shape != latent.shape or _version(latest) != self._version:
@@ -216,17 +216,17 @@ class Replay(Repair):
             return _Reused(step, bare, latent.dtype, None, None, noise)
         return _Reused(step, bare, latent.dtype, latest.to(latent.dtype) != latent, latent, noise)
 
-    def _replayed(self, step: Place, call: SamplerStep) -> tuple[torch.Tensor, ...]:
+    def _replay(self, step: Place, call: SamplerStep) -> tuple[torch.Tensor, ...]:
         nodes = [*self._nodes, (step, call.prediction)]
         places, values = [place for place, _ in nodes], [value for _, value in nodes]
         vars(call.scheduler).update(_state_copy(self._state))
         result = self._start
         for one in self.pending:
-            prediction = weighted(values, self.forecast.between(places, one.step))
+            prediction = weigh(values, self.forecast.between(places, one.step))
             again = {"model_output": prediction, "sample": one.before(result[0])}
             for generator, state in zip(_own_generators(call), one.noise, strict=True):
                 generator.set_state(state)
-            result = one.call.using(**again, **_carried(one.call, result)).take()
+            result = one.call.using(**again, **_carry(one.call, result)).take()
         return result
 
     def tensors(self) -> Iterable[torch.Tensor]:
@@ -270,7 +270,7 @@ def _parameters_of(function: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
-def _carried(call: SamplerStep, result: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+def _carry(call: SamplerStep, result: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
     """What the pipeline hands from one step to the next beside the latent."""
     return {CARRIED: result[1]} if CARRIED in call.given else {}
 

@@ -109,5 +109,5 @@ def _refusal(error: ValidationError) -> SencacheError:
 def _own_profile(asked: ComparisonRequest) -> tuple[Profile, ...]:
     if asked.profile_json is not None:
         given, at = parse_profile(asked.profile_json, "the uploaded profile"), asked.profile_origin
-        return (given.located(at.file, at.repo, at.revision) if at else given,)
+        return (given.with_origin(at.file, at.repo, at.revision) if at else given,)
     return (load_bundled(asked.profile),) if asked.profile else ()

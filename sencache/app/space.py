@@ -209,7 +209,7 @@ def idle_lanes(spec: ModelSpec) -> dict[str, int]:
             places = np.linspace(0, len(known) - 1, request.steps)
             timesteps = np.interp(places, range(len(known)), known)
             steps = Schedule(tuple(timesteps.tolist()))
-            forced[lane] = policy.start(steps).forced(steps)
+            forced[lane] = policy.start(steps).count_forced(steps)
     return {lane: count for lane, count in forced.items() if count > evaluations(USUAL_SPEED, spec.steps)}
 
 

@@ -44,7 +44,7 @@ class BlockCall:
         hidden: torch.Tensor = self[HIDDEN]
         return hidden
 
-    def moved(self, hidden: torch.Tensor, text: torch.Tensor | None = None, **named: Any) -> BlockCall:
+    def with_states(self, hidden: torch.Tensor, text: torch.Tensor | None = None, **named: Any) -> BlockCall:
         """The same call with other hidden states and, where given, other text states and arguments."""
         changed = {HIDDEN: hidden} if text is None else {HIDDEN: hidden, TEXT: text}
         args, kwargs = list(self.args), {**self.kwargs, **named}
@@ -55,7 +55,7 @@ class BlockCall:
                 args[INPUTS.index(name)] = value
         return BlockCall(tuple(args), kwargs)
 
-    def returned(self, text_stream: bool) -> Any:
+    def return_value(self, text_stream: bool) -> Any:
         """What a block returns that leaves its input as it is."""
         return (self.hidden, self[TEXT]) if text_stream else self.hidden
 

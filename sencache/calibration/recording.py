@@ -18,7 +18,7 @@ import torch
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
 from sencache.policies import METHODS
-from sencache.policies.base import Policy, Schedule, Signals, Step, watched
+from sencache.policies.base import Policy, Schedule, Signals, Step, watch_list
 from sencache.policies.senses import Choice, Sense
 from sencache.policies.tables import Table
 from sencache.repair import SamplerStep
@@ -65,9 +65,9 @@ def simulate(policy: Policy, recording: Recording) -> Trace:
     return trace
 
 
-def all_watched() -> set[tuple[type[Sense], str]]:
+def full_watch_list() -> set[tuple[type[Sense], str]]:
     """What every method looks at, with the target that it reuses by default."""
-    return {pair for method in METHODS.values() for pair in watched(method)}
+    return {pair for method in METHODS.values() for pair in watch_list(method)}
 
 
 class Recorder:
@@ -104,7 +104,7 @@ class Recorder:
             if not table.guided:
                 table.note(state)
 
-    def predicted(self, step: Step, call: SamplerStep) -> None:
+    def note_prediction(self, step: Step, call: SamplerStep) -> None:
         for table in self._tables.values():
             if table.guided:
                 table.note(call.prediction)

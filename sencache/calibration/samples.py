@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from sencache.architectures import architecture_of
 from sencache.calibration.clips import Noising, clean_latent, read_clip
-from sencache.calibration.recording import Array, Recording, all_watched
+from sencache.calibration.recording import Array, Recording, full_watch_list
 from sencache.calibration.sensitivity import Measured, Noised, Survey
 from sencache.engine.attach import attach
 from sencache.errors import SencacheError
@@ -75,7 +75,7 @@ class Task:
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         return {
             "format": FORMAT,
-            "tables": sorted({name for sense, target in all_watched() for name in sense.tables(target)}),
+            "tables": sorted({name for sense, target in full_watch_list() for name in sense.tables(target)}),
             "model": info.model_dump(),
             "request": self.request.model_dump(),
             "scheduler": [type(scheduler).__name__, json.loads(json.dumps(config, default=str))],

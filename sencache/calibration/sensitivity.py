@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sencache.calibration.clips import Noising
-from sencache.calibration.recording import Array, Recorder, all_watched, to_host
+from sencache.calibration.recording import Array, Recorder, full_watch_list, to_host
 from sencache.engine.step import Evaluated, StepState
 from sencache.errors import SencacheError
 from sencache.measures import relative_l1, rms
@@ -33,7 +33,7 @@ class Survey(Recorder):
     """
 
     def __init__(self, signal: str | None, target: Measured | None) -> None:
-        super().__init__(signal, all_watched() | {(ForecastError, "prediction")})
+        super().__init__(signal, full_watch_list() | {(ForecastError, "prediction")})
         self.target, self.evaluations = target, 0
         self._alphas: list[torch.Tensor] = []
         self._magnitudes: list[torch.Tensor] = []
@@ -95,7 +95,7 @@ class Noised:
         along_t = change(self.target, later, now) / distance(step.timestep, following)
         self._alphas.append(torch.stack([along_x, along_t]))
 
-    def predicted(self, step: Step, call: SamplerStep) -> None:
+    def note_prediction(self, step: Step, call: SamplerStep) -> None:
         """Of no use: the latent is not the sampler's own."""
 
     def alphas(self) -> Array:

@@ -16,7 +16,7 @@ from sencache.cli.console import print_json, print_lines, progress
 from sencache.cli.gallery import gallery_app
 from sencache.cli.profiles import profiles_app
 from sencache.errors import SencacheError
-from sencache.files import atomic, staged
+from sencache.files import atomic, stage
 
 app = typer.Typer(
     help="Step caching for video diffusion transformers: compare methods, calibrate, verify reports.",
@@ -108,7 +108,7 @@ def compare(
     asked |= {"guidance_scale": guidance, "guidance_scale_2": guidance_2, "nfe": nfe, "preset": preset}
     request = _request(spec, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed, **asked)
     job = make_job(spec, request, parse_lanes(methods, setting or ()), profiles)
-    with staged(out) as folder:
+    with stage(out) as folder:
         loaded = [_load(spec, one, scheduler, shift, dtype, request) for one in named_devices(device)]
         report, cut = compare_into(folder, job, loaded)
     show(report, cut, out, as_json)

@@ -108,4 +108,4 @@ class Ledger:
             for name, one in self._open.items()
             if name not in self.done
         )
-        return self._begun.model_copy(update={"lanes": lanes, "unfinished": unfinished}).sealed()
+        return self._begun.model_copy(update={"lanes": lanes, "unfinished": unfinished}).seal()

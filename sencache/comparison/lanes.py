@@ -95,9 +95,9 @@ class _OffTheClock:
         with self._clock.pause():
             self._observer.observe(state)
 
-    def predicted(self, step: Step, call: SamplerStep) -> None:
+    def note_prediction(self, step: Step, call: SamplerStep) -> None:
         with self._clock.pause():
-            self._observer.predicted(step, call)
+            self._observer.note_prediction(step, call)
 
 
 def shallow_pipeline(pipe: Any) -> Any:

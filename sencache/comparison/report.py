@@ -108,7 +108,7 @@ class Report(Strict):
     unfinished: tuple[Unfinished, ...] = Field(default=(), exclude_if=lambda value: not value)
     digest: str = ""
 
-    def sealed(self) -> Report:
+    def seal(self) -> Report:
         """This report with the digest of its own content."""
         return self.model_copy(update={"digest": self.content_digest()})
 

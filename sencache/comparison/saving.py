@@ -85,7 +85,7 @@ def final_report(folder: Path, taken: Mapping[str, int], why: str) -> Report | N
     for one in report.unfinished:
         reason = why if one.why == UNDER_WAY else one.why
         unfinished.append(one.model_copy(update={"taken": taken.get(one.name, 0), "why": reason}))
-    report = report.model_copy(update={"unfinished": tuple(unfinished)}).sealed()
+    report = report.model_copy(update={"unfinished": tuple(unfinished)}).seal()
     write_report(report, path)
     named = {REPORT_NAME, *(lane.video for lane in report.lanes)}
     for left_over in (file for file in folder.iterdir() if file.name not in named):

@@ -42,7 +42,7 @@ def attach(pipe: Any, policy: Policy, *, observer: Observer | None = None) -> It
     attachment = Attachment(pipe, policy, Trace(), observer)
     with ExitStack() as hooked:
         for module in _transformers(pipe):
-            hooked.enter_context(TransformerHooks(module, attachment).registered())
+            hooked.enter_context(TransformerHooks(module, attachment).install())
         hooked.callback(attachment.leave)
         attachment.follow()
         yield attachment.trace

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from sencache.forecasts import NEWEST, Forecast, weighted
+from sencache.forecasts import NEWEST, Forecast, weigh
 from sencache.measures import rms
 from sencache.policies.steps import Step
 
@@ -40,13 +40,13 @@ class History:
     def _learn(self, choices: Sequence[Sequence[float]], value: torch.Tensor, samples: slice) -> None:
         """How far each choice would have missed `value`, and how far they do of late; of the worst sample."""
         size = rms(value[samples])
-        misses = [(rms((value - self._weighted(w))[samples]) / size).amax() for w in choices]
+        misses = [(rms((value - self._weigh(w))[samples]) / size).amax() for w in choices]
         self.misses = torch.stack(misses)
         logs = self.misses.clamp_min(1e-9).log()
         self.average = logs if self.average is None else self.average.lerp(logs, NEWEST)
 
-    def _weighted(self, weights: Sequence[float]) -> torch.Tensor:
-        return weighted([value for _, value in self._values][-len(weights) :], weights)
+    def _weigh(self, weights: Sequence[float]) -> torch.Tensor:
+        return weigh([value for _, value in self._values][-len(weights) :], weights)
 
     @property
     def several(self) -> bool:
@@ -75,7 +75,7 @@ class History:
         """The value expected at `step`. Which of several forecasts serves is decided on the device."""
         choices = self._choices(step)
         if self.average is None:
-            return self._weighted(choices[0])
+            return self._weigh(choices[0])
         serves = self.choice == torch.arange(len(choices), device=self.average.device)
         newest = self._values[-1][1]
         total = newest

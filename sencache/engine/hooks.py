@@ -59,7 +59,7 @@ class TransformerHooks:
         return self
 
     @contextmanager
-    def registered(self) -> Iterator[None]:
+    def install(self) -> Iterator[None]:
         """The hooks are on the transformer inside the `with` block."""
         for hook in self.module._forward_pre_hooks.values():
             other = getattr(hook, "__self__", None)
@@ -192,17 +192,17 @@ class TransformerHooks:
         if self.rerunning is not None:
             done = run_blocks(blocks, text_stream, block_call)
             self.rerunning.append(done.hidden - block_call.hidden)
-            return done.returned(text_stream)
+            return done.return_value(text_stream)
         _, state = self._under_way
         state.blocks = len(blocks)
         if self._needs_first(state):
             state.first = run_blocks(blocks[:1], text_stream, block_call)
         if self._decide(block_call):
-            return self._skipped(block_call)
+            return self._skip(block_call)
         rest, start = (blocks, block_call) if state.first is None else (blocks[1:], state.first)
         done = run_blocks(rest, text_stream, start)
         self._note_added(state, block_call, done)
-        return done.returned(text_stream)
+        return done.return_value(text_stream)
 
     def _needs_first(self, state: StepState) -> bool:
         """Whether the first block runs before the others are decided on: where it runs in any case, and where
@@ -232,7 +232,7 @@ class TransformerHooks:
         if state.branch == 0:
             if block_call is not None:
                 self._look(state, block_call)
-            state.latent = self.attachment.scheduler.unrounded(state.latent)
+            state.latent = self.attachment.scheduler.undo_rounding(state.latent)
             run.decide(state, partial(self._serve, block_call, run, state))
         state.reuse = run.reuse and self._serve(block_call, run, state, branches=[state.branch])
         return state.reuse
@@ -265,13 +265,13 @@ class TransformerHooks:
         return state.history.forecast(state.step)
 
     @closed
-    def _skipped(self, block_call: BlockCall) -> Any:
+    def _skip(self, block_call: BlockCall) -> Any:
         _, state = self._under_way
         assert self.target is not None
         if self.target.inside:
             start = state.first if state.first is not None and self.target.first_block else block_call
-            block_call = start.moved(self.target.restore(start.hidden, self._forecast()))
-        return block_call.returned(self.architecture.text_stream)
+            block_call = start.with_states(self.target.restore(start.hidden, self._forecast()))
+        return block_call.return_value(self.architecture.text_stream)
 
     @closed
     def after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -286,14 +286,14 @@ class TransformerHooks:
             if out is None:
                 self.attachment.drop()
             elif self.state.reuse:
-                out = self._replaced(out)
+                out = self._replace(out)
             else:
                 self._keep(out[0], args, kwargs)
             return out
         finally:
             self.state = None
 
-    def _replaced(self, out: Any) -> Any:
+    def _replace(self, out: Any) -> Any:
         assert self.target is not None
         if self.target.inside or self.target.guided:
             return out
@@ -310,7 +310,7 @@ class TransformerHooks:
         if state.branch == 0:
             state.output = output
             state.rerun = partial(self._rerun, state.step.timestep, args, kwargs)
-            run.computed(state)
+            run.note_computed(state)
         if state.value is not None and state.history is not None:
             state.history.put(state.step, state.value, state.conditional)
 
@@ -330,12 +330,12 @@ class TransformerHooks:
         hidden = call.hidden
         if latent is not None:
             hidden = hidden.clone()
-            self.architecture.latent(hidden, self.channels).copy_(_repeated(latent, len(hidden)))
+            self.architecture.latent(hidden, self.channels).copy_(_repeat(latent, len(hidden)))
         residuals: list[torch.Tensor] = []
         self.rerunning = residuals
         self._put_in()
         try:
-            call = call.moved(hidden, timestep=moved)
+            call = call.with_states(hidden, timestep=moved)
             output: torch.Tensor = self.module(*call.args, **call.kwargs)[0]
             return Evaluated(residuals[0], output)
         finally:
@@ -357,6 +357,6 @@ def _on_disk(block: Any) -> bool:
     return hook is not None and hook.group.offload_to_disk_path is not None
 
 
-def _repeated(latent: torch.Tensor, batch: int) -> torch.Tensor:
+def _repeat(latent: torch.Tensor, batch: int) -> torch.Tensor:
     # Guidance that doubles the batch sees the same latent twice.
     return torch.cat([latent] * (batch // len(latent)))

@@ -32,7 +32,7 @@ class Observer(Protocol):
     def observe(self, state: StepState) -> None:
         """Called after the first call of every computed step."""
 
-    def predicted(self, step: Step, call: SamplerStep) -> None:
+    def note_prediction(self, step: Step, call: SamplerStep) -> None:
         """Called before the sampler takes a computed step, with what it gets."""
 
 
@@ -99,7 +99,7 @@ class Run:
                 f"the scheduler took step {place - self.first} where the transformer was called for step "
                 f"{self.step.index}; run this pipeline without a cache"
             )
-        result = self._reused(self.step, call) if self.reuse else self._computed(self.step, call)
+        result = self._take_reused(self.step, call) if self.reuse else self._take_computed(self.step, call)
         self.branches_before, self.branches = self.branches, 0
         if self.step.index == len(self.schedule) - 1:
             self.release()
@@ -110,22 +110,22 @@ class Run:
         """What is kept of the guided predictions that this transformer made."""
         return self.history(self.transformer, GUIDED)
 
-    def _reused(self, step: Step, call: SamplerStep) -> Any:
+    def _take_reused(self, step: Step, call: SamplerStep) -> Any:
         if self.target.guided:
             call = call.using(model_output=self.guided.forecast(step))
-        return self.repair.reused(step, call)
+        return self.repair.take_reused(step, call)
 
-    def _computed(self, step: Step, call: SamplerStep) -> Any:
+    def _take_computed(self, step: Step, call: SamplerStep) -> Any:
         if self.repair.grows:
             self._measure()
         self._forget_branches()
         if self.observer is not None:
-            self.observer.predicted(step, call)
+            self.observer.note_prediction(step, call)
         if self.target.guided:
             for sense in self.senses:
-                sense.predicted(step, call.prediction, self.guided)
+                sense.note_prediction(step, call.prediction, self.guided)
             self.guided.put(step, call.prediction)
-        result, correction = self.repair.computed(step, call)
+        result, correction = self.repair.take_computed(step, call)
         if correction is not None:
             self.trace.owe(correction)
         return result
@@ -157,10 +157,10 @@ class Run:
             self.repair.forget()
         self.trace.add(decision.record(state.step, self.policy.cost(state.blocks)))
 
-    def computed(self, state: StepState) -> None:
+    def note_computed(self, state: StepState) -> None:
         """Let senses and the observer see the first call of a computed step."""
         for sense in self.senses:
-            sense.computed(state)
+            sense.note_computed(state)
         if self.observer is not None:
             self.observer.observe(state)
 

@@ -125,7 +125,7 @@ class SchedulerWatch:
                 return int(t.storage_offset() - schedule.storage_offset()) // schedule.stride(0)
         return None
 
-    def unrounded(self, seen: torch.Tensor) -> torch.Tensor:
+    def undo_rounding(self, seen: torch.Tensor) -> torch.Tensor:
         """`seen` as the scheduler returned it, if that is what was rounded; decided on the device.
 
         Pipelines keep float32 latents and round them to the transformer's half precision for every call.

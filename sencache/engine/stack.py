@@ -50,7 +50,7 @@ def run_blocks(blocks: Iterable[torch.nn.Module], text_stream: bool, call: Block
     for block in blocks:
         if text_stream:
             hidden, text = block(*call.args, **call.kwargs)
-            call = call.moved(hidden, text)
+            call = call.with_states(hidden, text)
         else:
-            call = call.moved(block(*call.args, **call.kwargs))
+            call = call.with_states(block(*call.args, **call.kwargs))
     return call

@@ -98,7 +98,7 @@ def _parse(asked: Asked, content: bytes, stated: Stated | None) -> Profile:
             read = parse_profile(content, str(asked))
     except SencacheError as error:
         raise SencacheError(str(error) if asked.file in str(error) else f"{asked}: {error}") from None
-    return read.located(asked.file, asked.repo, asked.revision)
+    return read.with_origin(asked.file, asked.repo, asked.revision)
 
 
 def is_profile(path: str) -> bool:

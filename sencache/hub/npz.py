@@ -104,7 +104,7 @@ def parse_npz(data: bytes, name: str, stated: Stated | None = None, source: str 
         provenance=Provenance(kind="imported", source=source or facts.source, licence="unknown"),
     )
     check_presets(profile)
-    return profile.located(name)
+    return profile.with_origin(name)
 
 
 def _timesteps(arrays: dict[str, Array], source: str) -> Array:

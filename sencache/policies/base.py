@@ -101,7 +101,7 @@ class Rule(ABC):
         elif self.reference is None:
             verdict = Verdict(False, "first_step")
         else:
-            reason = self._required(step)
+            reason = self._reason(step)
             verdict = Verdict(False, reason) if reason else self.judge(step, read())
         return self._settle(step, verdict)
 
@@ -109,7 +109,7 @@ class Rule(ABC):
         reference = self.reference
         self.reuses = self.reuses + 1 if verdict.reuse else 0
         if not verdict.reuse:
-            self.computed(step)
+            self.note_computed(step)
             self.reference = step
         return Decision(
             verdict.reuse,
@@ -121,21 +121,21 @@ class Rule(ABC):
             self.reuses,
         )
 
-    def _required(self, step: Step) -> Reason | None:
-        reason = self.required(step)
+    def _reason(self, step: Step) -> Reason | None:
+        reason = self.reason_to_compute(step)
         return "last_step" if reason is None and self.closes and step.index == step.total - 1 else reason
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         """Why `step` must be computed whatever the signals say, or None. Host-only: nothing is measured for
         it.
         """
         return None
 
-    def forced(self, schedule: Schedule) -> int:
+    def count_forced(self, schedule: Schedule) -> int:
         """How many steps of `schedule` are computed whatever is measured. Uses the rule up."""
         count = 0
         for step in schedule:
-            reason = self._required(step) if self.reference else "first_step"
+            reason = self._reason(step) if self.reference else "first_step"
             if reason in FORCED:
                 self._settle(step, Verdict(False, reason))
                 count += 1
@@ -145,7 +145,7 @@ class Rule(ABC):
     def judge(self, step: Step, signals: Signals) -> Verdict:
         """The method's own rule, for a step that may be reused."""
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         """Called when `step` is going to be computed; `self.reference` is still the one before."""
 
     def forget(self) -> None:
@@ -328,7 +328,7 @@ def _check_method(cls: type[Policy]) -> None:
     FORECASTS.find(own["forecast"].default)
 
 
-def watched(method: type[Policy]) -> set[tuple[type[Sense], str]]:
+def watch_list(method: type[Policy]) -> set[tuple[type[Sense], str]]:
     """What a full run must be recorded for: each sense, and the target that the method reuses by default."""
     target = str(next(f.default for f in fields(method) if f.name == "target"))
     return {(sense, target) for sense in method.senses}

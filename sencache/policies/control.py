@@ -131,7 +131,7 @@ class _Choosing(Rule):
         self.computed_steps = self.next = 0
         self.tolerance = policy.tolerance
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         if len(self.nodes) < WARMUP:
             return "warmup"
         if step.index == step.total - 1:
@@ -207,7 +207,7 @@ class _Choosing(Rule):
                 count += 1
         return count
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.before = tuple(self.nodes)
         self.nodes.append(step)
         self.computed_steps += 1
@@ -225,7 +225,7 @@ class _Single(Rule):
         self.order = forecast.order + 1
         self.nodes: deque[float] = deque(maxlen=self.order + 1)
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         if len(self.nodes) <= self.order:
             return "warmup"
         if step.index == step.total - 1:
@@ -250,7 +250,7 @@ class _Single(Rule):
             growth *= abs(t - nearer) / abs(newest - node)
         return growth
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.nodes.append(self.forecast.position(step))
 
     def forget(self) -> None:

@@ -62,7 +62,7 @@ class _Rule(Rule):
         self.policy = policy
         self.accumulated, self.runs = 0.0, 0
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         if step.index < self.policy.forced_first or self.runs < 2:
             return "warmup"
         return "last_step" if step.index >= step.total - self.policy.forced_last else None
@@ -75,7 +75,7 @@ class _Rule(Rule):
         reason: Reason = "within_tolerance" if reuse else "above_tolerance"
         return Verdict(reuse, reason, self.accumulated, self.policy.threshold, seen)
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.accumulated = 0.0
         self.runs += 1
 

@@ -51,7 +51,7 @@ class HeadChange(Sense):
         assert self._now is not None and self._reference is not None
         return {"head_change": relative_l1(self._now, self._reference).amax()}
 
-    def computed(self, seen: Seen) -> None:
+    def note_computed(self, seen: Seen) -> None:
         self._reference = self._now
 
     def tensors(self) -> Iterable[Tensor | None]:

@@ -90,7 +90,7 @@ class _Rule(Rule):
         super().__init__()
         self.steps = steps
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         return "scheduled" if step.index in self.steps else None
 
     def judge(self, step: Step, signals: Signals) -> Verdict:

@@ -25,7 +25,7 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
     """The profile in a file; raises SencacheError as `parse_profile`, and with the codes of
     `reading.read_limited` when the file is missing or too large.
     """
-    return parse_profile(read_limited(path, "profile", MAX_BYTES), str(path)).located(Path(path).name)
+    return parse_profile(read_limited(path, "profile", MAX_BYTES), str(path)).with_origin(Path(path).name)
 
 
 def load_bundled(name: str) -> Profile:

@@ -69,7 +69,7 @@ class _Rule(Rule):
         self.policy, self.ratios = policy, ratios
         self.ratio, self.error, self.skipped = 1.0, 0.0, 0
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         # The official counters run per call (2i + branch >= int(2N * retention)); for whole steps that is
         # rounding half up.
         return "warmup" if step.index < int(step.total * self.policy.retention + 0.5) else None
@@ -90,5 +90,5 @@ class _Rule(Rule):
             return Verdict(False, "max_reuses", self.error, threshold, seen)
         return Verdict(True, "within_tolerance", self.error, threshold, seen)
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.ratio, self.error, self.skipped = 1.0, 0.0, 0

@@ -25,7 +25,7 @@ class Full(Policy):
 
 
 class _Always(Rule):
-    def required(self, step: Step) -> Reason:
+    def reason_to_compute(self, step: Step) -> Reason:
         return "forced"
 
     def judge(self, step: Step, signals: Signals) -> Verdict:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 POWER = 3.0
 
 
-def filtered(latent: Tensor, sigma: float) -> Tensor:
+def filter_latent(latent: Tensor, sigma: float) -> Tensor:
     """[B, C, T, H, W] -> the same, by the Wiener-type gain `(1 - sigma) P / ((1 - sigma)^2 P + sigma^2)` with
     the clean signal's power `P = |f|^-3`, along T, H and W, normalised to a mean of 1.
     """
@@ -60,7 +60,7 @@ class SpectralChange(StepChange):
         sigma = seen.step.sigma
         if sigma is None or not 0 <= sigma <= 1 or seen.latent.ndim != 5:
             return None
-        return filtered(seen.latent, sigma)
+        return filter_latent(seen.latent, sigma)
 
 
 @register
@@ -97,7 +97,7 @@ class _Rule(Rule):
         super().__init__()
         self.policy, self.accumulated = policy, 0.0
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         if step.index < self.policy.forced_first:
             return "warmup"
         if step.index >= step.total - self.policy.forced_last:
@@ -112,5 +112,5 @@ class _Rule(Rule):
         reason: Reason = "within_tolerance" if reuse else "above_tolerance"
         return Verdict(reuse, reason, self.accumulated, self.policy.threshold, seen)
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.accumulated = 0.0

@@ -68,7 +68,7 @@ class _Rule(Rule):
         self.policy, self.table = policy, table
         self.alpha_x = self.alpha_t = 0.0
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         if self.policy.compute_last and step.index == step.total - 1:
             return "last_step"
         return "max_reuses" if self.reuses >= self.policy.max_reuses else None
@@ -83,7 +83,7 @@ class _Rule(Rule):
         seen = {"dx_rms": dx, "dt": dt, "alpha_x": self.alpha_x, "alpha_t": self.alpha_t}
         return Verdict(reuse, "within_tolerance" if reuse else "above_tolerance", score, tolerance, seen)
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.alpha_x, self.alpha_t = self.table.at(step.timestep)
 
     def _tolerance(self, step: Step) -> float:

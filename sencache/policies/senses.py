@@ -93,10 +93,10 @@ class Sense(ABC):
     def values(self) -> dict[str, Tensor]:
         """The signals at this step as 0-d tensors."""
 
-    def computed(self, seen: Seen) -> None:
+    def note_computed(self, seen: Seen) -> None:
         """Every computed step, once its first call has returned and before its value is cached."""
 
-    def predicted(self, step: Step, prediction: Tensor, history: Any) -> None:
+    def note_prediction(self, step: Step, prediction: Tensor, history: Any) -> None:
         """Every computed step, where the guided prediction, [B, ...], is reused; before it is cached."""
 
     def tensors(self) -> Iterable[Tensor | None]:
@@ -137,7 +137,7 @@ class LatentDistance(Sense):
         assert self._now is not None and self._reference is not None
         return {"dx_rms": rms(self._now - self._reference).amax()}
 
-    def computed(self, seen: Seen) -> None:
+    def note_computed(self, seen: Seen) -> None:
         self._reference = kept(self._reference, seen.latent)
 
     def tensors(self) -> Iterable[Tensor | None]:
@@ -247,7 +247,7 @@ class OutputRate(Sense):
         # An index in brackets would be brought to the host, and the device waited for.
         return {name: value.index_select(0, worst).squeeze(0) for name, value in found.items()}
 
-    def computed(self, seen: Seen) -> None:
+    def note_computed(self, seen: Seen) -> None:
         assert seen.output is not None
         output = seen.output[seen.conditional]
         if self._output is not None and self._latent is not None:
@@ -297,11 +297,11 @@ class ForecastError(Sense):
         misses = {f"miss_{k}": miss for k, miss in enumerate(self._history.misses.unbind(), 1)}
         return {"choice": self._history.choice.to(misses["miss_1"].dtype), **misses}
 
-    def computed(self, seen: Seen) -> None:
+    def note_computed(self, seen: Seen) -> None:
         if seen.value is not None:
             self._measure(seen.step, seen.value, seen.history, seen.conditional)
 
-    def predicted(self, step: Step, prediction: Tensor, history: Any) -> None:
+    def note_prediction(self, step: Step, prediction: Tensor, history: Any) -> None:
         self._measure(step, prediction, history, slice(None))
 
     def _measure(self, step: Step, value: Tensor, history: Any, conditional: slice) -> None:

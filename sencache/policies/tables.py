@@ -77,7 +77,7 @@ class Sizes(Table):
         self._rows.append(self.size(value)[0])
 
     def array(self) -> Tensor:
-        return _stacked(self._rows)
+        return _stack(self._rows)
 
 
 class StepChanges(Table):
@@ -96,7 +96,7 @@ class StepChanges(Table):
         self._before = None if now is None else now.clone()
 
     def array(self) -> Tensor:
-        return _stacked(self._rows)
+        return _stack(self._rows)
 
 
 class Changes(Table):
@@ -197,7 +197,7 @@ def squared_norm(value: Tensor) -> Tensor:
     return dot(value, value).reshape(1)
 
 
-def _stacked(rows: Sequence[Tensor]) -> Tensor:
+def _stack(rows: Sequence[Tensor]) -> Tensor:
     import torch
 
     return torch.stack(list(rows))

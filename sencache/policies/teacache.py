@@ -76,7 +76,7 @@ class _Rule(Rule):
         self.last = fit.forced_last if policy.forced_last is None else policy.forced_last
         self.accumulated = 0.0
 
-    def required(self, step: Step) -> Reason | None:
+    def reason_to_compute(self, step: Step) -> Reason | None:
         if step.index < self.first:
             return "warmup"
         return "last_step" if step.index >= step.total - self.last else None
@@ -90,5 +90,5 @@ class _Rule(Rule):
         reason: Reason = "within_tolerance" if reuse else "above_tolerance"
         return Verdict(reuse, reason, self.accumulated, self.threshold, seen)
 
-    def computed(self, step: Step) -> None:
+    def note_computed(self, step: Step) -> None:
         self.accumulated = 0.0

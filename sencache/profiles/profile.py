@@ -89,7 +89,7 @@ class Profile(Strict):
         """The commit of that repository."""
         return self._revision
 
-    def located(self, origin: str, repo: str | None = None, revision: str | None = None) -> Profile:
+    def with_origin(self, origin: str, repo: str | None = None, revision: str | None = None) -> Profile:
         """The same profile, as read from the file `origin`, of the Hub's `repo` at `revision` if given."""
         located = self.model_copy()
         located._origin, located._repo, located._revision = origin, repo, revision
@@ -197,8 +197,8 @@ class Profile(Strict):
                 )
         if all(given and min(given) > 0 and max(given) < 1 for given in (own.sigmas, sigmas)):
             log_snr, wanted = ([math.log((1 - s) / s) for s in given or ()] for given in (own.sigmas, sigmas))
-            return measured.resampled(mixing(log_snr, wanted))
-        return measured.resampled(mixing(own.timesteps, timesteps))
+            return measured.resample(mixing(log_snr, wanted))
+        return measured.resample(mixing(own.timesteps, timesteps))
 
     def forecast_notes(self, timesteps: Sequence[float]) -> list[str]:
         """That a run's table of fitted forecasts is not as it was measured, in a sentence, where `gram` would

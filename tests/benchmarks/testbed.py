@@ -23,7 +23,7 @@ from sencache.comparison.compare import Compared
 from sencache.engine.attach import attach
 from sencache.models.model import Model, own_profile
 from sencache.policies import EasyCache, Full
-from sencache.policies.base import watched
+from sencache.policies.base import watch_list
 from sencache.schema import Request
 from sencache.versions import versions
 from training.clips import sample_clip
@@ -65,7 +65,7 @@ def _request(model: Model, prompt: str, seed: int) -> Request:
 
 def changes(model: Model, request: Request) -> np.ndarray[Any, Any]:
     """Mean absolute change of the network's output between consecutive steps, relative to it: [steps - 1]."""
-    recorder = Recorder(None, watched(EasyCache))
+    recorder = Recorder(None, watch_list(EasyCache))
     encoded = model.encode(request.prompt, "", request.guidance_scale)
     with attach(model.pipe, Full(), observer=recorder):
         model.latent(model.pipe, encoded, request)

@@ -50,7 +50,7 @@ def finished(
         "model": report.model.model_copy(update=model),
         "request": report.request.model_copy(update=asked),
     }
-    report = report.model_copy(update=changed).sealed()
+    report = report.model_copy(update=changed).seal()
     folder.mkdir(parents=True, exist_ok=True)
     for lane in lanes:
         if clip is None:

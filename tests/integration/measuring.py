@@ -97,11 +97,11 @@ class Sampled:
 
         @functools.wraps(own)
         def step(*args: Any, **kwargs: Any) -> Any:
-            return self._noted(own, **kwargs, **dict(zip(NAMES, args, strict=False)))
+            return self._note(own, **kwargs, **dict(zip(NAMES, args, strict=False)))
 
         self.scheduler.step = step
 
-    def _noted(self, step: Any, **given: Any) -> Any:
+    def _note(self, step: Any, **given: Any) -> Any:
         if not self.calls:
             self._fresh = copy.copy(self.scheduler)
             self._fresh.__dict__ = {k: copy.copy(v) for k, v in vars(self.scheduler).items() if k != "step"}

@@ -192,7 +192,7 @@ def test_what_nobody_knows_is_named_with_what_there_is() -> None:
 def test_states_are_moved_where_the_model_put_them() -> None:
     old, new = torch.zeros(1), torch.ones(1)
     for call in (BlockCall((old, old, 3), {}), BlockCall((old,), {"encoder_hidden_states": old, "temb": 3})):
-        moved = call.moved(new, new)
-        assert moved.returned(True) == (new, new) and moved["temb"] == 3
+        moved = call.with_states(new, new)
+        assert moved.return_value(True) == (new, new) and moved["temb"] == 3
         assert (len(moved.args), set(moved.kwargs)) == (len(call.args), set(call.kwargs))
-        assert call.moved(new).returned(True) == (new, old)
+        assert call.with_states(new).return_value(True) == (new, old)

@@ -156,7 +156,7 @@ class Working:
         self.seen += 1
         self._stream.work(40.0)
 
-    def predicted(self, step: Any, call: Any) -> None:
+    def note_prediction(self, step: Any, call: Any) -> None:
         self._stream.work(20.0)
 
 

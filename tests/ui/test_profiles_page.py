@@ -184,7 +184,7 @@ def test_a_pull_tells_how_far_it_is_and_ends_in_the_list(
     def pull(file: str, repo: str, revision: str, on_bytes: Any) -> Profile:
         on_bytes(1234, 5678)
         assert go_on.wait(60)
-        return bundled_profile.located(file, repo, revision)
+        return bundled_profile.with_origin(file, repo, revision)
 
     monkeypatch.setattr("sencache.app.pages.profiles.pull_profile", pull)
     page.get_by_role("button", name="Pull from the Hub").click()

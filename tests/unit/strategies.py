@@ -312,7 +312,7 @@ def recording_of(course: Course, copies: int = 1) -> Recording:
         state = StepState(Step(index, len(course), timestep), latent, slice(None), signal=signal)
         state.residual, state.output, state.head = residual, output, residual
         recorder.observe(state)
-        recorder.predicted(state.step, sampled(output))
+        recorder.note_prediction(state.step, sampled(output))
     return recorder.recording()
 
 

@@ -28,7 +28,7 @@ from strategies import (
 )
 
 from sencache.calibration.budget import match_nfe
-from sencache.calibration.recording import Recorder, Recording, all_watched, simulate
+from sencache.calibration.recording import Recorder, Recording, full_watch_list, simulate
 from sencache.engine.cache import History
 from sencache.engine.step import StepState
 from sencache.errors import SencacheError
@@ -124,7 +124,7 @@ def test_a_recorder_copies_what_belongs_to_the_prompt():
     for index, value in enumerate((2.0, 5.0)):
         seen = step_of(value, index=index)
         recorder.observe(seen)
-        recorder.predicted(seen.step, sampled(seen.output[1:]))
+        recorder.note_prediction(seen.step, sampled(seen.output[1:]))
         for tensor in (seen.latent, seen.signal, seen.residual, seen.output, seen.head):
             tensor.zero_()
     kept = recorder.recording()
@@ -305,7 +305,7 @@ def smooth(steps: int = 50) -> Recording:
     """Sixteen elements on curves that bend most at the end, as a sampler's do."""
     draw = torch.Generator().manual_seed(7)
     a, b, c, d = (torch.randn(1, 16, generator=draw) for _ in range(4))
-    recorder = Recorder("time_embedding", all_watched())
+    recorder = Recorder("time_embedding", full_watch_list())
     for i in range(steps):
         u = i / (steps - 1)
         latent = (1 - u) * a + u * b + 0.3 * math.sin(3 * u) * c
@@ -314,7 +314,7 @@ def smooth(steps: int = 50) -> Recording:
         seen.residual = 2 * a + u * b + u * u * c + 2 * u**3 * d
         seen.output = a + math.exp(2 * u - 2) * b + u * u * d
         recorder.observe(seen)
-        recorder.predicted(seen.step, sampled(seen.output))
+        recorder.note_prediction(seen.step, sampled(seen.output))
     return recorder.recording()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sencache.errors import SencacheError
-from sencache.files import atomic, staged, whole_folder
+from sencache.files import atomic, stage, whole_folder
 
 FAILURES = [RuntimeError, KeyboardInterrupt]
 Writer = Callable[[Path], AbstractContextManager[Path]]
@@ -138,7 +138,7 @@ def test_staged_shows_nothing_before_the_end(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with staged(tmp_path) as folder:
+    with stage(tmp_path) as folder:
         (folder / "a.txt").write_text("new")
         (folder / "b.txt").write_text("new")
         assert folder.parent == tmp_path and folder.name.startswith(".")
@@ -151,14 +151,14 @@ def test_staged_shows_nothing_before_the_end(tmp_path: Path) -> None:
 def test_staged_leaves_everything_as_it_was(tmp_path: Path, failure: type[BaseException]) -> None:
     (tmp_path / "a.txt").write_text("old")
     (tmp_path / "empty").mkdir()
-    give_up(staged(tmp_path), failure, "a.txt", "deep/b.txt")
-    give_up(staged(tmp_path / "empty"), failure)
-    give_up(staged(tmp_path / "a" / "b" / "c"), failure, "a.txt")
+    give_up(stage(tmp_path), failure, "a.txt", "deep/b.txt")
+    give_up(stage(tmp_path / "empty"), failure)
+    give_up(stage(tmp_path / "a" / "b" / "c"), failure, "a.txt")
     assert tree(tmp_path) == {"a.txt": "old", "empty": None}
 
 
 def test_staged_keeps_a_folder_that_somebody_else_uses_by_now(tmp_path: Path) -> None:
-    give_up(staged(tmp_path / "out"), RuntimeError, "a.txt", "../theirs.txt")
+    give_up(stage(tmp_path / "out"), RuntimeError, "a.txt", "../theirs.txt")
     assert tree(tmp_path) == {"out": None, "out/theirs.txt": "half"}
 
 
@@ -166,7 +166,7 @@ def test_staged_keeps_a_folder_that_somebody_else_uses_by_now(tmp_path: Path) ->
 def test_staged_refuses_a_place_that_is_none_before_any_work(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SencacheError, match=r"cannot write .*file.* \(.+\); choose a writable folder"):
-        enter(staged(tmp_path / out))
+        enter(stage(tmp_path / out))
     assert tree(tmp_path) == {"file": "mine"}
 
 
@@ -174,11 +174,11 @@ def test_two_writers_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     both_inside = threading.Barrier(2)
 
     def meet(name: str) -> None:
-        with staged(tmp_path / "out") as folder:
+        with stage(tmp_path / "out") as folder:
             both_inside.wait(timeout=10)
             (folder / f"{name}.txt").write_text(name)
             (folder / "report.json").write_text(name)
-            give_up(staged(tmp_path / "out"), RuntimeError, "lost.txt")
+            give_up(stage(tmp_path / "out"), RuntimeError, "lost.txt")
             both_inside.wait(timeout=10)
 
     with ThreadPoolExecutor(2) as pool:
@@ -192,14 +192,14 @@ def test_staged_replaces_all_files_or_none(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     (tmp_path / "b.txt").mkdir()
     with pytest.raises(SencacheError, match=r"cannot write .*b\.txt \(it is a folder\)"):
-        write(staged(tmp_path), "a.txt", "b.txt")
+        write(stage(tmp_path), "a.txt", "b.txt")
     assert tree(tmp_path) == {"a.txt": "old", "b.txt": None}
 
 
 # ---- all of them
 
 
-@pytest.mark.parametrize("writer", [staged, atomic, whole_folder])
+@pytest.mark.parametrize("writer", [stage, atomic, whole_folder])
 def test_a_place_that_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:

@@ -141,7 +141,7 @@ def test_mixing_keeps_a_table_positive(wanted: list[float], falling: bool) -> No
     weights = mixing(measured, wanted)
     assert (weights >= 0).all() and np.allclose(weights.sum(axis=1), 1)
     assert np.allclose(weights @ measured, wanted)
-    mixed = gram().resampled(weights)
+    mixed = gram().resample(weights)
     assert len(mixed) == len(wanted) and mixed.ridge == 1e-3
     assert np.linalg.eigvalsh(mixed.table)[0] > -1e-9
     assert np.allclose(mixed.table, (weights @ vectors()) @ (weights @ vectors()).T)

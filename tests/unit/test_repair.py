@@ -45,7 +45,9 @@ def sample(scheduler, repair, computed=COMPUTED, steps=20, between=lambda latent
     for step, t in zip(schedule, scheduler.timesteps, strict=True):
         held = predict(float(t)) if step.index in computed else held
         call = SamplerStep(scheduler, scheduler.step, (held, t, latent), {"return_dict": False})
-        taken = repair.computed(step, call)[0] if step.index in computed else repair.reused(step, call)
+        taken = (
+            repair.take_computed(step, call)[0] if step.index in computed else repair.take_reused(step, call)
+        )
         latent = between(taken[0])
         path.append(latent)
     return path
@@ -148,7 +150,7 @@ def test_noise_from_the_pipelines_own_generator_is_drawn_again(computed):
             options = {"generator": generator, "return_dict": False}
             call = SamplerStep(scheduler, scheduler.step, (held, old, t, back, latent), options)
             reuse = step.index not in computed
-            latent, old = repair.reused(step, call) if reuse else repair.computed(step, call)[0]
+            latent, old = repair.take_reused(step, call) if reuse else repair.take_computed(step, call)[0]
         return latent
 
     full = run(NoRepair(FORECASTS["hold"]), range(20))
@@ -163,11 +165,11 @@ def test_another_network_is_not_interpolated_with():
     for step, t in zip(schedule, scheduler.timesteps, strict=True):
         call = SamplerStep(scheduler, scheduler.step, (field(float(t)), t, latent), {"return_dict": False})
         if step.index in (5, 6, 12):
-            taken = repair.reused(step, call)
+            taken = repair.take_reused(step, call)
         else:
             if step.index == 7:
                 repair.forget()
-            taken, correction = repair.computed(step, call)
+            taken, correction = repair.take_computed(step, call)
             corrections.append((step.index, correction))
         latent = taken[0]
     assert [index for index, correction in corrections if correction is not None] == [13]
@@ -185,9 +187,9 @@ def test_the_correction_is_the_distance_that_the_latent_moved():
         )
         if i == 1:
             sigmas = copy.copy(scheduler.sigmas)
-            latent = repair.reused(schedule.step(i), call)[0]
+            latent = repair.take_reused(schedule.step(i), call)[0]
         else:
-            taken, correction = repair.computed(schedule.step(i), call)
+            taken, correction = repair.take_computed(schedule.step(i), call)
             latent = taken[0]
     # Halfway between 2 and 5 in t, over the length of one step.
     share = (times[1] - times[0]) / (times[2] - times[0])

@@ -199,8 +199,8 @@ def test_a_dropped_step_is_noticed(one: dict[str, Any], find: FindProfile) -> No
     for index, lane in enumerate(one["lanes"]):
         for step in (0, len(lane["trace"]) // 2, len(lane["trace"]) - 1):
             trace = lane["trace"][:step] + lane["trace"][step + 1 :]
-            assert verify(changed(one, ("lanes", index, "trace"), trace).sealed(), find), (lane["name"], step)
-        assert verify(changed(one, ("lanes", index, "trace"), []).sealed(), find), lane["name"]
+            assert verify(changed(one, ("lanes", index, "trace"), trace).seal(), find), (lane["name"], step)
+        assert verify(changed(one, ("lanes", index, "trace"), []).seal(), find), lane["name"]
 
 
 def test_a_knob_is_noticed_wherever_it_was_used(one: dict[str, Any], find: FindProfile) -> None:
@@ -211,7 +211,7 @@ def test_a_knob_is_noticed_wherever_it_was_used(one: dict[str, Any], find: FindP
             if one["lanes"][lane]["config"].get("budget"):
                 continue  # The tolerance follows from it.
             path = ("lanes", lane, "config", knob)
-            report = changed(one, path, slightly(one["lanes"][lane]["config"][knob])).sealed()
+            report = changed(one, path, slightly(one["lanes"][lane]["config"][knob])).seal()
             assert any("tolerance is" in problem for problem in verify(report, find)), path
 
 
@@ -275,7 +275,7 @@ def test_a_forged_record_is_a_problem_not_a_crash(one: dict[str, Any], find: Fin
 
 
 def test_a_report_without_a_full_run_is_a_problem_not_a_crash(one: dict[str, Any], find: FindProfile) -> None:
-    problems = verify(changed(one, ("lanes",), one["lanes"][1:]).sealed(), find)
+    problems = verify(changed(one, ("lanes",), one["lanes"][1:]).seal(), find)
     assert len(problems) == len(one["lanes"]) - 1
     assert all("there is no full run" in problem for problem in problems)
 
@@ -285,13 +285,13 @@ def test_lanes_that_are_missing_are_checked_too(report: Report) -> None:
     gone = Unfinished(name="gone", method="control", taken=3, steps=9, why="12 s were left")
     partial = report.model_copy(update={"unfinished": (gone,)})
     assert "unfinished" not in report.to_json()
-    assert verify(partial) == [DIGEST_PROBLEM] and verify(partial.sealed()) == []
+    assert verify(partial) == [DIGEST_PROBLEM] and verify(partial.seal()) == []
     again = gone.model_copy(update={"name": report.lanes[0].name, "taken": 10})
-    assert verify(report.model_copy(update={"unfinished": (again,)}).sealed()) == [
+    assert verify(report.model_copy(update={"unfinished": (again,)}).seal()) == [
         "none: it is listed as finished and as missing",
         "none: it is missing after 10 steps of 9",
     ]
-    empty = partial.model_copy(update={"lanes": ()}).sealed()
+    empty = partial.model_copy(update={"lanes": ()}).seal()
     assert verify(empty) == ["no lane came to its end, so there is nothing to verify"]
 
 
@@ -303,7 +303,7 @@ def test_forged_metrics_are_a_problem_not_a_crash(
         lane = pair["lanes"][1]
         path = ("lanes", 1, "metrics", "per_frame", metric)
         values = value if isinstance(value, list) else [value] * len(lane["metrics"]["per_frame"][metric])
-        problems = verify(changed(pair, path, values).sealed(), find)
+        problems = verify(changed(pair, path, values).seal(), find)
         assert problems and all(problem.startswith(f"{lane['name']}: ") for problem in problems)
 
 
@@ -313,11 +313,11 @@ def test_settings_that_no_run_can_have_are_a_problem_not_an_error(
     lane = lanes_of(one, "magcache")[0]
     forged = {"method": "telepathy", "config": {"threshold": "high"}, "profile": None}
     for field, value in forged.items():
-        problems = verify(changed(one, ("lanes", lane, field), value).sealed(), find)
+        problems = verify(changed(one, ("lanes", lane, field), value).seal(), find)
         assert len(problems) == 1 and problems[0].startswith(one["lanes"][lane]["name"]), field
     lane = lanes_of(one, "fixed")[0]
     reference = {"sha256": "0" * 64}
-    (problem,) = verify(changed(one, ("lanes", lane, "profile"), reference).sealed(), find)
+    (problem,) = verify(changed(one, ("lanes", lane, "profile"), reference).seal(), find)
     assert "names a profile, which fixed does not use" in problem
 
 

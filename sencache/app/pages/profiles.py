@@ -147,7 +147,7 @@ def read_upload(content: bytes, name: str) -> Profile:
     suffix = Path(name).suffix.lower()
     if suffix not in (".json", ".npz"):
         raise SencacheError(f"{name} is neither .json nor .npz; choose a profile file")
-    return parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).located(name)
+    return parse_npz(content, name) if suffix == ".npz" else parse_profile(content, name).with_origin(name)
 
 
 def _pull(repo: str, file: str, revision: str, own: Own) -> Iterator[tuple[Any, ...]]:
