@@ -15,7 +15,7 @@ from sencache.comparison.report import Lane, ProfileRef, Report
 from sencache.errors import SencacheError
 from sencache.hub.exchange import kept_profile
 from sencache.policies import METHODS, Full, Schedule, make_policy
-from sencache.policies.loading import load_all_bundled, load_profile
+from sencache.policies.loading import load_all_bundled, load_earlier, load_profile
 from sencache.profiles.profile import Profile
 from sencache.trace import StepRecord
 
@@ -59,6 +59,7 @@ def profiles_at_hand(given: Sequence[Profile] = (), folder: Path | None = None) 
     def candidates(reference: ProfileRef) -> Iterator[Profile | None]:
         yield from given
         yield from load_all_bundled().values()
+        yield from load_earlier()
         if reference.path and reference.repo and reference.revision:
             yield kept_profile(reference.path, reference.repo, reference.revision)
         for path in sorted(folder.glob("profile*.json")) if folder else ():

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from sencache.policies.soundness import check_presets
-from sencache.profiles.library import bundled_profile, bundled_profiles
+from sencache.profiles.library import bundled_profile, bundled_profiles, earlier_profiles
 from sencache.profiles.profile import MAX_BYTES, Profile, read_unchecked
 from sencache.reading import read_limited
 
@@ -36,6 +36,11 @@ def load_bundled(name: str) -> Profile:
 def load_all_bundled() -> dict[str, Profile]:
     """All that come with the software, by name."""
     return {name: _once(path) for name, path in bundled_profiles().items()}
+
+
+def load_earlier() -> list[Profile]:
+    """Those that came with it before."""
+    return [_once(path) for path in earlier_profiles()]
 
 
 # What comes with the software does not change while it runs, and pages ask for it at every click.

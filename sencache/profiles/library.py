@@ -8,11 +8,19 @@ from sencache.errors import SencacheError
 
 
 def bundled_profiles() -> dict[str, Path]:
-    """All of them by name: beside the package in a checkout, inside it when installed."""
+    """All of them by name."""
+    return {path.stem: path for path in sorted(_folder().glob("*.json"))}
+
+
+def earlier_profiles() -> list[Path]:
+    """Those that came with the software before, which reports of then were made with."""
+    return sorted(_folder().glob("earlier/*.json"))
+
+
+def _folder() -> Path:
+    """Beside the package in a checkout, inside it when installed."""
     package = Path(__file__).parents[1]
-    folder = next(f for f in (package / "bundled_profiles", package.parent / "profiles") if f.is_dir())
-    found = {path.stem: path for path in folder.glob("*.json")}
-    return {name: found[name] for name in sorted(found)}
+    return next(f for f in (package / "bundled_profiles", package.parent / "profiles") if f.is_dir())
 
 
 def bundled_profile(name: str) -> Path:

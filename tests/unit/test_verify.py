@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from sencache.comparison.compare import compare
 from sencache.comparison.plan import parse_lanes
-from sencache.comparison.report import Report, Unfinished, load_report, write_report
+from sencache.comparison.report import ProfileRef, Report, Unfinished, load_report, write_report
 from sencache.comparison.verify import FindProfile, check_given, profiles_at_hand, verify
 from sencache.errors import SencacheError
 from sencache.models.model import Model
 from sencache.policies import Reason
-from sencache.policies.loading import parse_profile
+from sencache.policies.loading import load_all_bundled, load_earlier, parse_profile
 from sencache.profiles.profile import Profile
 from sencache.schema import Request
 
@@ -332,3 +332,12 @@ def test_no_number_whatever_makes_it_crash(one: dict[str, Any], find: FindProfil
             except (ValidationError, OverflowError):
                 continue
             assert DIGEST_PROBLEM in verify(report, find), path
+
+
+def test_reports_of_before_find_the_profiles_of_before() -> None:
+    """What comes with the software changes; a report names its profile by the content's hash."""
+    earlier, newest = load_earlier(), load_all_bundled()
+    assert len(earlier) == 3
+    for profile in earlier:
+        assert profiles_at_hand()(ProfileRef.of(profile)) is profile
+        assert newest[str(profile.origin).removesuffix(".json")].sha256 != profile.sha256
