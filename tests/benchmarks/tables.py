@@ -42,3 +42,26 @@ def changes(curve: Sequence[float]) -> str:
     steps = [step for step in SHOWN_STEPS if step <= len(curve)]
     cells = " | ".join(f"{curve[step - 1]:.3f}" for step in steps)
     return f"| step | {' | '.join(map(str, steps))} |\n{'|---' * (len(steps) + 1)}|\n| change | {cells} |"
+
+
+def replayed(results: Sequence[dict[str, Any]], budgets: Sequence[int]) -> str:
+    """One row per lane that all results have, one column per result and budget: PSNR as mean / worst clip."""
+    columns = [(result, budget) for result in results for budget in budgets]
+    heads = " | ".join(f"{result['model']}, {budget}" for result, budget in columns)
+    lanes = dict.fromkeys(row["lane"] for row in _rows(results[0]))
+    shared = [lane for lane in lanes if all(_psnr(*column, lane) for column in columns)]
+    shared.sort(key=lambda lane: -statistics.fmean(_psnr(*columns[0], lane)))
+    body = (f"| {lane} | {' | '.join(_mean_worst(_psnr(*c, lane)) for c in columns)} |" for lane in shared)
+    return "\n".join([f"| PSNR dB, evaluated of 50 | {heads} |", "|---" * (len(columns) + 1) + "|", *body])
+
+
+def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+
+
+def _psnr(result: dict[str, Any], budget: int, lane: str) -> list[float]:
+    return [row["psnr"] for row in _rows(result) if (row["lane"], row["budget"]) == (lane, budget)]
+
+
+def _mean_worst(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.1f} / {min(values):.1f}"

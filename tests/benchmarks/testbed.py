@@ -28,7 +28,10 @@ from sencache.schema import Request
 from sencache.versions import versions
 from training.clips import sample_clip
 
-LANES = "fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,control,fewer-steps"
+LANES = (
+    "fixed,sencache,sencache:forecast=linear,magcache,teacache,easycache,fewer-steps,"
+    "control:forecast=linear:target=residual:repair=none"
+)
 SEED = 7000
 
 

@@ -27,7 +27,7 @@ LOOK_EVERY = 0.2
 INTRO = """
 <h1>Profiles</h1>
 <p>What SenCache, MagCache and TeaCache know of a model before a run begins: constants measured once, for one
-checkpoint and one schedule. EasyCache, Control and fixed intervals need none.</p>
+checkpoint and one schedule. EasyCache and fixed intervals need none; Control is better with one.</p>
 """
 CALIBRATE = "python -m sencache calibrate --model MODEL --out profiles/NAME.json"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
