@@ -191,7 +191,7 @@ def test_a_profile_checked_on_one_page_serves_a_run_on_the_other(
     report = Report.model_validate_json(downloaded(page, "Report, JSON"))
     used = {lane.method: lane.profile.path for lane in report.lanes if lane.profile}
     bundled = dict.fromkeys(("magcache", "teacache"), "tiny-wan.unipc-50.json")
-    assert used == {"sencache": "mine.json", **bundled}
+    assert used == {"sencache": "mine.json", "control": "mine.json", **bundled}
 
 
 # ---- runs that end otherwise

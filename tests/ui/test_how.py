@@ -56,7 +56,9 @@ def policy(replay: Replay, profile: Profile, tolerance: float, cap: int) -> SenC
         update={"timesteps": replay.timesteps, "sigmas": None, "steps": len(zeros)}
     )
     return SenCache(
-        profile.model_copy(update={"sensitivity": table, "schedule": schedule, "magcache": None}),
+        profile.model_copy(
+            update={"sensitivity": table, "schedule": schedule, "magcache": None, "forecast": None}
+        ),
         tolerance=tolerance,
         max_reuses=cap,
         early_tolerance=replay.early_tolerance,

@@ -85,7 +85,7 @@ def test_a_bundled_profile_is_described_drawn_and_given_away(
     assert shown["Provenance"].startswith(bundled_profile.provenance.kind)
     serves = untouched.locator("#profile-facts .serves span").all_inner_texts()
     assert serves == ["SenCache", "MagCache", "TeaCache"]
-    assert curves(untouched) == 4
+    assert curves(untouched) == 6
     with untouched.expect_download() as download:
         untouched.get_by_role("button", name="Download JSON").click()
     name = download.value.suggested_filename
@@ -106,8 +106,8 @@ def test_an_uploaded_profile_stays_text_and_can_be_overlaid(
     assert shown["Schedule"].startswith(HOSTILE)
     page.get_by_label("Overlay in the plot").first.click()
     page.get_by_role("option", name="tiny-wan.unipc-50", exact=True).click()
-    page.wait_for_function("document.querySelector('#browsed-plot .js-plotly-plot').data.length > 8")
-    assert curves(page) == 8
+    page.wait_for_function("document.querySelector('#browsed-plot .js-plotly-plot').data.length > 10")
+    assert curves(page) == 11
     assert page.evaluate("window.pwned ?? null") is None
     assert page.locator("#profile-facts img, #profile-note img, #browsed-plot a[href*=example]").count() == 0
 
