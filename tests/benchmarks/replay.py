@@ -171,7 +171,8 @@ def _stored(path: Path, facts: dict[str, Any]) -> list[Row]:
 
 def _write(path: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
     """One row a line."""
-    head = json.dumps({**facts, "versions": versions(), "columns": COLUMNS})
+    clips = len({row["prompt"] for row in rows})
+    head = json.dumps({**facts, "prompts": clips, "versions": versions(), "columns": COLUMNS})
     lines = ",\n".join(json.dumps([row[name] for name in COLUMNS]) for row in rows)
     with atomic(path) as temporary:
         temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n')
