@@ -56,9 +56,12 @@ class Lanes:
         values = (self._rows[name, prompt][column] for prompt in common)
         return np.array([IDENTICAL if value is None else value for value in values])
 
-    def gain(self, name: str, over: str) -> tuple[float, float, float]:
-        """Mean difference of PSNR, and the ends of its 95 % interval."""
+    def gain(self, name: str, over: str, most: float = np.inf) -> tuple[float, float, float]:
+        """Mean difference of PSNR, and the ends of its 95 % interval; where lane `over` spent at most `most`
+        evaluations.
+        """
         apart = self(name, "psnr", over) - self(over, "psnr", name)
+        apart = apart[self(over, "nfe", name) <= most]
         draws = np.random.default_rng(0).integers(len(apart), size=(10_000, len(apart)))
         low, high = np.quantile(apart[draws].mean(axis=1), (0.025, 0.975))
         return float(apart.mean()), float(low), float(high)
@@ -96,6 +99,10 @@ def targets(nfe: int, lanes: Lanes, guidance: float) -> Iterator[str]:
         best = max(older, key=lambda name: lanes(name, "psnr").mean())
         gain = lanes.gain(CONTROL, best)
         yield _said(gain[2] >= 0, f"control {_gained(gain)} over the better of two, {best}")
+        within = lanes(best, "nfe", CONTROL) <= nfe + 1
+        if 1 < within.sum() < len(within):
+            fair = _gained(lanes.gain(CONTROL, best, nfe + 1))
+            yield f"the same on the {within.sum()} clips where that spent at most {nfe + 1}: {fair}"
     published = [name for name in PUBLISHED if name in lanes.names]
     shares = {name: lanes.share(name) for name in published}
     if shares:
