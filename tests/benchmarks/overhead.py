@@ -24,6 +24,7 @@ from sencache.models.model import Model, own_profile
 from sencache.policies import Policy
 
 STEPS = 50
+HALF = (*range(0, STEPS, 2), STEPS - 1)
 REQUEST = sencache.Request(
     prompt="a red circle moving right", steps=STEPS, height=64, width=64, frames=17, guidance_scale=4.0
 )
@@ -79,6 +80,10 @@ def _steps(generation: _Generation, rounds: int) -> list[float]:
         "sencache, tolerance 0 (scores every step)": sencache.SenCache(profile, tolerance=0),
         "every step but the first reused, residual": sencache.Fixed(interval=999),
         "the same, output": sencache.Fixed(interval=999, target="output"),
+        "the same, prediction": sencache.Fixed(interval=999, target="prediction"),
+        "26 of 50 computed, prediction": sencache.Fixed(steps=HALF, target="prediction"),
+        "the same, replayed": sencache.Fixed(steps=HALF, target="prediction", repair="replay"),
+        "control, 26 of 50": sencache.Control(profile=profile, budget=0.52),
     }
     times = _timed(rounds, {name: lambda p=policy: generation(p) for name, policy in policies.items()})
     print(f"{'ms per step':45s} median   25%-75%   over plain")
